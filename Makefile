@@ -1,0 +1,31 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint bench paper clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable '.[demo,weights,s3]' --group dev
+	@touch $@
+
+demo: .venv/installed  ## images to a finding: extract, sweep, report (about 3 minutes on 2 cores)
+	$(BIN)/probecache demo --out demo
+
+test: .venv/installed  ## the test suite
+	$(BIN)/python -m pytest -m "not slow" -q
+
+test-slow: .venv/installed  ## every test, the slow ones too
+	$(BIN)/python -m pytest -q
+
+lint: .venv/installed  ## ruff (lint, format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment and what the demo made
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""The subcommands of `analyze`."""
+
+from collections.abc import Callable
+
+COMMANDS: dict[str, Callable[..., object]] = {}

@@ -1,0 +1,143 @@
+"""probecache: extract a frozen backbone's features once, then probe them thousands of times.
+
+    import probecache as pc
+    store = pc.extract(model="resnet50", dataset="", data_dir="photos/", split="train", out="features.zarr")
+    results = pc.sweep(store, layer="penultimate", train="train", test="test", fractions=[0.05, 0.2, 1.0])
+    pc.redundancy(results, delta=0.9)
+
+The names below are imported when first used, so that reading a store never imports a backbone.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it.
+_PUBLIC = {
+    "DamagedStore": "store.errors",
+    "FingerprintMismatch": "store.errors",
+    "InputError": "store.errors",
+    "NotAStore": "store.errors",
+    "ProbecacheError": "store.errors",
+    "UnfinishedSplit": "store.errors",
+    "Store": "store.reader",
+    "open_store": "store.reader",
+    "write_arrays": "store.arrays",
+    "extract": "extract.run",
+    "cka": "analyze.cka",
+    "redundancy": "analyze.redundancy",
+    "sweep": "analyze.sweep",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'probecache' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+def _check_siblings() -> None:
+    """The folders have everyday names: make sure that these are ours and not some other distribution's."""
+    for name in ("store", "extract", "analyze"):
+        module = importlib.import_module(name)
+        if not _is_sibling(module):
+            from importlib.metadata import packages_distributions
+
+            owners = ", ".join(packages_distributions().get(name, ["no installed distribution"]))
+            raise ImportError(
+                f"probecache found another package named {name!r} at {module.__file__} (from {owners}); "
+                f"it must be the one in {Path(__file__).parent}: uninstall or move the other one"
+            )
+
+
+def _is_sibling(module: ModuleType) -> bool:
+    where = Path(module.__file__ or "").resolve().parent.parent
+    return where == Path(__file__).resolve().parent
+
+
+_check_siblings()
+
+
+def _app() -> Any:
+    import typer
+
+    from analyze import commands as analyze_commands
+    from extract import commands as extract_commands
+    from store import commands as store_commands
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__.split("\n")[0])
+
+    @app.callback(invoke_without_command=True)
+    def front(
+        context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")
+    ) -> None:
+        if version:
+            print(f"probecache {__version__}")
+        elif context.invoked_subcommand is None:
+            print(context.get_help())
+
+    for commands in (extract_commands, store_commands, analyze_commands):
+        for name, function in commands.COMMANDS.items():
+            app.command(name)(function)
+    return app
+
+
+def main(argv: "Sequence[str] | None" = None) -> None:
+    """Run the command line. Exit codes: 0 done, 1 damage or failure, 2 wrong input, 130 interrupted.
+
+    Errors are one line on stderr; `--debug`, anywhere on the line, shows the traceback as well.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    sys.exit(_run(arguments, debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    import typer
+
+    from store.errors import ProbecacheError
+
+    usage_error = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
+    try:
+        outcome = _app()(args=arguments, prog_name="probecache", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except usage_error as error:
+        print(f"probecache: {error.format_message()} (see probecache --help)", file=sys.stderr)  # type: ignore[attr-defined]
+        return 2
+    except ProbecacheError as error:
+        if debug:
+            raise
+        print(f"probecache: {error}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print(
+            "probecache: interrupted; what was committed is kept, the same command continues", file=sys.stderr
+        )
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        first = str(error).strip().split("\n")[0]
+        print(f"probecache: {type(error).__name__}: {first} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""The subcommands of `store`."""
+
+from collections.abc import Callable
+
+COMMANDS: dict[str, Callable[..., object]] = {}

@@ -1,0 +1,57 @@
+"""Every error that probecache raises on purpose, and the exit code that each becomes.
+
+    ProbecacheError              exit 1   work failed
+    ├── DamagedStore             exit 1   bytes on disk are missing, short or changed
+    ├── UnfinishedSplit          exit 1   shards are still to be written; read with partial=True
+    └── InputError               exit 2   what was asked for is wrong (also a ValueError)
+        ├── NotAStore            exit 2   the path holds no probecache store
+        └── FingerprintMismatch  exit 2   the store holds features that were made differently
+
+A message is one line: what was got, what is allowed, where, what to do.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ProbecacheError(Exception):
+    """Base of all deliberate errors; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class DamagedStore(ProbecacheError):
+    """Bytes that must be there are missing, short or changed."""
+
+
+class UnfinishedSplit(ProbecacheError):
+    """A read met shards that no writer has committed yet."""
+
+
+class InputError(ProbecacheError, ValueError):
+    """The caller asked for something that cannot be."""
+
+    exit_code = 2
+
+
+class NotAStore(InputError):
+    """The path holds no probecache store."""
+
+
+class FingerprintMismatch(InputError):
+    """The store holds features that were made in another way."""
+
+
+def close_names(got: str, allowed: Iterable[str], n: int = 3) -> str:
+    """The end of an error message: the names nearest to `got`, or all of them where they are few.
+
+    >>> close_names("layer33", ["layer3", "layer4", "stem"])
+    'close names: layer3, layer4'
+    >>> close_names("zzz", ["a", "b"])
+    'allowed: a, b'
+    """
+    names = sorted(set(allowed))
+    near = get_close_matches(got, names, n=n, cutoff=0.5)
+    if near:
+        return "close names: " + ", ".join(near)
+    return "allowed: " + ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
