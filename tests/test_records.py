@@ -1,0 +1,25 @@
+"""Benchmark records say what was measured, where, and with which versions."""
+
+import json
+
+from benchmarks.record import alternate, median_ratio, record
+
+
+def test_record_holds_machine_versions_and_results(tmp_path):
+    path = record("sample", {"ratio": 2.0}, folder=tmp_path)
+    entry = json.loads(path.read_text())
+    assert entry["results"] == {"ratio": 2.0}
+    assert entry["machine"]["cores"] >= 1
+    assert {"python", "torch", "zarr"} <= set(entry["versions"])
+    assert entry["date"] in path.name
+
+
+def test_alternate_runs_in_turn_and_drops_the_warmup():
+    order: list[str] = []
+    seconds = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, runs=2, warmup=1)
+    assert order == ["a", "b"] * 3
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_median_ratio_is_theirs_over_ours():
+    assert median_ratio([1.0, 1.0, 2.0], [3.0, 4.0, 4.0]) == 3.0
