@@ -75,7 +75,7 @@ def versions() -> dict[str, str]:
 def alternate(
     work: Mapping[str, Callable[[], Any]], runs: int = 5, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each piece of work, run in turn (A B C A B C ...), so that a drifting machine hits all alike."""
+    """Seconds of each piece of work, run in turn (A B C A B C ...): a drifting machine hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(warmup + runs):
         for name, function in work.items():
