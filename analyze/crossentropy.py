@@ -1,0 +1,44 @@
+"""Cross-entropy and its residual for many probes at once, on logits laid out (probes, classes, rows).
+
+Rows are last, so every operation runs along contiguous memory, and a panel's logits stay in cache between
+them. Two classes have one logit, the second class's log-odds, as in scikit-learn: the penalty then counts one
+weight vector.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def n_outputs(n_classes: int) -> int:
+    """Weight vectors per probe: one for two classes, else one per class."""
+    return 1 if n_classes == 2 else n_classes
+
+
+def indicator(labels: Tensor, outputs: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Labels (rows,) as (outputs, rows): one-hot, or the label itself where there is one output."""
+    if outputs == 1:
+        return labels.to(dtype)[None]
+    return (labels[None] == torch.arange(outputs, device=labels.device)[:, None]).to(dtype)
+
+
+def loss_and_residual(logits: Tensor, truth: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sum of w CE over the rows, float64 (m,), and w (p - y), (m, c, rows), which overwrites `logits`.
+
+    truth: `indicator` of the labels, (c, rows); weights: (rows,) or None for ones.
+    """
+    if logits.shape[1] == 1:
+        z = logits
+        loss = (functional.softplus(z) - z * truth)[:, 0]  # (m, rows)
+        residual = torch.sigmoid_(z).sub_(truth)
+    else:
+        top = logits.amax(dim=1, keepdim=True)  # (m, 1, rows)
+        z = logits.sub_(top)
+        chosen = (z * truth).sum(dim=1)  # (m, rows)
+        z = z.exp_()
+        total = z.sum(dim=1, keepdim=True)
+        loss = total[:, 0].log() - chosen
+        residual = z.div_(total).sub_(truth)
+    if weights is not None:
+        loss, residual = loss * weights, residual.mul_(weights)
+    return loss.sum(dim=1, dtype=torch.float64), residual
