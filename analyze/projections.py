@@ -1,0 +1,143 @@
+"""Ways to pick k of d columns: an order of the neurons, or a basis whose first k columns are kept.
+
+    random            first k of a random permutation (one per seed)
+    first             the layer's first k neurons (nested training, "Matryoshka")
+    variance          neurons of highest training variance first; `variance-least` lowest first
+    index:FILE        the neurons that a file ranks, then the others in the layer's order
+    pca               the top k principal components of the training features; `pca-least` the last k
+    randproj          the first k columns of a random matrix, uniform on [0, 1), columns of unit norm (one
+    per seed)
+
+Every method is a prefix problem on a task: an order for the first four, an identity order in rotated columns
+for the projections, so that one solver serves all (docs/design.md; methods of arXiv 2306.00183, section 3).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from analyze.subsets import permutation
+from analyze.task import Task, rotate, row_blocks
+from store.errors import InputError, close_names
+
+METHODS = ("random", "first", "pca", "pca-least", "randproj", "variance", "variance-least", "index:FILE")
+SEEDED = ("random", "randproj")
+
+# A component whose standard deviation is below 1e-5 of the largest is rounding noise of float32 features.
+_NULL_VARIANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task with the column orders to fit on it: the probes of `seeds`, or one fit that holds for all of
+    them.
+
+    orders: int64 (len(seeds), d); or (1, d) where the method draws nothing, so that every seed is the same
+    probe.
+    """
+
+    task: Task
+    orders: np.ndarray
+    seeds: tuple[int, ...]
+
+
+def prepare(task: Task, method: str, seeds: Sequence[int]) -> Iterator[Prepared]:
+    """The prefix problems of a method: fit the first k columns of `orders` on `task`, for each item in turn.
+
+    `random` gives one item with an order per seed; methods that draw nothing give one item with a single
+    order; `randproj` one item per seed, each with its own rotated columns (float32 (n, d) copies: take them
+    one by one). Raises InputError for an unknown method or an index file that does not fit the layer.
+    """
+    check_method(method)
+    d, seeds = task.n_neurons, tuple(int(s) for s in seeds)
+    if method == "random":
+        yield Prepared(task, np.stack([permutation(d, s) for s in seeds]), seeds)
+    elif method == "randproj":
+        for seed in seeds:
+            # rotate() standardises first; the random matrix acts on centred features, as the paper's does.
+            basis = random_basis(d, seed) * task.scale[:, None]
+            yield Prepared(rotate(task, basis), np.arange(d)[None], (seed,))
+    elif method in ("pca", "pca-least"):
+        basis = principal_components(task, least=method == "pca-least") * task.scale[:, None]
+        yield Prepared(rotate(task, basis), np.arange(d)[None], seeds)
+    else:
+        yield Prepared(task, _order(task, method)[None], seeds)
+
+
+def check_method(method: str) -> None:
+    """InputError unless `method` is one of METHODS, or `index:` and a file that is there."""
+    if method.startswith("index:"):
+        if not Path(method[6:]).is_file():
+            raise InputError(
+                f"got method {method}: no file {method[6:]}; write neuron numbers to it, one a line"
+            )
+    elif method not in METHODS:
+        raise InputError(f"got method {method!r}; {close_names(method, METHODS)}")
+
+
+def principal_components(task: Task, *, least: bool = False) -> np.ndarray:
+    """Eigenvectors of the training rows' covariance as columns, float64 (d, d), largest variance first.
+
+    `least` reverses the components that have variance, so that the first k columns are the last k components.
+    Directions in which the training rows do not vary (there are some wherever d >= n) come last and are zero.
+    The test rows play no part.
+    """
+    d = task.n_neurons
+    covariance = np.zeros((d, d))
+    for _, rows in row_blocks(task.train, 8192):
+        centred = rows - task.mean
+        covariance += centred.T @ centred  # float32 products, float64 sum
+    values, vectors = np.linalg.eigh(covariance)  # rising
+    values, vectors = values[::-1], vectors[:, ::-1]
+    rank = int((values > _NULL_VARIANCE * max(values[0], 0)).sum())
+    kept = vectors[:, :rank]
+    if least:
+        kept = kept[:, ::-1]
+    return np.concatenate([kept, np.zeros((d, d - rank))], axis=1)
+
+
+def random_basis(d: int, seed: int) -> np.ndarray:
+    """A matrix uniform on [0, 1), columns scaled to unit norm, float64 (d, d); one per seed."""
+    matrix = np.random.default_rng(seed).random((d, d))
+    return matrix / np.linalg.norm(matrix, axis=0)
+
+
+def read_indices(path: str | Path, d: int) -> np.ndarray:
+    """Neuron numbers from a text file (one a line; `#` starts a comment) or a .npy file, int64 (m,), checked.
+
+    Raises InputError for what is no whole number, outside 0..d-1, or there twice.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            indices = np.load(path, allow_pickle=False)
+        else:
+            indices = np.loadtxt(path, dtype=np.int64, ndmin=1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no list of neuron numbers ({str(error).splitlines()[0]})") from None
+    if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
+        raise InputError(
+            f"{path} holds {indices.dtype} {indices.shape}; needed: whole numbers, one dimension"
+        )
+    if indices.min() < 0 or indices.max() >= d:
+        wrong = indices[(indices < 0) | (indices >= d)][0]
+        raise InputError(f"{path} names neuron {wrong}; the layer has 0 to {d - 1}")
+    if len(np.unique(indices)) < len(indices):
+        values, counts = np.unique(indices, return_counts=True)
+        raise InputError(f"{path} names neuron {values[counts > 1][0]} twice; each can be kept once")
+    return indices.astype(np.int64)
+
+
+def _order(task: Task, method: str) -> np.ndarray:
+    d = task.n_neurons
+    if method == "first":
+        return np.arange(d)
+    if method.startswith("index:"):
+        listed = read_indices(method[6:], d)
+        return np.concatenate([listed, np.setdiff1d(np.arange(d), listed)])
+    spread = np.zeros(d)
+    for _, rows in row_blocks(task.train, 8192):
+        spread += ((rows - task.mean) ** 2).sum(0, dtype=np.float64)
+    return np.argsort(spread if method == "variance-least" else -spread, kind="stable")
