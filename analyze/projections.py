@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from analyze.subsets import permutation
 from analyze.task import Task, rotate, row_blocks
@@ -87,11 +88,12 @@ def principal_components(task: Task, *, least: bool = False) -> np.ndarray:
     d = task.n_neurons
     covariance = np.zeros((d, d))
     for _, rows in row_blocks(task.train, 8192):
-        centred = rows - task.mean
-        covariance += centred.T @ centred  # float32 products, float64 sum
+        # float64: the last components are as small as float32's rounding of the first ones
+        centred = rows.astype(np.float64) - task.mean
+        covariance += centred.T @ centred
     values, vectors = np.linalg.eigh(covariance)  # rising
     values, vectors = values[::-1], vectors[:, ::-1]
-    rank = int((values > _NULL_VARIANCE * max(values[0], 0)).sum())
+    rank = min(int((values > _NULL_VARIANCE * max(values[0], 0)).sum()), task.train.shape[0] - 1)
     kept = vectors[:, :rank]
     if least:
         kept = kept[:, ::-1]
@@ -99,8 +101,9 @@ def principal_components(task: Task, *, least: bool = False) -> np.ndarray:
 
 
 def random_basis(d: int, seed: int) -> np.ndarray:
-    """A matrix uniform on [0, 1), columns scaled to unit norm, float64 (d, d); one per seed."""
-    matrix = np.random.default_rng(seed).random((d, d))
+    """A matrix uniform on [0, 1) (`torch.rand` under the seed), columns of unit norm, float64 (d, d)."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.rand(d, d, generator=generator, dtype=torch.float64).numpy()
     return matrix / np.linalg.norm(matrix, axis=0)
 
 

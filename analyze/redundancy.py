@@ -118,7 +118,7 @@ def score_of(results: xr.Dataset, score: str | None = None) -> xr.DataArray:
     name = score or next((n for n in ("accuracy", "cka") if n in results), None)
     if name is None or name not in results:
         raise InputError(
-            f"no score {name or 'accuracy or cka'} in the results ({', '.join(map(str, results.data_vars))}): "
+            f"no {name or 'accuracy or cka'} in the results ({', '.join(map(str, results.data_vars))}): "
             "give what sweep or cka returned"
         )
     values = results[name]

@@ -139,7 +139,7 @@ def test_works_on_cka_results():
         (lambda r: r, 1.1, "delta 1.1 is outside"),
         (lambda r: r, [0.9, float("nan")], "is outside"),
         (lambda r: r.isel(fraction=slice(0, 2)), 0.9, "run the same sweep with fraction 1.0 added"),
-        (lambda r: r.drop_vars("accuracy"), 0.9, "no score accuracy or cka"),
+        (lambda r: r.drop_vars("accuracy"), 0.9, "no accuracy or cka"),
         (lambda r: r.drop_vars("n_neurons"), 0.9, "no variable n_neurons"),
         (lambda r: r.isel(seed=0), 0.9, "no dimension seed"),
     ],
