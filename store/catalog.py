@@ -1,0 +1,277 @@
+"""What a store's documents say: splits, layers, commits; checked before anything is believed or allocated."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from store import chunks, commit, metadata, moments
+from store.chunks import BadChunk
+from store.errors import DamagedStore, FingerprintMismatch, InputError, NotAStore
+from store.files import Files
+from store.layout import COMPRESSIONS, DTYPES, ROW_ARRAYS, Geometry, LayerSpec, Shard, check_name, panel_rows
+from store.shard import ShardFormat
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's group. `complete`: the number of samples it held when its split was finished (0: never)."""
+
+    split: str
+    spec: LayerSpec
+    compression: str | None
+    geometry: Geometry
+    complete: int = 0
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"{self.split}/{self.spec.name}"
+
+    @property
+    def form(self) -> ShardFormat:
+        rows, d = self.geometry.shard_rows, self.spec.neurons
+        stored = np.dtype(np.uint16) if self.spec.dtype == "bfloat16" else DTYPES[self.spec.dtype]
+        fill = 0x7FC0 if self.spec.dtype == "bfloat16" else np.nan
+        return ShardFormat(rows, panel_rows(rows, d * self.spec.itemsize), d, stored, fill, self.compression)
+
+    def shard_key(self, shard: Shard) -> str:
+        return f"{self.key}/activations/c/{shard.index}/0"
+
+    def partial_key(self, shard: Shard) -> str:
+        return f"{self.key}/partial/c/{shard.index}/0/0"
+
+    def commit_key(self, shard: Shard) -> str:
+        return f"{self.key}/commit/c/{shard.index}/0"
+
+    def attributes(self) -> dict[str, Any]:
+        return {
+            "probecache": {
+                "neurons": self.spec.neurons,
+                "dtype": self.spec.dtype,
+                "compression": self.compression,
+                "attrs": dict(self.spec.attrs),
+                "complete": self.complete,
+                "report": self.report,
+            }
+        }
+
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        return metadata.layer_arrays(self.geometry, self.spec, self.compression)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split's group."""
+
+    name: str
+    geometry: Geometry
+    class_names: tuple[str, ...]
+    data: dict[str, Any]
+
+    def row_key(self, array: str, shard: Shard) -> str:
+        return f"{self.name}/{array}/c/{shard.index}"
+
+    def commit_key(self, shard: Shard) -> str:
+        return f"{self.name}/commit/c/{shard.index}/0"
+
+    def attributes(self) -> dict[str, Any]:
+        return {
+            "class_names": list(self.class_names),
+            "probecache": {
+                "n_samples": self.geometry.n_samples,
+                "shard_rows": self.geometry.shard_rows,
+                "fingerprint": {"data": self.data},
+            },
+        }
+
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        return metadata.split_arrays(self.geometry)
+
+
+def read_root(files: Files) -> dict[str, Any]:
+    """The store's attributes, or NotAStore."""
+    raw = files.read("zarr.json")
+    if raw is None:
+        there = "is a folder without a zarr.json" if files.names("") else "does not exist or is empty"
+        raise NotAStore(f"{files.url} {there}: name the top folder of a store that probecache wrote")
+    ours = metadata.parse_group(raw, files.url)["probecache"]
+    if ours.get("format") != metadata.FORMAT:
+        raise NotAStore(
+            f"{files.url} has store format {ours.get('format')!r:.40}, this probecache reads "
+            f"{metadata.FORMAT}: "
+            "use the version that wrote it, or import its arrays again"
+        )
+    fingerprint = ours.get("fingerprint")
+    if not isinstance(fingerprint, dict) or not all(
+        isinstance(fingerprint.get(k), dict) for k in ("backbone", "compute")
+    ):
+        raise DamagedStore(f"{files.url}/zarr.json has no fingerprint")
+    return dict(ours)
+
+
+def children(files: Files, key: str) -> list[str]:
+    """Names below a group that could be splits or layers: folders with a document."""
+    names = []
+    for name in files.names(key):
+        try:
+            check_name(name, "group")
+        except InputError:
+            continue
+        names.append(name)
+    documents = files.read_many([f"{key}/{name}/zarr.json".lstrip("/") for name in names])
+    return [name for name, raw in zip(names, documents, strict=True) if raw is not None]
+
+
+def read_split(files: Files, name: str) -> Split:
+    """A split's description from its own document, validated."""
+    where = f"{files.url}/{name}"
+    attributes = metadata.parse_group(_document(files, name), where)
+    ours, names = attributes["probecache"], attributes.get("class_names")
+    try:
+        geometry = Geometry(ours.get("n_samples"), ours.get("shard_rows"))
+    except InputError as error:
+        raise DamagedStore(f"{where}/zarr.json: {error}") from None
+    data = ours.get("fingerprint", {}).get("data")
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(n, str) for n in names)
+        or not isinstance(data, dict)
+    ):
+        raise DamagedStore(f"{where}/zarr.json lacks class names or the data's fingerprint")
+    return Split(name, geometry, tuple(names), data)
+
+
+def read_layer(files: Files, split: Split, name: str) -> Layer:
+    """A layer's description from its own document, validated."""
+    where = f"{files.url}/{split.name}/{name}"
+    ours = metadata.parse_group(_document(files, f"{split.name}/{name}"), where)["probecache"]
+    compression, complete, attrs = ours.get("compression"), ours.get("complete"), ours.get("attrs")
+    try:
+        spec = LayerSpec(
+            name, ours.get("neurons"), ours.get("dtype"), attrs if isinstance(attrs, dict) else {}
+        )
+    except InputError as error:
+        raise DamagedStore(f"{where}/zarr.json: {error}") from None
+    if (
+        compression not in COMPRESSIONS
+        or type(complete) is not int
+        or not isinstance(ours.get("report"), dict)
+    ):
+        raise DamagedStore(f"{where}/zarr.json: impossible compression or report")
+    return Layer(split.name, spec, compression, split.geometry, complete, ours["report"])
+
+
+def _document(files: Files, key: str) -> bytes:
+    raw = files.read(f"{key}/zarr.json")
+    if raw is None:
+        raise DamagedStore(f"{files.url}/{key}/zarr.json is missing")
+    return raw
+
+
+def read_commits(
+    files: Files, owner: Split | Layer, shards: list[Shard]
+) -> list[tuple[int, Array] | BadChunk]:
+    """Rows and crc words of each shard's commit, or what is wrong with it."""
+    place = owner.name if isinstance(owner, Split) else owner.key
+    n_words = len(ROW_ARRAYS) if isinstance(owner, Split) else 1 + owner.form.n_panels
+    # the listing first: a hostile shape must not make us ask for, or hold, more shards than there are files
+    there = set(files.names(f"{place}/commit/c"))
+    found = iter(files.read_many([owner.commit_key(s) for s in shards if str(s.index) in there]))
+    out: list[tuple[int, Array] | BadChunk] = []
+    for shard in shards:
+        try:
+            raw = next(found) if str(shard.index) in there else None
+            rows, crcs = commit.decode(raw, f"{place}/{shard.index}", n_words)
+            out.append((min(rows, shard.rows), crcs))
+        except BadChunk as error:
+            out.append(error)
+    return out
+
+
+def read_rows(files: Files, split: Split, shard: Shard) -> tuple[Array, list[str], Array] | None:
+    """Labels, identity and status of a shard's committed rows; None if they are not committed or damaged."""
+    committed = read_commits(files, split, [shard])[0]
+    if isinstance(committed, BadChunk) or not committed[0]:
+        return None
+    try:
+        return decode_rows(files, split, shard, committed)
+    except BadChunk:
+        return None
+
+
+def decode_rows(
+    files: Files, split: Split, shard: Shard, committed: tuple[int, Array]
+) -> tuple[Array, list[str], Array]:
+    """Labels, identity and status of the committed rows of a shard.
+
+    BadChunk names the array that is damaged.
+    """
+    rows, crcs = committed
+    full = split.geometry.shard_rows
+    sizes = {"label": 8 * full, "sample": None, "status": full}
+    raws = files.read_many([split.row_key(array, shard) for array in ROW_ARRAYS])
+    payloads = {}
+    for array, raw, expected in zip(ROW_ARRAYS, raws, crcs, strict=True):
+        try:
+            if raw is None:
+                raise BadChunk("its file is missing")
+            payloads[array], crc = chunks.unsealed(raw, sizes[array])
+            if crc != int(expected):
+                raise BadChunk("it is not the one that was committed")
+        except BadChunk as error:
+            raise BadChunk(f"{array}: {error}") from None
+    names = chunks.decode_text(payloads["sample"], rows)
+    if len(names) != rows:
+        raise BadChunk("sample: it holds too few texts")
+    labels, status = np.frombuffer(payloads["label"], "<i8"), np.frombuffer(payloads["status"], np.uint8)
+    return labels[:rows], names, status[:rows]
+
+
+def read_partial(files: Files, layer: Layer, shard: Shard, crc: int) -> Array:
+    """A shard's moments (8, neurons) float64; BadChunk if they are not those that were committed."""
+    raw = files.read(layer.partial_key(shard))
+    if raw is None:
+        raise BadChunk("partial: its file is missing")
+    payload, found = chunks.unsealed(raw, 8 * len(metadata.STATISTICS) * layer.spec.neurons)
+    if found != crc:
+        raise BadChunk("partial: it is not the one that was committed")
+    return np.frombuffer(payload, "<f8").reshape(len(metadata.STATISTICS), -1)
+
+
+def merged_moments(files: Files, layer: Layer) -> Array | None:
+    """Statistics of all rows of a layer (8, neurons), or None while a shard is not committed."""
+    shards = list(layer.geometry.shards())
+    commits = read_commits(files, layer, shards)
+    total = moments.empty(layer.spec.neurons)
+    for shard, committed in zip(shards, commits, strict=True):
+        if isinstance(committed, BadChunk) or committed[0] < shard.rows:
+            return None
+    for shard, committed in zip(shards, commits, strict=True):
+        assert not isinstance(committed, BadChunk)
+        try:
+            total = moments.merge(total, read_partial(files, layer, shard, int(committed[1][0])))
+        except BadChunk as error:
+            raise damaged(files, layer, shard, str(error)) from None
+    return total
+
+
+def damaged(files: Files, owner: Split | Layer, shard: Shard, why: str) -> DamagedStore:
+    """The error that names a damaged piece: split, layer, shard, rows, and what to do."""
+    layer = f", layer {owner.spec.name!r}" if isinstance(owner, Layer) else ""
+    split = owner.split if isinstance(owner, Layer) else owner.name
+    return DamagedStore(
+        f"{files.url}: split {split!r}{layer}, shard {shard.index}, rows {shard.start}:{shard.stop}: {why} "
+        "(probecache repair drops it, the command that wrote the store then writes it again)"
+    )
+
+
+def mismatch(files: Files, split: Split, row: int, what: str, stored: Any, got: Any) -> FingerprintMismatch:
+    """The error for a row whose label or identity is not what the store has."""
+    return FingerprintMismatch(
+        f"row {row} of split {split.name!r} in {files.url}: {what}: stored {stored!r:.120}, asked "
+        f"{got!r:.120} "
+        "(use the data that the split was made from, or another split name)"
+    )

@@ -1,0 +1,141 @@
+"""Make or extend the documents of a store: root, split, layers. Every write is of a whole document."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from store import catalog, metadata
+from store.catalog import Layer, Split
+from store.errors import InputError, NotAStore
+from store.files import Files
+from store.fingerprint import Fingerprint, require_equal
+from store.layout import COMPRESSIONS, SHARD_ROWS, Geometry, LayerSpec, check_name
+
+
+def open_split(
+    files: Files,
+    name: str,
+    n_samples: int,
+    class_names: tuple[str, ...],
+    fingerprint: Fingerprint,
+    shard_rows: int | None,
+) -> Split:
+    """The split, made or grown to `n_samples` as needed; refused if what decides its values differs."""
+    check_name(name, "split")
+    _open_root(files, fingerprint)
+    if files.read(f"{name}/zarr.json") is None:
+        split = Split(
+            name, Geometry(n_samples, shard_rows or SHARD_ROWS), class_names, dict(fingerprint.data)
+        )
+        # the commit folder first: later documents of the split are staged in it
+        _write_arrays(files, name, split.arrays())
+        _write_group(files, name, split.attributes())
+        return split
+    split = catalog.read_split(files, name)
+    where = f"split {name!r} in {files.url}"
+    require_equal({"data": split.data}, {"data": dict(fingerprint.data)}, where)
+    require_equal({"class_names": list(split.class_names)}, {"class_names": list(class_names)}, where)
+    old = split.geometry
+    if shard_rows not in (None, old.shard_rows):
+        raise InputError(f"{where} has shards of {old.shard_rows} rows, not {shard_rows}: leave it out")
+    if n_samples < old.n_samples:
+        raise InputError(
+            f"{where} holds {old.n_samples} samples, {n_samples} were asked for: a split grows but does not "
+            "shrink; write some of its rows with --rows, or use another split name"
+        )
+    if n_samples > old.n_samples:
+        split = replace(split, geometry=Geometry(n_samples, old.shard_rows))
+        _write_group(files, name, split.attributes())
+    # also where it has not grown: a run killed in the midst of growing left some of these behind
+    _write_arrays(files, name, split.arrays())
+    for child in layer_names(files, split):
+        _write_arrays(files, f"{name}/{child}", catalog.read_layer(files, split, child).arrays())
+    return split
+
+
+def open_layers(
+    files: Files, split: Split, specs: Sequence[LayerSpec], compression: str | None
+) -> list[Layer]:
+    """The layers, made as needed; refused if a stored one differs."""
+    if compression not in COMPRESSIONS:
+        raise InputError(f"compression {compression!r:.40}: allowed none or zstd")
+    layers = []
+    for spec in specs:
+        key = f"{split.name}/{spec.name}"
+        if files.read(f"{key}/zarr.json") is None:
+            layer = Layer(split.name, spec, compression, split.geometry)
+            _write_arrays(files, key, layer.arrays())
+            _write_group(files, key, layer.attributes())
+        else:
+            layer = catalog.read_layer(files, split, spec.name)
+            where = f"layer {spec.name!r} of split {split.name!r} in {files.url}"
+            stored = _described(layer.spec, layer.compression)
+            require_equal(stored, _described(spec, compression or layer.compression), where)
+            _write_arrays(files, key, layer.arrays())
+        layers.append(layer)
+    metadata_changed(files)
+    return layers
+
+
+def _described(spec: LayerSpec, compression: str | None) -> dict[str, Any]:
+    return {
+        "neurons": spec.neurons,
+        "dtype": spec.dtype,
+        "compression": compression,
+        "attrs": dict(spec.attrs),
+    }
+
+
+def layer_names(files: Files, split: Split) -> list[str]:
+    """Names of the layers that a split holds."""
+    arrays = split.arrays()
+    return [name for name in catalog.children(files, split.name) if name not in arrays]
+
+
+def metadata_changed(files: Files) -> None:
+    """Bring the root's consolidated metadata up to date, so that xarray opens the store without a search."""
+    documents: dict[str, Any] = {}
+    for name in catalog.children(files, ""):
+        split = catalog.read_split(files, name)
+        nodes = {name: metadata.group_document(split.attributes())}
+        nodes |= {f"{name}/{a}": d for a, d in split.arrays().items()}
+        for child in layer_names(files, split):
+            layer = catalog.read_layer(files, split, child)
+            nodes[layer.key] = metadata.group_document(layer.attributes())
+            nodes |= {f"{layer.key}/{a}": d for a, d in layer.arrays().items()}
+        documents |= nodes
+    raw = metadata.render(metadata.group_document({"probecache": catalog.read_root(files)}, documents))
+    if files.read("zarr.json") != raw:
+        files.write("zarr.json", [raw])
+
+
+def _open_root(files: Files, fingerprint: Fingerprint) -> None:
+    asked = {"backbone": dict(fingerprint.backbone), "compute": dict(fingerprint.compute)}
+    if files.read("zarr.json") is None:
+        strangers = [n for n in files.names("") if not n.startswith("zarr.json.")]
+        if strangers:
+            raise NotAStore(
+                f"{files.url} exists and is not a probecache store (it holds {strangers[0]!r:.60}): "
+                "name a new or empty folder"
+            )
+        if files.size("") is not None and not os.path.isdir(files.url):
+            raise NotAStore(f"{files.url} is a file, not a store: name a new or empty folder")
+        _write_group(files, "", {"probecache": {"format": metadata.FORMAT, "fingerprint": asked}}, {})
+        return
+    require_equal(catalog.read_root(files)["fingerprint"], asked, files.url)
+
+
+def _write_group(
+    files: Files, key: str, attributes: dict[str, Any], consolidated: dict[str, Any] | None = None
+) -> None:
+    document = metadata.group_document(attributes, consolidated)
+    files.write(f"{key}/zarr.json".lstrip("/"), [metadata.render(document)])
+
+
+def _write_arrays(files: Files, key: str, documents: dict[str, dict[str, Any]]) -> None:
+    keys = [f"{key}/{name}/zarr.json" for name in documents]
+    for array, document, old in zip(keys, documents.values(), files.read_many(keys), strict=True):
+        raw = metadata.render(document)
+        if old != raw:
+            files.write(array, [raw])

@@ -1,0 +1,208 @@
+"""Bytes in and out of a store: a local folder, or any fsspec URL (`s3://bucket/features.zarr`).
+
+Keys are '/'-separated paths below the store. A write replaces the whole object or nothing: locally by
+temporary
+file, fsync and rename; an object store's put is atomic already.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from store.errors import InputError, ProbecacheError
+
+Pieces = Sequence[bytes | np.ndarray[Any, Any]]
+
+
+class Files(Protocol):
+    """What a store needs of a file system. `url` names it in messages; `threads` is how many reads help."""
+
+    url: str
+    threads: int
+
+    def read(self, key: str) -> bytes | None:
+        """The whole object, or None if there is none."""
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
+
+    def read_range(self, key: str, start: int, out: np.ndarray[Any, Any]) -> int:
+        """Fill `out` (uint8) from byte `start` on (negative: from the end); the number of bytes read."""
+
+    def size(self, key: str) -> int | None: ...
+
+    def write(self, key: str, pieces: Pieces) -> None: ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write only if there is no such object; whether it was written."""
+
+    def delete(self, key: str) -> None: ...
+
+    def names(self, key: str) -> list[str]:
+        """Names directly below a folder; empty if there is none."""
+
+    def age(self, key: str) -> float | None:
+        """Seconds since the object was written, by the file system's own clock."""
+
+
+def open_files(path: str | os.PathLike[str]) -> Files:
+    """A file system rooted at `path`: a local folder, or a URL if it has a scheme."""
+    text = os.fspath(path)
+    if "://" not in text:
+        return LocalFiles(Path(text))
+    if text.startswith("file://"):
+        return LocalFiles(Path(text[len("file://") :]))
+    from store.remote import RemoteFiles
+
+    return RemoteFiles(text)
+
+
+class LocalFiles:
+    """A folder of this machine. Symbolic links out of the folder are refused."""
+
+    threads = min(4, os.cpu_count() or 1)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = str(root)
+        self._real = os.path.realpath(self.root)
+
+    def _path(self, key: str) -> str:
+        path = os.path.join(self._real, key) if key else self._real
+        if os.path.realpath(path) != os.path.normpath(path):
+            raise InputError(f"{self.url}/{key} leads out of the store by a link or '..': refused")
+        return path
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            with open(self._path(key), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [self.read(key) for key in keys]
+
+    def read_range(self, key: str, start: int, out: np.ndarray[Any, Any]) -> int:
+        descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if start < 0:
+                start += os.fstat(descriptor).st_size
+                if start < 0:
+                    return 0
+            done, view = 0, out.data
+            while done < len(out):
+                got = os.preadv(descriptor, [view[done:]], start + done)
+                if got == 0:
+                    break
+                done += got
+            return done
+        finally:
+            os.close(descriptor)
+
+    def size(self, key: str) -> int | None:
+        try:
+            return os.stat(self._path(key)).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, key: str, pieces: Pieces) -> None:
+        path = self._path(key)
+        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                for piece in pieces:
+                    _write_all(descriptor, piece)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)
+            _sync_folder(os.path.dirname(path))
+        except OSError as error:
+            _remove(temporary)
+            raise _write_failed(error, f"{self.url}/{key}") from error
+        except BaseException:
+            _remove(temporary)
+            raise
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            # complete before it is visible: link() fails if the name is taken
+            temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                with open(temporary, "xb") as file:
+                    file.write(data)
+                os.link(temporary, path)
+            finally:
+                _remove(temporary)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _write_failed(error, f"{self.url}/{key}") from error
+        return True
+
+    def delete(self, key: str) -> None:
+        _remove(self._path(key))
+
+    def names(self, key: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self._path(key)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def age(self, key: str) -> float | None:
+        try:
+            written = os.stat(self._path(key)).st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        probe = f"{self._path(key)}.{uuid.uuid4().hex[:8]}.tmp"  # the file server's clock, not ours
+        with open(probe, "xb"):
+            now = os.stat(probe).st_mtime
+        _remove(probe)
+        return now - written
+
+
+def _write_all(descriptor: int, piece: bytes | np.ndarray[Any, Any]) -> None:
+    view = memoryview(piece) if isinstance(piece, bytes) else piece.reshape(-1).view(np.uint8).data
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _write_failed(error: OSError, where: str) -> ProbecacheError:
+    free = ""
+    try:
+        free = f", {shutil.disk_usage(os.path.dirname(error.filename or '/')).free >> 20} MiB free"
+    except OSError:
+        free = ""
+    return ProbecacheError(
+        f"cannot write {where}: {error.strerror or error}{free}; what was committed is kept, "
+        "the same command continues once there is room"
+    )
+
+
+def joined(pieces: Iterable[bytes | np.ndarray[Any, Any]]) -> bytes:
+    """The pieces of a write as one byte string."""
+    return b"".join(p if isinstance(p, bytes) else p.reshape(-1).view(np.uint8).tobytes() for p in pieces)

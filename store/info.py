@@ -1,0 +1,63 @@
+"""What `probecache info` says about a store."""
+
+from typing import Any
+
+from store import catalog
+from store.chunks import BadChunk
+from store.reader import Store
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """Splits, layers, shapes, progress and fingerprint as JSON values."""
+    splits: dict[str, Any] = {}
+    for name in store.splits:
+        split = store.split_info(name)
+        layers: dict[str, Any] = {}
+        for layer in store.layers_of(name):
+            found = store.layer_info(name, layer)
+            shards = list(found.geometry.shards())
+            commits = catalog.read_commits(store.files, found, shards)
+            rows = sum(0 if isinstance(c, BadChunk) else c[0] for c in commits)
+            layers[layer] = {
+                "samples": found.geometry.n_samples,
+                "neurons": found.spec.neurons,
+                "dtype": found.spec.dtype,
+                "compression": found.compression,
+                "rows_written": rows,
+                "finished": found.complete == found.geometry.n_samples and rows == found.geometry.n_samples,
+                "fingerprint": dict(found.spec.attrs),
+                **found.report,
+            }
+        splits[name] = {
+            "samples": split.geometry.n_samples,
+            "classes": len(split.class_names),
+            "shard_rows": split.geometry.shard_rows,
+            "fingerprint": split.data,
+            "layers": layers,
+        }
+    fingerprint = store.fingerprint
+    return {
+        "path": store.path,
+        "fingerprint": {"backbone": fingerprint.backbone, "compute": fingerprint.compute},
+        "splits": splits,
+    }
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """The same for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(description["path"])
+    table = Table("split", "layer", "samples", "neurons", "dtype", "state", box=None)
+    for name, split in description["splits"].items():
+        for layer, found in split["layers"].items():
+            state = "finished" if found["finished"] else f"{found['rows_written']} of {found['samples']} rows"
+            table.add_row(name, layer, str(found["samples"]), str(found["neurons"]), found["dtype"], state)
+    console.print(table)
+    parts = dict(description["fingerprint"])
+    parts |= {f"data of {name}": split["fingerprint"] for name, split in description["splits"].items()}
+    for part, fields in parts.items():
+        for key, value in fields.items():
+            console.print(f"{part}: {key} = {value}", markup=False)

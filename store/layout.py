@@ -1,0 +1,141 @@
+"""Names, shapes and shard geometry of a store.
+
+STORE/                            group      fingerprint of backbone and compute
+  train/                          group      n_samples, shard_rows, class_names, fingerprint of the data
+    sample  label  status         (sample,)  identity (text), class (int64), 0 missing / 1 ok / 2 failed
+    commit                        (shard, word)
+    blocks.5/                     group      neurons, dtype, compression, attributes of the layer
+      activations                 (sample, neuron)   one file per shard of `shard_rows` rows
+      mean variance minimum maximum zeros   (neuron,)  over the rows that are ok
+      partial                     (shard, statistic, neuron)   the same, shard by shard
+      commit                      (shard, word)      written last: a shard is there when its commit is
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from store.errors import InputError
+from store.fingerprint import canonical
+
+MISSING, OK, FAILED = 0, 1, 2
+SHARD_ROWS = 8192
+PANEL_BYTES = 4 << 20
+MAX_CHUNK_BYTES = 1 << 30
+ROW_ARRAYS = ("label", "sample", "status")
+MOMENTS = ("mean", "variance", "minimum", "maximum", "zeros")
+COMPRESSIONS = (None, "zstd")
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=,-]{0,199}")
+_RESERVED = {*ROW_ARRAYS, *MOMENTS, "commit", "partial", "activations", "zarr.json", "c"}
+
+
+def check_name(name: str, what: str) -> str:
+    """`name`, if it may name a split or a layer: one path segment of plain characters."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED or name.startswith("__"):
+        raise InputError(
+            f"{what} {name!r:.80} cannot be a group name: use letters, digits and _ . + @ = , - "
+            f"(at most 200, not starting with . + @ = , -), and none of {', '.join(sorted(_RESERVED))}"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer as it is stored. `attrs` (module, pool, ...) are part of the layer's fingerprint."""
+
+    name: str
+    neurons: int
+    dtype: str = "float16"
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "layer")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype {self.dtype!r:.40} of layer {self.name!r}: allowed {', '.join(DTYPES)}")
+        limit = MAX_CHUNK_BYTES // DTYPES[self.dtype].itemsize
+        if type(self.neurons) is not int or not 1 <= self.neurons <= limit:
+            raise InputError(f"layer {self.name!r} has {self.neurons!r:.40} neurons: allowed 1 to {limit}")
+        canonical(dict(self.attrs))
+
+    @property
+    def itemsize(self) -> int:
+        return DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows [start, stop) of a split: the unit of writing. `layers` are those that still lack it."""
+
+    index: int
+    start: int
+    stop: int
+    layers: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How `n_samples` rows fall into shards of `shard_rows`; the last shard may hold fewer.
+
+    >>> list(Geometry(10, 4).shards())[-1]
+    Shard(index=2, start=8, stop=10, layers=())
+    """
+
+    n_samples: int
+    shard_rows: int
+
+    def __post_init__(self) -> None:
+        if type(self.n_samples) is not int or not 1 <= self.n_samples < 1 << 48:
+            raise InputError(f"a split holds 1 to 2**48 samples, not {self.n_samples!r:.40}")
+        if type(self.shard_rows) is not int or not 1 <= self.shard_rows <= 1 << 24:
+            raise InputError(f"a shard holds 1 to 2**24 rows, not {self.shard_rows!r:.40}")
+        if self.n_shards > 1 << 20:
+            raise InputError(f"{self.n_samples} samples in shards of {self.shard_rows}: at most 2**20 shards")
+
+    @property
+    def n_shards(self) -> int:
+        return -(-self.n_samples // self.shard_rows)
+
+    def shard(self, index: int) -> Shard:
+        start = index * self.shard_rows
+        return Shard(index, start, min(start + self.shard_rows, self.n_samples))
+
+    def shards(self, rows: tuple[int, int] | None = None) -> Iterator[Shard]:
+        """The shards that hold any of `rows` (default all), in order."""
+        start, stop = rows or (0, self.n_samples)
+        return map(self.shard, range(start // self.shard_rows, -(-stop // self.shard_rows)))
+
+    def require_whole_shards(self, rows: tuple[int, int]) -> None:
+        """A range to write must begin and end on shard borders: two writers in one shard lose rows."""
+        start, stop = rows
+        if not 0 <= start < stop <= self.n_samples:
+            raise InputError(f"rows {start}:{stop} are outside this split's 0:{self.n_samples}")
+        if start % self.shard_rows or (stop % self.shard_rows and stop != self.n_samples):
+            low = start // self.shard_rows * self.shard_rows
+            high = min(-(-stop // self.shard_rows) * self.shard_rows, self.n_samples)
+            raise InputError(
+                f"rows {start}:{stop} cut through a shard of {self.shard_rows} rows, which has one writer: "
+                f"use multiples of {self.shard_rows}, such as {low}:{high}"
+            )
+
+
+def panel_rows(shard_rows: int, row_bytes: int) -> int:
+    """Rows of an inner chunk: the largest divisor of `shard_rows` that keeps it within about 4 MiB.
+
+    >>> panel_rows(8192, 2 * 2048)
+    1024
+    """
+    most = max(1, PANEL_BYTES // row_bytes)
+    return max(r for r in range(1, min(most, shard_rows) + 1) if shard_rows % r == 0)

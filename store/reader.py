@@ -1,0 +1,405 @@
+"""Read a store: every panel is checked against its crc32c and its shard's commit on the way in."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from store import catalog, chunks, metadata, shard
+from store.blocks import prefetched
+from store.catalog import Layer, Split
+from store.chunks import BadChunk
+from store.create import layer_names
+from store.errors import DamagedStore, InputError, UnfinishedSplit, close_names
+from store.files import Files, open_files
+from store.fingerprint import Fingerprint, digest
+from store.layout import DTYPES, MISSING, MOMENTS, Shard
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+
+Array = np.ndarray[Any, Any]
+Columns = Sequence[int] | Array | None
+
+
+def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) -> "Store":
+    """Open STORE for reading: a local folder or an fsspec URL.
+
+    With `partial`, shards that no writer has committed read as NaN (label -1, status MISSING) instead of
+    raising
+    UnfinishedSplit. Raises NotAStore if there is no store at `path`; damage is raised where it is read.
+    """
+    if isinstance(path, Store):
+        return path
+    return Store(open_files(path), partial)
+
+
+class Store:
+    """A store opened for reading. Holds no data.
+
+    Safe to use from threads, and to pickle to other processes.
+    """
+
+    def __init__(self, files: Files, partial: bool = False) -> None:
+        self.files, self.partial = files, partial
+        self.path = files.url
+        self._root = catalog.read_root(files)
+        self._layers: dict[tuple[str, str], Layer] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_store, (self.path, self.partial)
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r}, splits={self.splits}, layers={self.layers})"
+
+    @cached_property
+    def _splits(self) -> dict[str, tuple[Split, list[str]]]:
+        splits = [catalog.read_split(self.files, n) for n in catalog.children(self.files, "")]
+        return {s.name: (s, layer_names(self.files, s)) for s in splits}
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self._splits)
+
+    @property
+    def layers(self) -> list[str]:
+        """Every layer that some split has, in name order."""
+        return sorted({layer for _, layers in self._splits.values() for layer in layers})
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Backbone and compute of the store; `data` maps each split to its own part."""
+        stored = self._root["fingerprint"]
+        data = {name: split.data for name, (split, _) in self._splits.items()}
+        return Fingerprint(stored["backbone"], stored["compute"], data)
+
+    def layers_of(self, split: str) -> list[str]:
+        self.split_info(split)
+        return self._splits[split][1]
+
+    def class_names(self, split: str) -> list[str]:
+        return list(self.split_info(split).class_names)
+
+    def shape(self, split: str, layer: str) -> tuple[int, int]:
+        """(samples, neurons)"""
+        info = self.layer_info(split, layer)
+        return info.geometry.n_samples, info.spec.neurons
+
+    def split_info(self, split: str) -> Split:
+        if split not in self._splits:
+            raise InputError(
+                f"no split {split!r:.80} in {self.path}; "
+                f"{close_names(str(split), self.splits) if self.splits else 'it has none yet'}"
+            )
+        return self._splits[split][0]
+
+    def layer_info(self, split: str, layer: str) -> Layer:
+        info = self.split_info(split)
+        names = self._splits[split][1]
+        if layer not in names:
+            raise InputError(
+                f"no layer {layer!r:.80} in split {split!r} of {self.path}; "
+                f"{close_names(str(layer), names) if names else 'it has none yet'}"
+            )
+        key = split, layer
+        if key not in self._layers:
+            found = catalog.read_layer(self.files, info, layer)
+            _require_arrays(self.files, found.key, found.arrays())
+            self._layers[key] = found
+        return self._layers[key]
+
+    def report(self, split: str, layer: str) -> dict[str, Any]:
+        """Counts of non-finite and saturated values, and the summary of the run that finished the layer."""
+        return dict(self.layer_info(split, layer).report)
+
+    def digest(self, split: str, layer: str) -> str:
+        """32 hex digits that change when any label, identity, status or activation does."""
+        info = self.layer_info(split, layer)
+        shards = list(info.geometry.shards())
+        words = []
+        for owner in (self.split_info(split), info):
+            for s, committed in zip(shards, catalog.read_commits(self.files, owner, shards), strict=True):
+                if isinstance(committed, BadChunk):
+                    raise catalog.damaged(self.files, owner, s, str(committed))
+                words.append([committed[0], *committed[1].tolist()])
+        return digest(info.spec.dtype, info.geometry.n_samples, self.split_info(split).class_names, words)
+
+    def _committed(
+        self, owner: Split | Layer, rows: tuple[int, int], finished: bool
+    ) -> list[tuple[Shard, int, Array]]:
+        """The shards of `rows` with what each commit vouches for.
+
+        Raises unless all are there or `partial`.
+        """
+        wanted = list(owner.geometry.shards(rows))
+        out = []
+        for s, committed in zip(wanted, catalog.read_commits(self.files, owner, wanted), strict=True):
+            if isinstance(committed, BadChunk):
+                raise catalog.damaged(self.files, owner, s, f"commit: {committed}")
+            if committed[0] < s.rows:
+                if finished:
+                    raise catalog.damaged(self.files, owner, s, "its commit is missing")
+                if not self.partial:
+                    lacking = f"rows {s.start + committed[0]}:{s.stop} (shard {s.index})"
+                    what = f"layer {owner.spec.name!r} of " if isinstance(owner, Layer) else ""
+                    split = owner.split if isinstance(owner, Layer) else owner.name
+                    raise UnfinishedSplit(
+                        f"{what}split {split!r} in {self.path} is unfinished: {lacking} and perhaps "
+                        f"more are not "
+                        "written; run the command that writes it again, or read what is there with "
+                        "partial=True "
+                        "(--partial)"
+                    )
+            out.append((s, *committed))
+        return out
+
+    def row_arrays(self, split: str) -> tuple[Array, list[str], Array]:
+        info = self.split_info(split)
+        n = info.geometry.n_samples
+        found = self._committed(info, (0, n), finished=False)
+        labels, status = np.full(n, -1, np.int64), np.full(n, MISSING, np.uint8)
+        names = [""] * n
+        for s, rows, crcs in found:
+            if not rows:
+                continue
+            try:
+                part = catalog.decode_rows(self.files, info, s, (rows, crcs))
+            except BadChunk as error:
+                raise catalog.damaged(self.files, info, s, str(error)) from None
+            at = slice(s.start, s.start + rows)
+            labels[at], names[at], status[at] = part
+        return labels, names, status
+
+    def labels(self, split: str) -> Array:
+        """int64 (samples,): class of each row, -1 where missing."""
+        return self.row_arrays(split)[0]
+
+    def samples(self, split: str) -> Array:
+        """(samples,) of str: what identifies each row."""
+        return np.array(self.row_arrays(split)[1], dtype=np.dtypes.StringDType())
+
+    def status(self, split: str, layer: str | None = None) -> Array:
+        """uint8 (samples,): OK = 1, FAILED = 2.
+
+        With `partial` also MISSING = 0, for `layer`'s own rows if given.
+        """
+        status = self.row_arrays(split)[2].copy()
+        if layer is not None:
+            info = self.layer_info(split, layer)
+            for s, rows, _ in self._committed(info, (0, len(status)), self._finished(info)):
+                status[s.start + rows : s.stop] = MISSING
+        return status
+
+    def _finished(self, layer: Layer) -> bool:
+        return layer.complete == layer.geometry.n_samples
+
+    def matrix(
+        self,
+        split: str,
+        layer: str,
+        columns: Columns = None,
+        rows: tuple[int, int] | slice | None = None,
+        dtype: Any = None,
+    ) -> Array:
+        """Activations, (rows, neurons or columns), in the stored dtype unless `dtype` is given.
+
+        Panels of full rows are read and checked, `columns` taken from each: no random access inside a shard.
+        Memory: the result, and one panel (about 4 MiB) per reading thread.
+        """
+        info = self.layer_info(split, layer)
+        n, d = info.geometry.n_samples, info.spec.neurons
+        start, stop = _row_range(rows, n)
+        taken = _column_index(columns, d, layer)
+        form, logical = info.form, DTYPES[info.spec.dtype]
+        found = self._committed(info, (start, stop), self._finished(info)) if stop > start else []
+        self._require_bytes(info, found)
+        target = np.dtype(dtype) if dtype is not None else logical
+        out = np.empty((stop - start, d if taken is None else len(taken)), target)
+        jobs = []
+        for s, there, crcs in found:
+            lacking = slice(max(s.start + there, start) - start, max(min(s.stop, stop) - start, 0))
+            if lacking.stop > lacking.start:
+                out[lacking] = np.nan
+            if there == 0:
+                continue
+            try:
+                index = shard.read_index(self.files, info.shard_key(s), form)
+            except BadChunk as error:
+                raise catalog.damaged(self.files, info, s, str(error)) from None
+            for p in range(form.panels_of(there)):
+                low, high = s.start + p * form.panel, min(s.start + (p + 1) * form.panel, s.start + there)
+                if low < stop and high > start:
+                    jobs.append((s, index[p], int(crcs[1 + p]), low, max(low, start), min(high, stop)))
+        self._read_panels(info, jobs, out, start, taken, logical)
+        return out
+
+    def _require_bytes(self, info: Layer, found: list[tuple[Shard, int, Array]]) -> None:
+        """Every shard file is there and large enough, before anything is allocated for it."""
+        form = info.form
+        for s, there, _ in found:
+            if not there:
+                continue
+            size = self.files.size(info.shard_key(s))
+            least = form.index_bytes
+            if not form.compression:
+                least += form.panels_of(there) * (form.panel_bytes + 4)
+            if size is None or size < least:
+                why = "its file is missing" if size is None else f"its file has {size} bytes of {least}"
+                raise catalog.damaged(self.files, info, s, why)
+
+    def _read_panels(
+        self,
+        info: Layer,
+        jobs: list[Any],
+        out: Array,
+        start: int,
+        taken: Array | None,
+        logical: np.dtype[Any],
+    ) -> None:
+        form = info.form
+
+        def read(job: Any) -> None:
+            s, place, crc, low, first, last = job
+            buffer = np.empty(form.panel_bytes + 4, np.uint8)
+
+            def deliver(panel: Array) -> None:
+                part = panel.view(logical)[first - low : last - low]
+                target = out[first - start : last - start]
+                if taken is None:
+                    target[...] = part
+                elif out.dtype == logical:
+                    np.take(part, taken, axis=1, out=target, mode="clip")
+                else:
+                    target[...] = part[:, taken]
+
+            try:
+                shard.read_panel(self.files, info.shard_key(s), form, place, crc, deliver, buffer)
+            except BadChunk as error:
+                raise catalog.damaged(self.files, info, s, str(error)) from None
+            except FileNotFoundError:
+                raise catalog.damaged(self.files, info, s, "its file is missing") from None
+
+        if len(jobs) < 2:
+            for job in jobs:
+                read(job)
+            return
+        with ThreadPoolExecutor(self.files.threads) as pool:
+            for _ in pool.map(read, jobs):
+                pass
+
+    def blocks(
+        self,
+        split: str,
+        layer: str,
+        columns: Columns = None,
+        rows: int = 8192,
+        prefetch: int = 2,
+        dtype: Any = None,
+    ) -> Iterator[tuple[int, Array]]:
+        """(first row, block) for blocks of `rows` rows in order.
+
+        `prefetch` blocks are read ahead in a thread.
+        """
+        if rows < 1 or prefetch < 0:
+            raise InputError(f"blocks of {rows} rows, {prefetch} ahead: use at least 1 and 0")
+        n = self.shape(split, layer)[0]
+        starts = range(0, n, rows)
+
+        def read(at: int) -> tuple[int, Array]:
+            return at, self.matrix(split, layer, columns, (at, min(at + rows, n)), dtype)
+
+        return prefetched(read, starts, prefetch)
+
+    def tensor(
+        self,
+        split: str,
+        layer: str,
+        columns: Columns = None,
+        rows: tuple[int, int] | slice | None = None,
+        device: Any = "cpu",
+    ) -> "torch.Tensor":
+        """`matrix` as a torch tensor of the stored dtype, sharing its memory on the CPU."""
+        import torch
+
+        values = self.matrix(split, layer, columns, rows)
+        if values.dtype == DTYPES["bfloat16"]:
+            return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16).to(device)
+        return torch.from_numpy(values).to(device)
+
+    def moments(self, split: str, layer: str) -> "xr.Dataset":
+        """Mean, variance (over n), minimum, maximum, share of zeros: (neuron,) float64, rows that are ok."""
+        import xarray as xr
+
+        info = self.layer_info(split, layer)
+        n, d = info.geometry.n_samples, info.spec.neurons
+        if not self._finished(info):
+            strict = self if not self.partial else Store(self.files)
+            strict._committed(info, (0, n), finished=False)
+            raise UnfinishedSplit(
+                f"layer {layer!r} of split {split!r} in {self.path}: every shard is written but the "
+                f"run did not "
+                "finish; run the command that writes it again"
+            )
+        values = {}
+        for name in MOMENTS:
+            raw = self.files.read(f"{info.key}/{name}/c/0")
+            try:
+                if raw is None:
+                    raise BadChunk("its file is missing")
+                values[name] = np.frombuffer(chunks.unsealed(raw, 8 * d)[0], "<f8")
+            except BadChunk as error:
+                raise DamagedStore(
+                    f"{self.path}: split {split!r}, layer {layer!r}, {name}: {error} (probecache "
+                    f"repair writes it again)"
+                ) from None
+        return xr.Dataset(
+            {k: ("neuron", v) for k, v in values.items()}, attrs={"split": split, "layer": layer}
+        )
+
+    def __getitem__(self, split: str) -> "xr.DataTree":
+        """One split as a lazy xarray.DataTree: sample, label, status, and a child per layer in row blocks."""
+        from store.tree import split_tree
+
+        return split_tree(self, split)
+
+
+def _require_arrays(files: Files, key: str, documents: dict[str, dict[str, Any]]) -> None:
+    keys = [f"{key}/{name}/zarr.json" for name in documents]
+    for where, document, raw in zip(keys, documents.values(), files.read_many(keys), strict=True):
+        if raw is None:
+            raise DamagedStore(f"{files.url}/{where} is missing (probecache repair writes it again)")
+        if metadata.parse(raw, f"{files.url}/{where}") != document:
+            raise DamagedStore(
+                f"{files.url}/{where} does not fit its group's attributes (a run that adds rows was "
+                f"killed, or it "
+                "was changed: run that command again, or probecache repair)"
+            )
+
+
+def _row_range(rows: tuple[int, int] | slice | None, n: int) -> tuple[int, int]:
+    if rows is None:
+        return 0, n
+    if isinstance(rows, slice):
+        start, stop, step = rows.indices(n)
+        if step != 1:
+            raise InputError(f"rows {rows}: only steps of 1")
+        return start, max(start, stop)
+    start, stop = int(rows[0]), int(rows[1])
+    if not 0 <= start <= stop <= n:
+        raise InputError(f"rows {start}:{stop} are outside 0:{n}")
+    return start, stop
+
+
+def _column_index(columns: Columns, d: int, layer: str) -> Array | None:
+    if columns is None:
+        return None
+    index = np.asarray(columns)
+    if index.ndim != 1 or index.dtype.kind not in "iu":
+        raise InputError(f"columns are {index.dtype} {index.shape}: use a one-dimensional list of integers")
+    if len(index) and not (index.min() >= 0 and index.max() < d):
+        raise InputError(f"columns {index.min()} to {index.max()} are outside layer {layer!r}'s 0:{d}")
+    return index.astype(np.intp)

@@ -1,0 +1,293 @@
+"""Write a split shard by shard, so that a run killed at any instant goes on where it stopped.
+
+A shard of one layer is written in this order, each step replacing a whole file:
+
+    labels, samples, status and their commit  ->  activations  ->  partial moments  ->  the layer's commit
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from store import catalog, chunks, commit, metadata, moments, shard
+from store.catalog import Layer, Split
+from store.chunks import BadChunk
+from store.claims import Claims
+from store.create import layer_names, metadata_changed, open_layers, open_split
+from store.errors import InputError, ProbecacheError
+from store.files import Files, open_files
+from store.fingerprint import Fingerprint
+from store.layout import DTYPES, FAILED, OK, LayerSpec, Shard
+from store.reader import Store, open_store
+
+Array = np.ndarray[Any, Any]
+
+
+def open_writer(
+    path: str | os.PathLike[str],
+    *,
+    split: str,
+    n_samples: int,
+    layers: Sequence[LayerSpec],
+    class_names: Sequence[str],
+    fingerprint: Fingerprint,
+    rows: tuple[int, int] | None = None,
+    shard_rows: int | None = None,
+    compression: str | None = None,
+    resume: bool = True,
+    allow_saturated: bool = False,
+) -> "SplitWriter":
+    """Open or create STORE for writing `layers` of one split; nothing is computed twice.
+
+    rows             whole shards to write, (start, stop); default all. One writer per shard: InputError else
+    shard_rows       rows per shard; default what the split has, or 8192
+    compression      "zstd", or None: what a stored layer has, else none
+    resume           False: InputError if any of the layers has a committed shard
+    allow_saturated  store non-finite or saturated float16 values (counted) instead of refusing
+
+    More samples than the split has make it grow; only its last, partial shard is opened again. Another
+    fingerprint, class list or layer setting raises FingerprintMismatch.
+    """
+    files = open_files(path)
+    if not layers or len({spec.name for spec in layers}) != len(layers):
+        raise InputError(f"layers to write: {[spec.name for spec in layers]}: name at least one, each once")
+    target = open_split(files, split, n_samples, tuple(class_names), fingerprint, shard_rows)
+    if rows is not None:
+        target.geometry.require_whole_shards(rows)
+    opened = open_layers(files, target, layers, compression)
+    return SplitWriter(files, target, opened, rows, resume, allow_saturated)
+
+
+class SplitWriter:
+    """Pending shards, their writing, and the end of a split. Use as a context, or call `close`."""
+
+    def __init__(
+        self,
+        files: Files,
+        split: Split,
+        layers: Sequence[Layer],
+        rows: tuple[int, int] | None,
+        resume: bool,
+        allow_saturated: bool,
+    ) -> None:
+        self.files, self.split, self.allow_saturated = files, split, allow_saturated
+        self.layers = {layer.spec.name: layer for layer in layers}
+        self._shards = list(split.geometry.shards(rows))
+        self._todo = self._missing()
+        done = {name: len(self._shards) - sum(name in s.layers for s in self._todo) for name in self.layers}
+        if not resume and any(done.values()):
+            raise InputError(
+                f"{files.url} already holds shards of {', '.join(n for n in done if done[n])} in split "
+                f"{split.name!r}: resume, or write to another store"
+            )
+        self.claims = Claims(files, split.name)
+        if self._todo:
+            self.claims.take(s.index for s in self._todo)
+            self._todo = [s for s in self._missing() if s.index in self.claims.held]
+            for index in self.claims.held - {s.index for s in self._todo}:  # done by another one meanwhile
+                self.claims.release(index)
+            self._sweep()
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the claims back. What was written stays; the next writer goes on from it."""
+        self.claims.close()
+
+    def _missing(self) -> list[Shard]:
+        """Shards that some layer lacks. A damaged commit counts as lacking."""
+        lacking: dict[int, list[str]] = {}
+        rows = catalog.read_commits(self.files, self.split, self._shards)
+        for name, layer in self.layers.items():
+            found = catalog.read_commits(self.files, layer, self._shards)
+            for s, mine, shared in zip(self._shards, found, rows, strict=True):
+                if any(isinstance(c, BadChunk) or c[0] < s.rows for c in (mine, shared)):
+                    lacking.setdefault(s.index, []).append(name)
+        return [replace(s, layers=tuple(lacking[s.index])) for s in self._shards if s.index in lacking]
+
+    def _sweep(self) -> None:
+        """Remove what dead writers left beside the shards that are ours now."""
+        folders = [f"{self.split.name}/{a}/c" for a in ("label", "sample", "status")]
+        for layer in self.layers.values():
+            for s in self._todo:
+                folders += [
+                    os.path.dirname(k)
+                    for k in (layer.shard_key(s), layer.partial_key(s), layer.commit_key(s))
+                ]
+        folders += [os.path.dirname(self.split.commit_key(s)) for s in self._todo]
+        ours = {str(i) for i in self.claims.held}
+        for folder in folders:
+            for name in self.files.names(folder):
+                if name.endswith(".tmp") and (name.split(".")[0] in ours or not folder.endswith("/c")):
+                    self.files.delete(f"{folder}/{name}")
+
+    def pending(self) -> Iterator[Shard]:
+        """The shards still to be written, in row order, with the layers that lack each."""
+        yield from list(self._todo)
+
+    def write(
+        self,
+        shard: Shard,
+        activations: Mapping[str, Array],
+        labels: Array,
+        samples: Sequence[str],
+        status: Array | None = None,
+    ) -> None:
+        """Commit one shard: when this returns it is durable.
+
+        activations  {layer: (rows, neurons)} for every name in `shard.layers`; cast to the stored dtype
+        labels       (rows,) integers; samples: (rows,) texts that identify the rows
+        status       (rows,) OK or FAILED, default OK; failed rows are stored as NaN
+
+        InputError if labels or identity differ from what another layer's rows say; ProbecacheError if a
+        float16
+        layer would hold saturated or non-finite values.
+        """
+        if shard.index not in self.claims.held:
+            raise InputError(f"shard {shard.index} (rows {shard.start}:{shard.stop}) is not this writer's")
+        status = np.full(shard.rows, OK, np.uint8) if status is None else np.asarray(status)
+        labels, names = np.asarray(labels), [str(s) for s in samples]
+        self._check(shard, activations, labels, names, status)
+        status = self._write_rows(shard, labels.astype(np.int64), names, status.astype(np.uint8))
+        for name in shard.layers:
+            self._write_layer(self.layers[name], shard, np.asarray(activations[name]), status)
+        self.claims.release(shard.index)
+        self._todo = [s for s in self._todo if s.index != shard.index]
+
+    def _check(
+        self, s: Shard, activations: Mapping[str, Array], labels: Array, names: list[str], status: Array
+    ) -> None:
+        where = f"rows {s.start}:{s.stop} of split {self.split.name!r}"
+        missing = set(s.layers) - set(activations)
+        if missing:
+            raise InputError(f"{where}: activations of {', '.join(sorted(missing))} are missing")
+        for name in s.layers:
+            shape = (s.rows, self.layers[name].spec.neurons)
+            if np.shape(activations[name]) != shape:
+                raise InputError(
+                    f"{where}: layer {name!r} has shape {np.shape(activations[name])}, not {shape}"
+                )
+        for what, array in (("labels", labels), ("samples", names), ("status", status)):
+            if np.shape(array) != (s.rows,):
+                raise InputError(f"{where}: {what} have shape {np.shape(array)}, not ({s.rows},)")
+        if labels.dtype.kind not in "iu":
+            raise InputError(f"{where}: labels are {labels.dtype}, not integers")
+        if not np.isin(status, (OK, FAILED)).all():
+            raise InputError(f"{where}: status holds values other than {OK} (ok) and {FAILED} (failed)")
+
+    def _write_rows(self, s: Shard, labels: Array, names: list[str], status: Array) -> Array:
+        """Labels, identity and status; returns the status that holds, which other layers may have set."""
+        key, rows = self.split.row_key, self.split.geometry.shard_rows
+        stored = catalog.read_rows(self.files, self.split, s)
+        if stored is not None:
+            old = len(stored[2])
+            self._compare(s, "label", stored[0].tolist(), labels[:old].tolist())
+            self._compare(s, "sample", stored[1], names[:old])
+            lost = np.flatnonzero((stored[2] == OK) & (status[:old] == FAILED))
+            if len(lost) and self._has_other_layers(s):
+                raise ProbecacheError(
+                    f"row {s.start + lost[0]} ({names[lost[0]]}) of split {self.split.name!r} "
+                    f"failed now ({len(lost)} "
+                    "rows in all) but was read when its other layers were stored: make it readable "
+                    "and run again"
+                )
+            status = status.copy()
+            if self._has_other_layers(s):
+                status[:old] = np.maximum(status[:old], stored[2])
+            if old == s.rows and np.array_equal(status, stored[2]):
+                return status
+        payloads = {
+            "label": chunks.encode_rows(labels, rows, -1),
+            "sample": chunks.encode_text(names, rows),
+            "status": chunks.encode_rows(status, rows, 0),
+        }
+        self.files.delete(self.split.commit_key(s))
+        crcs = []
+        for array, payload in payloads.items():
+            raw, crc = chunks.sealed(payload)
+            self.files.write(key(array, s), [raw])
+            crcs.append(crc)
+        place = f"{self.split.name}/{s.index}"
+        self.files.write(self.split.commit_key(s), [commit.encode(place, s.rows, crcs)])
+        return status
+
+    def _has_other_layers(self, s: Shard) -> bool:
+        others = [n for n in layer_names(self.files, self.split) if n not in s.layers]
+        layers = [catalog.read_layer(self.files, self.split, n) for n in others]
+        commits = [catalog.read_commits(self.files, layer, [s])[0] for layer in layers]
+        return any(not isinstance(c, BadChunk) and c[0] > 0 for c in commits)
+
+    def _compare(self, s: Shard, what: str, stored: Sequence[Any], got: Sequence[Any]) -> None:
+        for i, (old, new) in enumerate(zip(stored, got, strict=True)):
+            if old != new:
+                raise catalog.mismatch(self.files, self.split, s.start + i, what, old, new)
+
+    def _write_layer(self, layer: Layer, s: Shard, values: Array, status: Array) -> None:
+        cast, spec = cast_rows(values, layer.spec.dtype), layer.spec
+        ok = status == OK
+        if not ok.all():
+            cast = cast.copy() if np.shares_memory(cast, values) else cast
+            cast[~ok] = np.nan
+        statistics = moments.partial(cast if ok.all() else cast[ok])
+        nonfinite, saturated = int(statistics[6].sum()), int(statistics[7].sum())
+        if spec.dtype == "float16" and (nonfinite or saturated) and not self.allow_saturated:
+            raise ProbecacheError(
+                f"layer {spec.name!r}, rows {s.start}:{s.stop} of split {self.split.name!r}: "
+                f"{nonfinite} non-finite and "
+                f"{saturated} values at or beyond float16's 65504: store as --dtype bfloat16 or float32, "
+                "or allow it with --allow-saturated"
+            )
+        form = layer.form
+        stored = cast.view(np.uint16) if spec.dtype == "bfloat16" else cast
+        pieces, crcs = shard.encode(np.ascontiguousarray(stored), form)
+        raw, partial_crc = chunks.sealed(statistics.astype("<f8").tobytes())
+        self.files.delete(layer.commit_key(s))
+        self.files.write(layer.shard_key(s), pieces)
+        self.files.write(layer.partial_key(s), [raw])
+        place = f"{layer.key}/{s.index}"
+        self.files.write(layer.commit_key(s), [commit.encode(place, s.rows, [partial_crc, *crcs])])
+
+    def finish(self, summary: Mapping[str, Any] | None = None) -> Store:
+        """Give the claims back and, where every shard of a layer is there, store its merged moments.
+
+        summary  JSON values about the run, kept in each layer's attributes (`Store.report`). Returns the
+        store,
+        which reads partially if shards of other writers are still missing.
+        """
+        whole = [finish_layer(self.files, layer, summary or {}) for layer in self.layers.values()]
+        self.close()
+        metadata_changed(self.files)
+        return open_store(self.files.url, partial=not all(whole))
+
+
+def cast_rows(values: Array, dtype: str) -> Array:
+    """`values` in the stored dtype; overflow becomes infinite, and is counted by the moments."""
+    if values.dtype.kind not in "fiu" and values.dtype != DTYPES["bfloat16"]:
+        raise InputError(f"activations are {values.dtype}: numbers are allowed")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(DTYPES[dtype], copy=False)
+
+
+def finish_layer(files: Files, layer: Layer, summary: Mapping[str, Any]) -> bool:
+    """Merge a layer's partial moments in shard order, if every shard is committed; whether it is."""
+    total = catalog.merged_moments(files, layer)
+    if total is None:
+        return False
+    for name, values in moments.summary(total).items():
+        files.write(f"{layer.key}/{name}/c/0", [chunks.sealed(values.astype("<f8").tobytes())[0]])
+    report = {
+        **layer.report,
+        "nonfinite": int(total[6].sum()),
+        "saturated": int(total[7].sum()),
+        **({"summary": dict(summary)} if summary else {}),
+    }
+    done = replace(layer, complete=layer.geometry.n_samples, report=report)
+    files.write(f"{layer.key}/zarr.json", [metadata.render(metadata.group_document(done.attributes()))])
+    return True

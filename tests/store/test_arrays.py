@@ -1,0 +1,84 @@
+"""write_arrays and what plain tools read from its store."""
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import probecache as pc
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    values = np.maximum(rng.standard_normal((1000, 37)), 0).astype(np.float32)
+    return values, rng.integers(0, 10, 1000)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_round_trip_and_plain_tools(tmp_path, features, dtype, compression):
+    values, labels = features
+    path = tmp_path / "a.zarr"
+    store = pc.write_arrays(
+        path,
+        split="train",
+        layer="blocks.5",
+        activations=values,
+        labels=labels,
+        dtype=dtype,
+        compression=compression,
+        shard_rows=256,
+    )
+    stored = store.matrix("train", "blocks.5")
+    expected = values.astype(stored.dtype)
+    np.testing.assert_array_equal(stored, expected)
+    np.testing.assert_array_equal(store.labels("train"), labels)
+    raw = expected.view(np.uint16) if dtype == "bfloat16" else expected
+    np.testing.assert_array_equal(zarr.open(str(path), mode="r")["train/blocks.5/activations"][:], raw)
+    tree = xr.open_datatree(path, engine="zarr")
+    np.testing.assert_array_equal(tree["train/blocks.5/activations"], raw)
+    np.testing.assert_array_equal(tree["train/label"], labels)
+    assert tree["train/sample"].values.tolist() == [str(i) for i in range(1000)]
+    assert tree["train"].attrs["class_names"] == [str(i) for i in range(10)]
+    wide = expected.astype(np.float64)
+    moments = store.moments("train", "blocks.5")
+    np.testing.assert_allclose(moments["mean"], wide.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(moments["variance"], wide.var(0), rtol=1e-5)
+    np.testing.assert_array_equal(moments["zeros"], (wide == 0).mean(0))
+    np.testing.assert_array_equal(moments["minimum"], wide.min(0))
+    np.testing.assert_array_equal(moments["maximum"], wide.max(0))
+    lazy = store["train"]["blocks.5/activations"]
+    assert lazy.chunks[0] == (256, 256, 256, 232)
+    np.testing.assert_array_equal(lazy.values, expected)
+
+
+def test_reads_of_rows_and_columns(tmp_path, features):
+    values, labels = features
+    store = pc.write_arrays(
+        tmp_path / "a", split="s", layer="l", activations=values, labels=labels, shard_rows=96
+    )
+    np.testing.assert_array_equal(
+        store.matrix("s", "l", columns=[5, 1, 5], rows=(90, 300)), values[90:300, [5, 1, 5]]
+    )
+    blocks = list(store.blocks("s", "l", columns=[3], rows=300))
+    assert [start for start, _ in blocks] == [0, 300, 600, 900]
+    np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), values[:, [3]])
+    assert store.tensor("s", "l").shape == (1000, 37)
+
+
+def test_a_split_grows_and_takes_another_layer(tmp_path, features):
+    values, labels = features
+    arguments = {"path": tmp_path / "a", "split": "s", "labels": labels[:700]}
+    pc.write_arrays(**arguments, layer="one", activations=values[:700], shard_rows=256)
+    untouched = (tmp_path / "a/s/one/activations/c/1/0").stat().st_mtime_ns
+    arguments["labels"] = labels
+    store = pc.write_arrays(**arguments, layer="one", activations=values)
+    np.testing.assert_array_equal(store.matrix("s", "one"), values)
+    assert (tmp_path / "a/s/one/activations/c/1/0").stat().st_mtime_ns == untouched
+    store = pc.write_arrays(**arguments, layer="two", activations=-values)
+    np.testing.assert_array_equal(store.matrix("s", "two"), -values)
+    assert store.layers == ["one", "two"]
+    arguments["labels"] = np.where(np.arange(1000) == 3, 9 - labels[3], labels)
+    with pytest.raises(pc.FingerprintMismatch, match=r"row 3 of split 's'.*label"):
+        pc.write_arrays(**arguments, layer="three", activations=values)
