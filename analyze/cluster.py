@@ -1,0 +1,126 @@
+"""Dask clusters: workers of this machine, its GPUs, or a scheduler that runs already."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from distributed import Client, LocalCluster, get_worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from analyze.worker import CACHE_SHARE, Cache, Job
+from store.errors import InputError, ProbecacheError
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+PLUGIN = "probecache"
+DASHBOARD = "127.0.0.1:0"
+
+
+@contextmanager
+def connect(
+    workers: int | None = None,
+    scheduler: str | None = None,
+    gpus: str | None = None,
+    memory_limit: int | None = None,
+) -> Iterator[Client | None]:
+    """A client of the cluster asked for, closed with it at the end; None where nothing was asked for.
+
+    workers: processes on this machine, which share its cores and `memory_limit` (bytes; default 80% of the
+    memory that is free) evenly. gpus: "all" or device numbers, one process each (needs dask-cuda).
+    scheduler: the address of any Dask scheduler, whose workers can import probecache and reach the store.
+    """
+    if sum(choice is not None for choice in (workers, scheduler, gpus)) > 1:
+        raise InputError("got more than one of --workers, --scheduler and --gpus; give one")
+    if scheduler is not None:
+        with _connect_to(scheduler) as client:
+            yield client
+    elif gpus is not None:
+        with _gpu_cluster(gpus) as cluster, Client(cluster) as client:
+            yield client
+    elif workers is not None:
+        if workers < 1:
+            raise InputError(f"got --workers {workers}; allowed: 1 or more")
+        total = memory_limit or int(0.8 * psutil.virtual_memory().available)
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=total // workers,
+                dashboard_address=DASHBOARD,
+                host="127.0.0.1",
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+    else:
+        yield None
+
+
+def _connect_to(address: str) -> Client:
+    try:
+        return Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"got --scheduler {address}, which does not answer: {reason}; start `dask scheduler`") from None
+
+
+def _gpu_cluster(gpus: str) -> Any:
+    from importlib.util import find_spec
+
+    if find_spec("dask_cuda") is None:
+        raise InputError("got --gpus without dask-cuda; install probecache[gpu-cu12] or [gpu-cu13], or use --device")
+    from dask_cuda import LocalCUDACluster
+
+    devices = None if gpus == "all" else gpus
+    return LocalCUDACluster(CUDA_VISIBLE_DEVICES=devices, dashboard_address=DASHBOARD, resources={"GPU": 1})
+
+
+def check_workers(client: Client) -> int:
+    """How many workers there are; ProbecacheError where there is none within ten seconds."""
+    try:
+        client.wait_for_workers(1, timeout=10)
+    except TimeoutError:
+        raise ProbecacheError("the scheduler has no workers; start `dask worker ADDRESS` and try again") from None
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def prepare(client: Client, job: Job) -> None:
+    """Give every worker, those that join later too, a cache and its share of the threads."""
+    client.register_plugin(ProbeWorker(job.memory_limit), name=PLUGIN)
+
+
+def cache_of_worker() -> Cache:
+    plugin = get_worker().plugins[PLUGIN]
+    assert isinstance(plugin, ProbeWorker)
+    return plugin.cache
+
+
+class ProbeWorker(WorkerPlugin):
+    """Per worker process: the cache of tasks, bounded by the worker's memory limit, and capped threads.
+
+    One block runs at a time in a process. It uses the threads that the worker was started with, and where
+    that is one, its share of the machine's cores among the workers of this host.
+    """
+
+    def __init__(self, memory_limit: int | None = None) -> None:
+        self.memory_limit = memory_limit
+        self.cache = Cache()
+
+    def setup(self, worker: "Worker") -> None:
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        limit = self.memory_limit or worker.memory_manager.memory_limit
+        self.cache = Cache(int(CACHE_SHARE * limit) if limit else None)
+        threads = worker.state.nthreads
+        torch.set_num_threads(threads)
+        threadpool_limits(threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"memory_limit": self.memory_limit}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]

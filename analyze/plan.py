@@ -1,0 +1,162 @@
+"""A sweep's plan: which probes on which layers, validated when made, expanded to the grid of RESULTS.
+
+    fractions = [0.05, 0.2, 1.0]          # sweep.toml, for `probecache sweep STORE --config sweep.toml`
+    layer = ["blocks.5", "penultimate"]
+    train = "train"
+    test = "test"
+    seeds = 5
+    l2 = [1e-4, 1e-2]
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from store.errors import InputError, close_names
+
+PROBES = ("logistic", "ridge")
+SOLVERS = ("auto", "torch", "sklearn", "cuml")
+METHODS = ("random",)
+DIMS = ("layer", "method", "fraction", "seed", "l2")
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Every probe of  layer x method x fraction x seed x l2,  and how each is fitted.
+
+    Scalars are taken as lists of one. `seeds=5` means 0 to 4. Fractions are kept sorted, each in (0, 1], and
+    rounded to 12 digits, so that 0.15 and np.linspace's 0.15000000000000002 are one fraction. l2 is lambda in
+    (1/n) sum CE + (lambda/2) ||W||^2; for ridge in (1/n) ||Y - XW||^2 + lambda ||W||^2.
+    Raises InputError, one line that says what was got and what is allowed.
+    """
+
+    layer: tuple[str, ...]
+    train: str = "train"
+    test: str = "test"
+    fractions: tuple[float, ...] = (1.0,)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    method: tuple[str, ...] = ("random",)
+    probe: str = "logistic"
+    l2: tuple[float, ...] = (1e-4,)
+    solver: str = "auto"
+    standardize: bool = True
+
+    def __post_init__(self) -> None:
+        fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        fix("layer", _names("layer", self.layer))
+        fix("method", _names("method", self.method))
+        fix("fractions", tuple(sorted(_numbers("fraction", self.fractions, "above 0, up to 1", _is_fraction))))
+        fix("l2", tuple(sorted(_numbers("l2", self.l2, "0 or above, finite", lambda v: 0 <= v < math.inf))))
+        fix("seeds", _seeds(self.seeds))
+        for method in self.method:
+            _one_of("method", method, METHODS)
+        _one_of("probe", self.probe, PROBES)
+        _one_of("solver", self.solver, SOLVERS)
+        for name in ("train", "test"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise InputError(f"got {name} split {getattr(self, name)!r}; it must be a split's name")
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """Lengths along (layer, method, fraction, seed, l2)."""
+        return len(self.layer), len(self.method), len(self.fractions), len(self.seeds), len(self.l2)
+
+    @property
+    def n_probes(self) -> int:
+        return math.prod(self.shape)
+
+    def settings(self) -> dict[str, Any]:
+        """What must agree for two runs to share one RESULTS: everything but the grid's coordinates."""
+        return {name: getattr(self, name) for name in ("train", "test", "probe", "solver", "standardize")}
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "the plan") -> "SweepPlan":
+        """A plan from names and values, as a file holds them; unknown names are refused."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise InputError(f"got {name!r} in {where}; {close_names(name, known)}")
+        if "layer" not in values:
+            raise InputError(f"got no layer in {where}; name one or more")
+        return cls(**values)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The names and values of a TOML or YAML file, by its suffix (.toml, .yaml, .yml)."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"got --config {path}, which cannot be read: {error}") from None
+    if path.suffix == ".toml":
+        import tomllib
+
+        try:
+            values: Any = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"got --config {path}, which is not TOML: {error}") from None
+    elif path.suffix in (".yaml", ".yml"):
+        import yaml  # type: ignore[import-untyped]  # comes with dask
+
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"got --config {path}, which is not YAML: {' '.join(str(error).split())}") from None
+    else:
+        raise InputError(f"got --config {path}; allowed: a file ending in .toml, .yaml or .yml")
+    if not isinstance(values, dict):
+        raise InputError(f"got --config {path} with {type(values).__name__} on top; needed: names and values")
+    return values
+
+
+def _is_fraction(value: float) -> bool:
+    return 0 < value <= 1
+
+
+def _names(what: str, value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else ()
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"got {what} {value!r}; needed: one name, or a list of names")
+    return tuple(dict.fromkeys(names))
+
+
+def _numbers(what: str, value: Any, allowed: str, good: Any) -> tuple[float, ...]:
+    values = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    numbers = []
+    for item in values:
+        try:
+            # bool is an int: `true` in a config file is a slip, not the number 1
+            number = math.nan if isinstance(item, bool) else float(f"{float(item):.12g}")
+        except (TypeError, ValueError):
+            number = math.nan
+        if not good(number):
+            raise InputError(f"got {what} {item!r}; allowed: {allowed}")
+        numbers.append(number)
+    if not numbers:
+        raise InputError(f"got an empty list for {what}; give at least one, {allowed}")
+    return tuple(dict.fromkeys(numbers))
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise InputError(f"got seeds {value}; allowed: a count of 1 or more, or a list of seeds")
+        return tuple(range(value))
+    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
+    if not values or not all(_is_whole(seed) and 0 <= seed < 2**63 for seed in values):
+        raise InputError(f"got seeds {value!r}; allowed: a count, or a list of whole numbers of 0 or more")
+    return tuple(dict.fromkeys(int(seed) for seed in values))
+
+
+def _is_whole(value: Any) -> bool:
+    import numpy as np
+
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _one_of(what: str, got: Any, allowed: tuple[str, ...]) -> None:
+    if got not in allowed:
+        raise InputError(f"got {what} {got!r}; {close_names(str(got), allowed)}")

@@ -1,0 +1,164 @@
+"""What runs where a block is computed: its layer from a per-process cache, its probes, its arrays.
+
+The same `run_block` serves this process, a worker of a Dask cluster and a GPU. Workers open the store
+themselves, so that no matrix travels; a task and its moments stay in the process until others need the room.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyze.blocks import Block
+from analyze.solvers import solve
+from analyze.subsets import permutation, sizes
+from store.errors import InputError
+
+if TYPE_CHECKING:
+    from analyze.moments import Moments
+    from analyze.task import Task
+
+# Share of the memory limit that cached tasks may hold; the rest is for the block at work.
+CACHE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a block needs beside its own coordinates; a few hundred bytes, sent with every block.
+
+    digests: (layer, digest) of what is read, so that a store that changed under a running sweep is noticed.
+    memory_limit: bytes for the process, or None.
+    """
+
+    store: str
+    train: str
+    test: str
+    probe: str
+    solver: str
+    standardize: bool
+    device: str
+    memory_limit: int | None
+    digests: tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Cache:
+    """Tasks of this process, least recently used first, within `limit` bytes (None: without limit)."""
+
+    limit: int | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one block at a time, on all threads
+    held: OrderedDict[tuple, tuple[Any, int]] = field(default_factory=OrderedDict)
+
+    def get(self, key: tuple, make: Callable[[], Any], size: Callable[[Any], int], room: int = 0) -> Any:
+        """What `make()` gave for `key`, made once; `room`: bytes that the new one is expected to take."""
+        if key in self.held:
+            self.held.move_to_end(key)
+            return self.held[key][0]
+        self._drop(room)
+        value = make()
+        self.held[key] = value, size(value)
+        self._drop(0, keep=key)
+        return value
+
+    def clear(self) -> None:
+        self.held.clear()
+
+    def _drop(self, room: int, keep: tuple | None = None) -> None:
+        while self.limit is not None and sum(n for _, n in self.held.values()) + room > self.limit:
+            oldest = next(iter(self.held), None)
+            if oldest is None or oldest == keep:
+                return
+            del self.held[oldest]
+
+
+def run_block(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
+    """The block's arrays, (seed, fraction, l2[, class]), and its attributes under the key "attrs".
+
+    Where memory runs out, the block's halves are computed one after the other; one probe that does not fit
+    raises MemoryError.
+    """
+    with cache.lock:
+        return _run(block, job, cache)
+
+
+def _run(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
+    try:
+        return _fit(block, job, cache)
+    except (MemoryError, RuntimeError) as error:
+        halves = block.halves()
+        if not is_out_of_memory(error) or len(halves) == 1:
+            raise
+    free_device_memory()
+    return _join(block, [_run(half, job, cache) for half in halves])
+
+
+def _fit(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
+    digest = dict(job.digests)[block.layer]
+    key = (job.store, digest, block.layer, job.train, job.test, job.standardize)
+    task, shared = cache.get(key, lambda: _load(block.layer, digest, job), _size)
+    d = task.n_neurons
+    result = solve(
+        task,
+        np.stack([permutation(d, seed) for seed in block.seeds]),
+        sizes(block.fractions, d),
+        np.asarray(block.l2s),
+        probe=job.probe,
+        solver=job.solver,
+        standardize=job.standardize,
+        device=job.device,
+        memory_limit=job.memory_limit,
+        shared=shared,
+    )
+    names = ("accuracy", "objective", "grad_norm", "n_iter", "converged", "seconds", "class_accuracy")
+    return {name: getattr(result, name) for name in names} | {"attrs": dict(result.attrs)}
+
+
+def _load(layer: str, digest: str, job: Job) -> "tuple[Task, Moments]":
+    from analyze.block import task_moments
+    from analyze.task import load_task
+    from store.reader import open_store
+
+    store = open_store(job.store)
+    found = layer_digest(store, layer, job.train, job.test)
+    if found != digest:
+        raise InputError(f"{job.store} changed while the sweep ran: layer {layer!r} is {found}, it was {digest}")
+    task = load_task(store, layer, job.train, job.test, memory_limit=job.memory_limit)
+    return task, task_moments(task, job.standardize, device=job.device)
+
+
+def layer_digest(store: Any, layer: str, train: str, test: str) -> str:
+    """What identifies the rows that the probes of a layer see: the digests of both splits."""
+    return f"{store.digest(train, layer)}+{store.digest(test, layer)}"
+
+
+def _size(held: "tuple[Task, Moments]") -> int:
+    task, shared = held
+    matrices = sum(getattr(matrix, "nbytes", 0) for matrix in (task.train, task.test))
+    return matrices + shared.gram.nbytes + shared.cross.nbytes
+
+
+def _join(block: Block, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The arrays of a block from those of its halves, along the axis that `Block.halves` cut."""
+    axis = 0 if len(block.seeds) > 1 else 2 if len(block.l2s) > 1 else 1
+    joined = {name: np.concatenate([p[name] for p in parts], axis) for name in parts[0] if name != "attrs"}
+    return joined | {"attrs": parts[0]["attrs"]}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: numpy's, torch's on CPU and CUDA, CuPy's."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def free_device_memory() -> None:
+    """Give torch's cached CUDA blocks back, so that a smaller try finds them."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
