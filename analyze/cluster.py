@@ -78,13 +78,13 @@ def _gpu_cluster(gpus: str) -> Any:
     return LocalCUDACluster(CUDA_VISIBLE_DEVICES=devices, dashboard_address=DASHBOARD, resources={"GPU": 1})
 
 
-def check_workers(client: Client) -> int:
-    """How many workers there are; ProbecacheError where there is none within ten seconds."""
+def worker_table(client: Client) -> list[dict[str, Any]]:
+    """Threads, memory limit and resources of each worker; ProbecacheError where none comes in ten seconds."""
     try:
         client.wait_for_workers(1, timeout=10)
     except TimeoutError:
         raise ProbecacheError("the scheduler has no workers; start `dask worker ADDRESS` and try again") from None
-    return len(client.scheduler_info(n_workers=-1)["workers"])
+    return list(client.scheduler_info(n_workers=-1)["workers"].values())
 
 
 def prepare(client: Client, job: Job) -> None:

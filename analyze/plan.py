@@ -34,9 +34,9 @@ class SweepPlan:
     """
 
     layer: tuple[str, ...]
+    fractions: tuple[float, ...]
     train: str = "train"
     test: str = "test"
-    fractions: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     method: tuple[str, ...] = ("random",)
     probe: str = "logistic"
@@ -79,8 +79,9 @@ class SweepPlan:
         for name in values:
             if name not in known:
                 raise InputError(f"got {name!r} in {where}; {close_names(name, known)}")
-        if "layer" not in values:
-            raise InputError(f"got no layer in {where}; name one or more")
+        for name in ("layer", "fractions"):
+            if values.get(name) is None:
+                raise InputError(f"got no {name} in {where}; give one or more")
         return cls(**values)
 
 

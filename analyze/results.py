@@ -51,8 +51,9 @@ class Results:
                 attributes = _attributes(self.path)
                 _check_settings(self.path, attributes, settings)
                 self._grow(grid)
+                self.describe(_settings_attributes(json.loads(attributes["settings"]), settings))
             else:
-                self._build(grid, {"settings": json.dumps(settings, sort_keys=True), "failures": "[]"})
+                self._build(grid, _settings_attributes({}, settings) | {"failures": "[]"})
             self.group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
             self.grid = Grid.read(self.group)
         except BaseException:
@@ -89,6 +90,9 @@ class Results:
         metadata = json.loads(file.read_text())
         metadata["attributes"] |= attributes
         _replace(file, json.dumps(metadata))
+
+    def attributes(self) -> dict[str, Any]:
+        return _attributes(self.path)
 
     def read(self, grid: Grid) -> xr.Dataset:
         """The probes of `grid`, loaded."""
@@ -179,6 +183,17 @@ def _check_settings(path: Path, attributes: Mapping[str, Any], settings: Mapping
             f"{path} holds a sweep made with other settings: {'; '.join(differing)}; "
             "give another --out, or the settings that it was made with"
         )
+
+
+def _settings_attributes(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as attributes: one JSON text, and beside it the names that a reader looks for."""
+    digests = there.get("digests", {}) | now["digests"]
+    settings = {**now, "digests": digests}
+    named = {name: str(now[name]) for name in ("probe", "train", "test", "standardize")}
+    return named | {
+        "settings": json.dumps(settings, sort_keys=True),
+        "fingerprint": ", ".join(f"{layer}: {digest}" for layer, digest in sorted(digests.items())),
+    }
 
 
 def _differences(there: Any, wanted: Any, name: str = "") -> list[str]:

@@ -11,6 +11,8 @@ from store.errors import InputError
 if TYPE_CHECKING:
     from distributed import Client
 
+    from store.reader import Store
+
 TRIES = 3
 
 
@@ -23,9 +25,10 @@ class Outcome:
     error: str = ""
 
 
-def run_here(blocks: Sequence[Block], job: Job) -> Iterator[Outcome]:
+def run_here(blocks: Sequence[Block], job: Job, store: "Store") -> Iterator[Outcome]:
     """Blocks one after the other in this process. An error is tried again, unless the input is wrong."""
     cache = Cache(None if job.memory_limit is None else int(CACHE_SHARE * job.memory_limit))
+    cache.stores[job.store] = store
     for block in blocks:
         error: Exception | None = None
         for _ in range(TRIES):

@@ -148,28 +148,49 @@ def load_task(
     the store and are read in row blocks at each pass.
     Raises InputError for unlabelled rows and for test classes that training never saw.
     """
-    parts = {}
-    for split in (train, test):
-        keep = np.asarray(store.status(split)) == OK
-        if not keep.any():
-            raise InputError(f"got no usable row in split {split!r}, layer {layer!r}; extract it again")
-        parts[split] = keep, np.asarray(store.labels(split))[keep]
-        if (parts[split][1] < 0).any():
-            raise InputError(f"got unlabelled rows in split {split!r}; a probe needs a label for every row")
-    classes, train_labels, test_labels = _match_classes(
-        parts[train][1], parts[test][1], store.class_names(train), store.class_names(test)
-    )
-    shapes = {split: (int(parts[split][0].sum()), int(store.shape(split, layer)[1])) for split in parts}
+    found = load_labels(store, train, test)
+    keeps = {train: found.train_keep, test: found.test_keep}
+    shapes = {split: (int(keep.sum()), int(store.shape(split, layer)[1])) for split, keep in keeps.items()}
     size = sum(4 * shapes[split][0] * shapes[split][1] for split in (train, test))
     stream = memory_limit is not None and 3 * size > memory_limit
     matrices: dict[str, Matrix] = {}
-    for split, (keep, _) in parts.items():
+    for split, keep in keeps.items():
         if stream:
             matrices[split] = StoredRows(store, split, layer, keep, shapes[split])
         else:
             matrix = np.asarray(store.matrix(split, layer, dtype="float32"))
             matrices[split] = matrix if keep.all() else matrix[keep]
-    return Task(matrices[train], train_labels, matrices[test], test_labels, classes, layer)
+    return Task(matrices[train], found.train, matrices[test], found.test, found.classes, layer)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the probes of a train and a test split predict, checked; no features are read for it.
+
+    classes: names of those that train holds. train_keep, test_keep: bool over all rows of the split, status is
+    OK. train, test: int64 over the kept rows, positions in `classes`.
+    """
+
+    classes: tuple[str, ...]
+    train_keep: np.ndarray
+    test_keep: np.ndarray
+    train: np.ndarray
+    test: np.ndarray
+
+
+def load_labels(store: "Store", train: str, test: str) -> Labels:
+    """Labels and usable rows of two splits. Raises InputError as `load_task` does."""
+    keeps, labels = [], []
+    for split in (train, test):
+        keep = np.asarray(store.status(split)) == OK
+        if not keep.any():
+            raise InputError(f"got no usable row in split {split!r}; extract it again")
+        keeps.append(keep)
+        labels.append(np.asarray(store.labels(split))[keep])
+        if (labels[-1] < 0).any():
+            raise InputError(f"got unlabelled rows in split {split!r}; a probe needs a label for every row")
+    matched = _match_classes(*labels, store.class_names(train), store.class_names(test))
+    return Labels(matched[0], *keeps, *matched[1:])
 
 
 def rotate(task: Task, basis: np.ndarray) -> Task:

@@ -20,6 +20,7 @@ from store.errors import InputError
 if TYPE_CHECKING:
     from analyze.moments import Moments
     from analyze.task import Task
+    from store.reader import Store
 
 # Share of the memory limit that cached tasks may hold; the rest is for the block at work.
 CACHE_SHARE = 0.5
@@ -51,6 +52,7 @@ class Cache:
     limit: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)  # one block at a time, on all threads
     held: OrderedDict[tuple, tuple[Any, int]] = field(default_factory=OrderedDict)
+    stores: dict[str, "Store"] = field(default_factory=dict)  # opened once each
 
     def get(self, key: tuple, make: Callable[[], Any], size: Callable[[Any], int], room: int = 0) -> Any:
         """What `make()` gave for `key`, made once; `room`: bytes that the new one is expected to take."""
@@ -63,8 +65,12 @@ class Cache:
         self._drop(0, keep=key)
         return value
 
-    def clear(self) -> None:
-        self.held.clear()
+    def open(self, path: str) -> "Store":
+        if path not in self.stores:
+            from store.reader import open_store
+
+            self.stores[path] = open_store(path)
+        return self.stores[path]
 
     def _drop(self, room: int, keep: tuple | None = None) -> None:
         while self.limit is not None and sum(n for _, n in self.held.values()) + room > self.limit:
@@ -98,7 +104,7 @@ def _run(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
 def _fit(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
     digest = dict(job.digests)[block.layer]
     key = (job.store, digest, block.layer, job.train, job.test, job.standardize)
-    task, shared = cache.get(key, lambda: _load(block.layer, digest, job), _size)
+    task, shared = cache.get(key, lambda: _load(cache.open(job.store), block.layer, digest, job), _size)
     d = task.n_neurons
     result = solve(
         task,
@@ -116,12 +122,9 @@ def _fit(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
     return {name: getattr(result, name) for name in names} | {"attrs": dict(result.attrs)}
 
 
-def _load(layer: str, digest: str, job: Job) -> "tuple[Task, Moments]":
+def _load(store: "Store", layer: str, digest: str, job: Job) -> "tuple[Task, Moments]":
     from analyze.block import task_moments
     from analyze.task import load_task
-    from store.reader import open_store
-
-    store = open_store(job.store)
     found = layer_digest(store, layer, job.train, job.test)
     if found != digest:
         raise InputError(f"{job.store} changed while the sweep ran: layer {layer!r} is {found}, it was {digest}")
