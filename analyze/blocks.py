@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analyze.plan import SweepPlan
+from analyze.projections import SEEDED
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,23 @@ class Block:
     def n_probes(self) -> int:
         return len(self.fractions) * len(self.seeds) * len(self.l2s)
 
+    @property
+    def seeded(self) -> bool:
+        return self.method in SEEDED
+
+    @property
+    def draws(self) -> int:
+        """How many column orders are fitted: one per seed, or one that serves all of them."""
+        return len(self.seeds) if self.seeded else 1
+
     def __str__(self) -> str:
         return f"{self.layer}, {self.method}, seeds {_span(self.seeds)}, l2 {_span(self.l2s)}"
 
     def halves(self) -> tuple["Block", ...]:
-        """Two blocks with the same probes: by seeds, else by l2, else by fractions; (self,) when it is one probe."""
+        """Two blocks with the same probes, by seeds, l2s or fractions; (self,) where it is one fit."""
         for name in ("seeds", "l2s", "fractions"):
+            if name == "seeds" and not self.seeded:
+                continue  # one fit serves all seeds
             values = getattr(self, name)
             if len(values) > 1:
                 middle = len(values) // 2
@@ -47,7 +59,7 @@ def missing_blocks(
 
     missing: bool (layer, method, fraction, seed, l2) over the plan's own coordinates.
     seconds: what the cost model expects of a block; one longer than `target` is halved while it has several
-    seeds or l2s. All fractions of a (layer, method, seed, l2) stay in one block: they nest, and share the work.
+    seeds or l2s. All fractions of a (layer, method, seed, l2) stay together: they nest and share the work.
     """
     for i, layer in enumerate(plan.layer):
         for j, method in enumerate(plan.method):
@@ -59,8 +71,10 @@ def missing_blocks(
                 yield from _split(Block(layer, method, fractions, tuple(seeds), l2s), seconds, target)
 
 
-def _rectangles(missing: np.ndarray, plan: SweepPlan) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """(fractions, l2s) products that tile one seed's missing (fraction, l2) cells: one, unless both axes grew."""
+def _rectangles(
+    missing: np.ndarray, plan: SweepPlan
+) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """(fractions, l2s) products that tile one seed's missing cells: one product, unless both axes grew."""
     by_fractions: dict[tuple[float, ...], list[float]] = defaultdict(list)
     for column, l2 in enumerate(plan.l2):
         fractions = tuple(f for f, absent in zip(plan.fractions, missing[:, column], strict=True) if absent)
@@ -71,7 +85,7 @@ def _rectangles(missing: np.ndarray, plan: SweepPlan) -> Iterator[tuple[tuple[fl
 
 
 def _split(block: Block, seconds: Callable[[Block], float], target: float) -> Iterator[Block]:
-    if seconds(block) <= target or (len(block.seeds) == 1 and len(block.l2s) == 1):
+    if seconds(block) <= target or (block.draws == 1 and len(block.l2s) == 1):
         yield block
         return
     for half in block.halves():

@@ -64,14 +64,18 @@ def _connect_to(address: str) -> Client:
         return Client(address, timeout="10s")
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"got --scheduler {address}, which does not answer: {reason}; start `dask scheduler`") from None
+        raise InputError(
+            f"got --scheduler {address}, which does not answer: {reason}; start `dask scheduler`"
+        ) from None
 
 
 def _gpu_cluster(gpus: str) -> Any:
     from importlib.util import find_spec
 
     if find_spec("dask_cuda") is None:
-        raise InputError("got --gpus without dask-cuda; install probecache[gpu-cu12] or [gpu-cu13], or use --device")
+        raise InputError(
+            "got --gpus without dask-cuda; install probecache[gpu-cu12] or [gpu-cu13], or use --device"
+        )
     from dask_cuda import LocalCUDACluster
 
     devices = None if gpus == "all" else gpus
@@ -83,7 +87,9 @@ def worker_table(client: Client) -> list[dict[str, Any]]:
     try:
         client.wait_for_workers(1, timeout=10)
     except TimeoutError:
-        raise ProbecacheError("the scheduler has no workers; start `dask worker ADDRESS` and try again") from None
+        raise ProbecacheError(
+            "the scheduler has no workers; start `dask worker ADDRESS` and try again"
+        ) from None
     return list(client.scheduler_info(n_workers=-1)["workers"].values())
 
 

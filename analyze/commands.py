@@ -19,17 +19,21 @@ def sweep(
     probe: str = typer.Option(None, "--probe", help="logistic or ridge  [logistic]"),
     l2: str = typer.Option(None, "--l2", help="Comma list of penalties  [1e-4]"),
     solver: str = typer.Option(None, "--solver", help="auto, torch, sklearn or cuml  [auto]"),
-    standardize: bool = typer.Option(None, "--standardize/--no-standardize", help="By train's moments  [yes]"),
+    standardize: bool = typer.Option(
+        None, "--standardize/--no-standardize", help="By train's moments  [yes]"
+    ),
     config: Path = typer.Option(None, "--config", help="TOML or YAML file of these names; flags win."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
     workers: int = typer.Option(None, "--workers", help="Worker processes on this machine."),
     scheduler: str = typer.Option(None, "--scheduler", help="Address of a running Dask scheduler."),
     gpus: str = typer.Option(None, "--gpus", help="'all' or device numbers: one process each (dask-cuda)."),
-    memory_limit: str = typer.Option(None, "--memory-limit", help="For all of this machine's processes: 4GiB."),
+    memory_limit: str = typer.Option(
+        None, "--memory-limit", help="For all of this machine's processes: 4GiB."
+    ),
     performance_report: Path = typer.Option(None, "--performance-report", help="Dask's report, as HTML."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the cost and stop."),
 ) -> int:
-    """Fit and score every probe of layer x method x fraction x seed x l2; kill it, and the same command goes on."""
+    """Probe every layer x method x fraction x seed x l2. A killed sweep goes on by the same command."""
     from analyze.launch import run_sweep
 
     given: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What a sweep will cost before it runs: seconds and bytes of a block, from counts of products and one timing.
+"""What a sweep will cost before it runs: seconds and bytes of a block, from counted products and one timing.
 
 The model counts, it does not simulate: a logistic probe costs `EVALUATIONS` passes of two products of
 (n x k) by (k x classes), a ridge probe two triangular solves, both beside one Gram matrix per layer and one
@@ -18,7 +18,9 @@ from analyze.subsets import sizes
 from store.errors import InputError
 
 EVALUATIONS = 45  # full passes per logistic probe: 43 measured on Lite0 features of CIFAR-10 at l2 = 1e-4
-EFFICIENCY = 0.5  # share of the timed product rate that the solver reaches, softmax and memory traffic included
+EFFICIENCY = (
+    0.5  # share of the timed product rate that the solver reaches, softmax and memory traffic included
+)
 BLOCK_SECONDS = 30.0  # the longest that a block should take
 BLOCKS_PER_WORKER = 4  # enough that the last one does not wait alone
 
@@ -46,7 +48,7 @@ class LayerSize:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where blocks run: float32 products per second (flop/s) of one process, its bytes, how many there are."""
+    """Where blocks run: float32 flop/s of one process, bytes that it may take, how many there are."""
 
     flops: float
     memory: int
@@ -83,7 +85,7 @@ def block_seconds(block: Block, size: LayerSize, machine: Machine, probe: str) -
         per_seed += len(block.l2s) * 6 * (ks**2).sum() * size.classes
     per_seed += len(block.l2s) * 2 * size.test * ks.sum() * size.classes  # scoring
     overhead = 2e-3 * len(block.fractions) * len(block.l2s)
-    return len(block.seeds) * (per_seed / (machine.flops * EFFICIENCY) + overhead)
+    return block.draws * (per_seed / (machine.flops * EFFICIENCY) + overhead)
 
 
 def layer_seconds(size: LayerSize, machine: Machine) -> float:
@@ -94,8 +96,8 @@ def layer_seconds(size: LayerSize, machine: Machine) -> float:
 def block_bytes(fractions: int, l2s: int, size: LayerSize) -> int:
     """Expected peak bytes of a process at work on one seed of a layer.
 
-    Matrices, the columns in the seed's order, three d x d matrices in float64, and for each probe of the batch
-    its weights with the solver's history.
+    Both matrices, train's columns in the seed's order, three d x d matrices in float64, and for each probe
+    of the batch its weights with the solver's history.
     """
     gram = 3 * 8 * (size.d + 1) ** 2
     batch = fractions * l2s * size.classes * (size.d + 1) * 4
@@ -118,7 +120,7 @@ def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Ma
 def project(
     blocks: list[Block], layers: Mapping[str, LayerSize], machine: Machine, probe: str, streams: bool = True
 ) -> Projection:
-    """What the blocks cost on the machine. streams: whether a layer may stay on disk where it does not fit."""
+    """What the blocks cost on the machine. streams: a layer that does not fit may stay on disk."""
     seconds = sum(block_seconds(block, layers[block.layer], machine, probe) for block in blocks)
     read, peak, worst = 0, 0, "none"
     for name, size in layers.items():
@@ -143,12 +145,12 @@ def check_fits(projection: Projection, machine: Machine) -> None:
     if projection.memory > machine.memory:
         raise InputError(
             f"layer {projection.worst!r} needs {human(projection.memory)} in one process and "
-            f"{human(machine.memory)} are allowed; raise --memory-limit, or ask for fewer fractions or l2 at once"
+            f"{human(machine.memory)} are allowed; raise --memory-limit, or ask for fewer fractions or l2"
         )
 
 
 def product_rate(device: str = "cpu", threads: int | None = None) -> float:
-    """float32 flop/s of a (4096 x 1024) by (1024 x 256) product here: the median of five, a few milliseconds."""
+    """float32 flop/s of a (4096 x 1024) by (1024 x 256) product here: the median of five, in milliseconds."""
     import torch
 
     where = torch.device(device)

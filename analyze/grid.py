@@ -59,7 +59,8 @@ class Grid:
         """The smallest grid that holds both: fractions and l2 sorted, the rest in order of appearance."""
         if self.classes != other.classes:
             raise FingerprintMismatch(
-                f"RESULTS has {len(self.classes)} classes and this split {len(other.classes)}; give another --out"
+                f"RESULTS has {len(self.classes)} classes, this split {len(other.classes)} or others; "
+                "give another --out"
             )
         widths = dict(zip(self.layer, self.neurons, strict=True)) | dict(
             zip(other.layer, other.neurons, strict=True)
@@ -105,14 +106,19 @@ def create(path: Path, grid: Grid, attributes: Mapping[str, Any]) -> zarr.Group:
     for i, d in enumerate(grid.neurons):
         for j, seed in enumerate(grid.seed):
             orders[i, j, :d] = permutation(d, seed)
-    about = "order of the neurons in method random: a subset is the first n_neurons of it; -1 beyond the layer"
+    about = (
+        "order of the neurons in method random: a subset is the first n_neurons of it; -1 beyond the layer"
+    )
     write("permutation", orders, ("layer", "seed", "neuron"), about)
     chunks = (1, 1, len(grid.fraction), 1, len(grid.l2))
-    shapes = {name: (grid.shape, chunks, DIMS) for name in VARIABLES}
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]]
+    shapes = dict.fromkeys(VARIABLES, (grid.shape, chunks, DIMS))
     count = len(grid.classes)
     shapes["class_accuracy"] = ((*grid.shape, count), (*chunks, count), (*DIMS, "class"))
     for name, (shape, chunk, dims) in shapes.items():
-        dtype, fill, about = VARIABLES.get(name, ("float32", np.nan, "accuracy on the test samples of each class"))
+        dtype, fill, about = VARIABLES.get(
+            name, ("float32", np.nan, "accuracy on the test samples of each class")
+        )
         group.create_array(
             name,
             shape=shape,

@@ -59,7 +59,7 @@ def run_sweep(
     for line in failures:
         print(f"probecache: {line}", file=sys.stderr)
     print(summary(results))
-    print(f"results: {out}  ({plan.n_probes:,} probes, {duration(results.attrs.get('seconds', 0))} of work in all)")
+    print(f"results: {out} ({plan.n_probes:,} probes, {duration(results.attrs.get('seconds', 0))} in all)")
     return 1 if failures else 0
 
 

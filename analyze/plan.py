@@ -1,11 +1,11 @@
 """A sweep's plan: which probes on which layers, validated when made, expanded to the grid of RESULTS.
 
-    fractions = [0.05, 0.2, 1.0]          # sweep.toml, for `probecache sweep STORE --config sweep.toml`
-    layer = ["blocks.5", "penultimate"]
-    train = "train"
-    test = "test"
-    seeds = 5
-    l2 = [1e-4, 1e-2]
+fractions = [0.05, 0.2, 1.0]          # sweep.toml, for `probecache sweep STORE --config sweep.toml`
+layer = ["blocks.5", "penultimate"]
+train = "train"
+test = "test"
+seeds = 5
+l2 = [1e-4, 1e-2]
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analyze.projections import check_method
 from store.errors import InputError, close_names
 
 PROBES = ("logistic", "ridge")
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
-METHODS = ("random",)
 DIMS = ("layer", "method", "fraction", "seed", "l2")
 
 
@@ -48,11 +48,13 @@ class SweepPlan:
         fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         fix("layer", _names("layer", self.layer))
         fix("method", _names("method", self.method))
-        fix("fractions", tuple(sorted(_numbers("fraction", self.fractions, "above 0, up to 1", _is_fraction))))
+        fix(
+            "fractions", tuple(sorted(_numbers("fraction", self.fractions, "above 0, up to 1", _is_fraction)))
+        )
         fix("l2", tuple(sorted(_numbers("l2", self.l2, "0 or above, finite", lambda v: 0 <= v < math.inf))))
         fix("seeds", _seeds(self.seeds))
         for method in self.method:
-            _one_of("method", method, METHODS)
+            check_method(method)
         _one_of("probe", self.probe, PROBES)
         _one_of("solver", self.solver, SOLVERS)
         for name in ("train", "test"):
@@ -100,12 +102,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"got --config {path}, which is not TOML: {error}") from None
     elif path.suffix in (".yaml", ".yml"):
-        import yaml  # type: ignore[import-untyped]  # comes with dask
+        import yaml  # comes with dask
 
         try:
             values = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise InputError(f"got --config {path}, which is not YAML: {' '.join(str(error).split())}") from None
+            raise InputError(
+                f"got --config {path}, which is not YAML: {' '.join(str(error).split())}"
+            ) from None
     else:
         raise InputError(f"got --config {path}; allowed: a file ending in .toml, .yaml or .yml")
     if not isinstance(values, dict):

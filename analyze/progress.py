@@ -8,7 +8,14 @@ from contextlib import contextmanager
 def probe_bar(description: str = "probes") -> Iterator[Callable[[int, int], None]]:
     """A context that gives `progress(done, total)`; silent where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):

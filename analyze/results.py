@@ -1,13 +1,13 @@
 """RESULTS on disk: a Zarr v3 group laid out over the plan's grid, filled in place as blocks finish.
 
-    RESULTS/zarr.json            attributes: settings, fingerprint, solver, device, versions, seconds, failures
+    RESULTS/zarr.json            attributes: settings, fingerprint, solver, device, versions, failures
     RESULTS/layer, method, ...   coordinates
     RESULTS/accuracy, ...        (layer, method, fraction, seed, l2), one chunk per (layer, method, seed)
     RESULTS/state                same shape: 0 missing, 1 done, 2 failed
 
 A block is committed by writing its values first and its `state` last. zarr replaces each chunk file by a
-rename, so a kill leaves a chunk as it was or as it is meant to be, and a probe counts as done only when all of
-its values are there. One process writes at a time: a lock beside RESULTS refuses the second.
+rename, so a kill leaves a chunk as it was or as it is meant to be, and a probe counts as done only when all
+of its values are there. One process writes at a time: a lock beside RESULTS refuses the second.
 """
 
 import fcntl
@@ -42,7 +42,9 @@ class Results:
     def __init__(self, path: str | Path, grid: Grid, settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         if "://" in str(path):
-            raise InputError(f"got RESULTS {path}; allowed: a local folder, copy it to the object store after")
+            raise InputError(
+                f"got RESULTS {path}; allowed: a local folder, copy it to the object store after"
+            )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         try:
@@ -69,12 +71,12 @@ class Results:
         self._unlock()
 
     def missing(self, grid: Grid) -> np.ndarray:
-        """bool over `grid`'s coordinates: probes that are not done (those that failed before count as missing)."""
+        """bool over `grid`'s coordinates: probes that are not done. Those that failed are tried again."""
         state = np.asarray(self.group["state"][:])  # type: ignore[index]
         return state[np.ix_(*indices(self.grid, grid))] != DONE
 
     def commit(self, block: Block, values: Mapping[str, np.ndarray]) -> None:
-        """Write one block's arrays, (seed, fraction, l2) or (seed, fraction, l2, class), then mark it done."""
+        """Write one block's arrays, (seed, fraction, l2[, class]), then mark it done."""
         self._write(block, {**values}, DONE)
 
     def fail(self, block: Block, error: str) -> None:
@@ -197,7 +199,7 @@ def _settings_attributes(there: Mapping[str, Any], now: Mapping[str, Any]) -> di
 
 
 def _differences(there: Any, wanted: Any, name: str = "") -> list[str]:
-    """Fields that differ, as 'name: theirs there, ours now'; a layer that only one side has is no difference."""
+    """Fields that differ, as 'name: theirs there, ours now'; a layer that one side lacks is no difference."""
     if isinstance(there, dict) and isinstance(wanted, dict):
         keys = sorted(there.keys() & wanted.keys() if name == "digests" else there.keys() | wanted.keys())
         return [
@@ -233,7 +235,9 @@ def _lock(path: Path) -> int:
         except BlockingIOError:
             owner = os.pread(handle, 100, 0).decode(errors="replace")
             os.close(handle)
-            raise InputError(f"{path} is being written by {owner}; wait for it, or give another --out") from None
+            raise InputError(
+                f"{path} is being written by {owner}; wait for it, or give another --out"
+            ) from None
         try:
             # the last owner may have removed the file between our open and our lock: then lock the new one
             if os.stat(file).st_ino == os.fstat(handle).st_ino:

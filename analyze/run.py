@@ -10,7 +10,6 @@ from store.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
-
     from store.reader import Store
 
 TRIES = 3
@@ -64,7 +63,14 @@ def run_on(
     prepare(client, job)
     futures = {
         client.submit(
-            run_on_worker, block, job, pure=False, retries=TRIES - 1, resources=resources, priority=-i, key=f"block-{i}"
+            run_on_worker,
+            block,
+            job,
+            pure=False,
+            retries=TRIES - 1,
+            resources=resources,
+            priority=-i,
+            key=f"block-{i}",
         ): block
         for i, block in enumerate(blocks)
     }

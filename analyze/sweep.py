@@ -17,19 +17,26 @@ import psutil
 import xarray as xr
 
 from analyze.blocks import Block, missing_blocks
-from analyze.cost import LayerSize, Machine, Projection, block_seconds, check_fits, product_rate, project, target_seconds
+from analyze.cost import (
+    LayerSize,
+    Machine,
+    Projection,
+    block_seconds,
+    check_fits,
+    product_rate,
+    project,
+    target_seconds,
+)
 from analyze.grid import Grid
 from analyze.plan import SweepPlan
 from analyze.results import Results
 from analyze.run import Outcome, run_here, run_on
-from analyze.solvers import check_solver
 from analyze.task import load_labels
 from analyze.worker import Job, layer_digest
 from store.errors import InputError, ProbecacheError, close_names
 
 if TYPE_CHECKING:
     from distributed import Client
-
     from store.reader import Store
 
 Progress = Callable[[int, int], None]  # probes done in this run, probes to do in it
@@ -86,24 +93,31 @@ def run_plan(
     """`sweep` for a plan."""
     sized = size_up(plan, store)
     machine = machine_for(client, device, memory_limit)
-    temporary = tempfile.TemporaryDirectory() if out is None else nullcontext()
+    temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
     begun = time.perf_counter()
-    with temporary as folder, Results(out or Path(folder) / "results.zarr", sized.grid, sized.settings) as results:
+    with (
+        temporary as folder,
+        Results(Path(folder) / "results.zarr" if out is None else out, sized.grid, sized.settings) as results,
+    ):
         blocks = sized.blocks(results.missing(sized.grid), machine)
         check_fits(project(blocks, sized.layers, machine, plan.probe), machine)
         job = sized.job(device, machine.memory)
         resources = {"GPU": 1.0} if machine.device == "gpu" else None
-        outcomes = run_here(blocks, job, sized.store) if client is None else run_on(client, blocks, job, resources)
+        outcomes = (
+            run_here(blocks, job, sized.store) if client is None else run_on(client, blocks, job, resources)
+        )
         failed = _collect(outcomes, results, blocks, progress)
         if blocks:
             results.describe({"versions": versions()})
             before = float(results.attributes().get("seconds", 0))
             results.describe({"seconds": before + time.perf_counter() - begun})
         if failed and len(failed) == len(blocks):
-            raise ProbecacheError(f"all {len(failed)} blocks failed; the first, {failed[0].block}: {failed[0].error}")
+            raise ProbecacheError(
+                f"all {len(failed)} blocks failed; the first, {failed[0].block}: {failed[0].error}"
+            )
         if failed:
             warnings.warn(
-                f"{len(failed)} of {len(blocks)} blocks failed; the first, {failed[0].block}: {failed[0].error}",
+                f"{len(failed)} of {len(blocks)} blocks failed; first {failed[0].block}: {failed[0].error}",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -129,7 +143,9 @@ class Sized:
         def seconds(block: Block) -> float:
             return block_seconds(block, self.layers[block.layer], machine, self.plan.probe)
 
-        return list(missing_blocks(self.plan, missing, seconds, target_seconds(self.plan, self.layers, machine)))
+        return list(
+            missing_blocks(self.plan, missing, seconds, target_seconds(self.plan, self.layers, machine))
+        )
 
     def job(self, device: str, memory: int) -> Job:
         plan = self.plan
@@ -154,7 +170,9 @@ def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
         store = open_store(store)
     for name in (plan.train, plan.test):
         if name not in store.splits:
-            raise InputError(f"got split {name!r}; {store.path} has no such split: {close_names(name, store.splits)}")
+            raise InputError(
+                f"got split {name!r}; {store.path} has no such split: {close_names(name, store.splits)}"
+            )
         for layer in plan.layer:
             if layer not in store.layers_of(name):
                 there = close_names(layer, store.layers_of(name))
@@ -214,7 +232,11 @@ def _collect(
             results.fail(outcome.block, outcome.error)
             failed.append(outcome)
         else:
-            attrs = {name: value for name, value in outcome.values.pop("attrs").items() if name in ("solver", "device")}
+            attrs = {
+                name: value
+                for name, value in outcome.values.pop("attrs").items()
+                if name in ("solver", "device")
+            }
             results.commit(outcome.block, outcome.values)
             seen = {name: ran.get(name, set()) | {str(value)} for name, value in attrs.items()}
             if seen != ran:

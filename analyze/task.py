@@ -167,8 +167,8 @@ def load_task(
 class Labels:
     """What the probes of a train and a test split predict, checked; no features are read for it.
 
-    classes: names of those that train holds. train_keep, test_keep: bool over all rows of the split, status is
-    OK. train, test: int64 over the kept rows, positions in `classes`.
+    classes: names of those that train holds. train_keep, test_keep: bool over all rows of the split, status
+    is OK. train, test: int64 over the kept rows, positions in `classes`.
     """
 
     classes: tuple[str, ...]
@@ -180,17 +180,20 @@ class Labels:
 
 def load_labels(store: "Store", train: str, test: str) -> Labels:
     """Labels and usable rows of two splits. Raises InputError as `load_task` does."""
-    keeps, labels = [], []
-    for split in (train, test):
-        keep = np.asarray(store.status(split)) == OK
-        if not keep.any():
-            raise InputError(f"got no usable row in split {split!r}; extract it again")
-        keeps.append(keep)
-        labels.append(np.asarray(store.labels(split))[keep])
-        if (labels[-1] < 0).any():
-            raise InputError(f"got unlabelled rows in split {split!r}; a probe needs a label for every row")
-    matched = _match_classes(*labels, store.class_names(train), store.class_names(test))
-    return Labels(matched[0], *keeps, *matched[1:])
+    train_keep, fit = _usable(store, train)
+    test_keep, score = _usable(store, test)
+    classes, fit, score = _match_classes(fit, score, store.class_names(train), store.class_names(test))
+    return Labels(classes, train_keep, test_keep, fit, score)
+
+
+def _usable(store: "Store", split: str) -> tuple[np.ndarray, np.ndarray]:
+    keep = np.asarray(store.status(split)) == OK
+    if not keep.any():
+        raise InputError(f"got no usable row in split {split!r}; extract it again")
+    labels = np.asarray(store.labels(split))[keep]
+    if (labels < 0).any():
+        raise InputError(f"got unlabelled rows in split {split!r}; a probe needs a label for every row")
+    return keep, labels
 
 
 def rotate(task: Task, basis: np.ndarray) -> Task:

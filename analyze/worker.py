@@ -13,17 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyze.blocks import Block
+from analyze.projections import prepare
 from analyze.solvers import solve
-from analyze.subsets import permutation, sizes
+from analyze.subsets import sizes
 from store.errors import InputError
 
 if TYPE_CHECKING:
+    from store.reader import Store
+
     from analyze.moments import Moments
     from analyze.task import Task
-    from store.reader import Store
 
 # Share of the memory limit that cached tasks may hold; the rest is for the block at work.
 CACHE_SHARE = 0.5
+AXES = ("seeds", "fractions", "l2s")  # of every array of a block
+ARRAYS = ("accuracy", "objective", "grad_norm", "n_iter", "converged", "seconds", "class_accuracy")
 
 
 @dataclass(frozen=True)
@@ -98,36 +102,44 @@ def _run(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
         if not is_out_of_memory(error) or len(halves) == 1:
             raise
     free_device_memory()
-    return _join(block, [_run(half, job, cache) for half in halves])
+    cut = [name for name in AXES if getattr(halves[0], name) != getattr(block, name)]
+    return _join([_run(half, job, cache) for half in halves], AXES.index(cut[0]))
 
 
 def _fit(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
     digest = dict(job.digests)[block.layer]
     key = (job.store, digest, block.layer, job.train, job.test, job.standardize)
     task, shared = cache.get(key, lambda: _load(cache.open(job.store), block.layer, digest, job), _size)
-    d = task.n_neurons
-    result = solve(
-        task,
-        np.stack([permutation(d, seed) for seed in block.seeds]),
-        sizes(block.fractions, d),
-        np.asarray(block.l2s),
-        probe=job.probe,
-        solver=job.solver,
-        standardize=job.standardize,
-        device=job.device,
-        memory_limit=job.memory_limit,
-        shared=shared,
-    )
-    names = ("accuracy", "objective", "grad_norm", "n_iter", "converged", "seconds", "class_accuracy")
-    return {name: getattr(result, name) for name in names} | {"attrs": dict(result.attrs)}
+    parts = []
+    for prepared in prepare(task, block.method, block.seeds):
+        result = solve(
+            prepared.task,
+            prepared.orders,
+            sizes(block.fractions, task.n_neurons),
+            np.asarray(block.l2s),
+            probe=job.probe,
+            solver=job.solver,
+            standardize=job.standardize,
+            device=job.device,
+            memory_limit=job.memory_limit,
+            shared=shared if prepared.task is task else None,
+        )
+        # one order may stand for several seeds: (1, f, p) -> (seeds, f, p)
+        repeat = len(prepared.seeds) // len(prepared.orders)
+        arrays = {name: np.repeat(getattr(result, name), repeat, axis=0) for name in ARRAYS}
+        parts.append(arrays | {"attrs": dict(result.attrs)})
+    return _join(parts, 0)
 
 
 def _load(store: "Store", layer: str, digest: str, job: Job) -> "tuple[Task, Moments]":
     from analyze.block import task_moments
     from analyze.task import load_task
+
     found = layer_digest(store, layer, job.train, job.test)
     if found != digest:
-        raise InputError(f"{job.store} changed while the sweep ran: layer {layer!r} is {found}, it was {digest}")
+        raise InputError(
+            f"{job.store} changed while the sweep ran: layer {layer!r} is {found}, it was {digest}"
+        )
     task = load_task(store, layer, job.train, job.test, memory_limit=job.memory_limit)
     return task, task_moments(task, job.standardize, device=job.device)
 
@@ -143,10 +155,9 @@ def _size(held: "tuple[Task, Moments]") -> int:
     return matrices + shared.gram.nbytes + shared.cross.nbytes
 
 
-def _join(block: Block, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The arrays of a block from those of its halves, along the axis that `Block.halves` cut."""
-    axis = 0 if len(block.seeds) > 1 else 2 if len(block.l2s) > 1 else 1
-    joined = {name: np.concatenate([p[name] for p in parts], axis) for name in parts[0] if name != "attrs"}
+def _join(parts: list[dict[str, Any]], axis: int) -> dict[str, Any]:
+    """The arrays of a block from those of its parts, which cut it along `axis`."""
+    joined = {name: np.concatenate([part[name] for part in parts], axis) for name in ARRAYS}
     return joined | {"attrs": parts[0]["attrs"]}
 
 

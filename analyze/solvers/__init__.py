@@ -1,8 +1,8 @@
 """Solvers behind one interface: the same probes, objective and arrays, whoever minimises.
 
-    torch     the batched solver of `analyze.block`, on CPU or CUDA: what `auto` runs
-    sklearn   scikit-learn, one fit at a time: the reference
-    cuml      RAPIDS cuML, one fit at a time on a GPU; ridge stays on the batched path
+torch     the batched solver of `analyze.block`, on CPU or CUDA: what `auto` runs
+sklearn   scikit-learn, one fit at a time: the reference
+cuml      RAPIDS cuML, one fit at a time on a GPU; ridge stays on the batched path
 """
 
 from importlib import import_module
@@ -51,5 +51,7 @@ def check_solver(solver: str) -> str:
         raise InputError(f"got solver {solver!r}; {close_names(solver, ('auto', *SOLVERS))}")
     reason = import_module(f"analyze.solvers.{solver}").unavailable()
     if reason:
-        raise InputError(f"got solver {solver!r}, which cannot run here: {reason}; use auto, torch or sklearn")
+        raise InputError(
+            f"got solver {solver!r}, which cannot run here: {reason}; use auto, torch or sklearn"
+        )
     return solver
