@@ -85,7 +85,7 @@ def summary(results: xr.Dataset) -> str:
     for layer in results["layer"].values:
         for method in results["method"].values:
             for l2 in results["l2"].values:
-                row = mean.sel(layer=layer, method=method, l2=l2).values
+                row = mean.sel({"layer": layer, "method": method, "l2": l2}).values
                 cells = "".join(f"{value:8.4f}" for value in row)
                 lines.append(f"{layer!s:<{width}}  {cells}  {method}, l2 {l2:g}")
     return "accuracy, mean over seeds, by fraction:\n" + "\n".join(lines)

@@ -10,6 +10,7 @@ from store.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
+
     from store.reader import Store
 
 TRIES = 3

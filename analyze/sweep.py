@@ -37,6 +37,7 @@ from store.errors import InputError, ProbecacheError, close_names
 
 if TYPE_CHECKING:
     from distributed import Client
+
     from store.reader import Store
 
 Progress = Callable[[int, int], None]  # probes done in this run, probes to do in it

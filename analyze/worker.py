@@ -19,10 +19,9 @@ from analyze.subsets import sizes
 from store.errors import InputError
 
 if TYPE_CHECKING:
-    from store.reader import Store
-
     from analyze.moments import Moments
     from analyze.task import Task
+    from store.reader import Store
 
 # Share of the memory limit that cached tasks may hold; the rest is for the block at work.
 CACHE_SHARE = 0.5
