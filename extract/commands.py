@@ -1,5 +1,186 @@
 """The subcommands of `extract`."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
-COMMANDS: dict[str, Callable[..., object]] = {}
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="timm name, hf-hub:org/name or local-dir:/path.")]
+ModelKwargs = Annotated[
+    list[str] | None,
+    typer.Option("--model-kwargs", help="NAME=VALUE, handed to timm.create_model; repeatable."),
+]
+ImgSize = Annotated[
+    int | None, typer.Option("--img-size", help="Side of the square input. Default: the model's.")
+]
+
+
+def layers(
+    model: Model,
+    pool: Annotated[list[str] | None, typer.Option(help="avg, max, cls, cls+avg, flatten or none.")] = None,
+    layer: Annotated[list[str] | None, typer.Option("--layers", help="Name, glob or block number.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every module, not only the blocks.")] = False,
+    img_size: ImgSize = None,
+    model_kwargs: ModelKwargs = None,
+    dtype: Annotated[str, typer.Option(help="Stored: float16, bfloat16 or float32.")] = "float16",
+) -> None:
+    """List a model's layers: name, output, pooled shape and stored bytes per image."""
+    from extract.listing import list_layers, print_layers
+
+    rows = list_layers(
+        model,
+        layer,
+        pool or ["avg"],
+        every=every,
+        img_size=img_size,
+        dtype=dtype,
+        model_kwargs=_pairs(model_kwargs),
+    )
+    print_layers(model, rows)
+
+
+def extract(
+    model: Model,
+    out: Annotated[
+        str, typer.Option(help="The store: a folder or fsspec URL. An existing one is continued.")
+    ],
+    dataset: Annotated[
+        str, typer.Option(help="timm spec (torch/cifar10, hfds/...); empty: folder or .tar.")
+    ] = "",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder or .tar of class folders, or the spec's root.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to read, and its name in the store.")] = "train",
+    layers: Annotated[
+        list[str] | None, typer.Option(help="Name, glob or block number. Default: penultimate.")
+    ] = None,
+    pool: Annotated[
+        list[str] | None, typer.Option(help="avg (default), max, cls, cls+avg, flatten, none.")
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option(help="Pretrained weights, or random ones made under --seed.")
+    ] = True,
+    checkpoint: Annotated[str | None, typer.Option(help="Weights: .safetensors or .pth.")] = None,
+    model_kwargs: ModelKwargs = None,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", "-b", help="Images per forward pass, or auto.")
+    ] = "auto",
+    workers: Annotated[int | None, typer.Option("--workers", "-j", help="Processes that decode.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes on this machine, one device each.")] = 1,
+    dtype: Annotated[str, typer.Option(help="Stored: float16, bfloat16 or float32.")] = "float16",
+    amp_dtype: Annotated[str, typer.Option(help="Computed: auto, float32, bfloat16 or float16.")] = "auto",
+    channels_last: Annotated[
+        bool | None,
+        typer.Option("--channels-last/--no-channels-last", help="Default: by the kind of network."),
+    ] = None,
+    torchcompile: Annotated[
+        str | None, typer.Option(help="Compile with this backend, such as inductor.")
+    ] = None,
+    img_size: ImgSize = None,
+    crop_pct: Annotated[float | None, typer.Option(help="Share of the resized image that is kept.")] = None,
+    crop_mode: Annotated[str | None, typer.Option(help="center, squash or border.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, ...")] = None,
+    mean: Annotated[list[float] | None, typer.Option(help="Per channel, in [0, 1]; repeat it.")] = None,
+    std: Annotated[list[float] | None, typer.Option(help="Per channel, in [0, 1]; repeat it.")] = None,
+    rows: Annotated[str | None, typer.Option(help="a:b, these rows only; whole shards.")] = None,
+    limit: Annotated[int | None, typer.Option(help="The first N images only.")] = None,
+    shard_rows: Annotated[int, typer.Option(help="Rows per shard, the unit of commitment.")] = 8192,
+    compression: Annotated[str | None, typer.Option(help="zstd; default none.")] = None,
+    allow_failed: Annotated[
+        bool, typer.Option("--allow-failed", help="Exit 0 in spite of unreadable images.")
+    ] = False,
+    allow_saturated: Annotated[
+        bool, typer.Option("--allow-saturated", help="Store float16 overflow instead of refusing it.")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--dataset-download", help="Let the data set fetch itself.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Sizes, time and room on disk; writes nothing.")
+    ] = False,
+) -> None:
+    """Run a frozen backbone over images and store pooled activations; the same command continues a killed
+    run."""
+    from extract.settings import parse_rows
+
+    options: dict[str, Any] = {
+        "model": model,
+        "dataset": dataset,
+        "data_dir": data_dir,
+        "split": split,
+        "layers": layers or ["penultimate"],
+        "pool": pool or ["avg"],
+        "pretrained": pretrained,
+        "checkpoint": checkpoint,
+        "model_kwargs": _pairs(model_kwargs),
+        "seed": seed,
+        "batch_size": _batch_size(batch_size),
+        "workers": workers,
+        "device": device,
+        "dtype": dtype,
+        "amp_dtype": amp_dtype,
+        "channels_last": channels_last,
+        "torchcompile": torchcompile,
+        "img_size": img_size,
+        "crop_pct": crop_pct,
+        "crop_mode": crop_mode,
+        "interpolation": interpolation,
+        "mean": mean or None,
+        "std": std or None,
+        "rows": parse_rows(rows),
+        "limit": limit,
+        "shard_rows": shard_rows,
+        "compression": compression,
+        "allow_failed": allow_failed,
+        "allow_saturated": allow_saturated,
+        "download": download,
+    }
+    if dry_run:
+        from extract.dryrun import dry_run as plan
+        from extract.dryrun import print_plan
+
+        print_plan(plan(out=out, **options))
+        return
+    from extract.run import extract as run
+
+    if devices > 1:
+        from extract.distributed import spawn
+
+        spawn(devices, run, {**options, "out": out})
+        return
+    store = run(out=out, progress=True, **options)
+    print(f"{store.path}: split {split!r}, {', '.join(store.layers_of(split))}")
+
+
+def _pairs(items: list[str] | None) -> dict[str, Any]:
+    """`name=value` pairs with Python literals for values."""
+    import ast
+
+    from store.errors import InputError
+
+    pairs = {}
+    for item in items or []:
+        name, equals, text = item.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--model-kwargs takes NAME=VALUE, got {item!r}")
+        try:
+            pairs[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            pairs[name] = text
+    return pairs
+
+
+def _batch_size(text: str) -> int | None:
+    from store.errors import InputError
+
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise InputError(f"--batch-size takes a whole number or auto, got {text!r}")
+    return int(text)
+
+
+COMMANDS: dict[str, Callable[..., object]] = {"layers": layers, "extract": extract}

@@ -1,0 +1,40 @@
+"""scikit-learn's bundled handwritten digits as a folder of images: real data that needs no network."""
+
+import os
+import shutil
+from pathlib import Path
+
+TEST_SHARE = 0.25
+SEED = 0
+
+
+def write_digits(folder: str | Path) -> Path:
+    """Write the 1,797 digits (8 x 8 pixels) as `folder/train/0..9/NNNN.png` and `folder/test/0..9/NNNN.png`.
+
+    The split is stratified, 1,347 to 450, under a fixed seed; NNNN is the digit's number in scikit-learn's
+    order. A folder that already holds them is left as it is. Returns the folder.
+    """
+    folder = Path(folder)
+    if len(list(folder.glob("t*/[0-9]/*.png"))) == 1797:
+        return folder
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    train, test = train_test_split(
+        np.arange(len(digits.target)), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED
+    )
+    # Written beside its place and then renamed: a folder that is there is a whole one.
+    half = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    for split, rows in (("train", train), ("test", test)):
+        for row in np.sort(rows):
+            place = half / split / str(digits.target[row])
+            place.mkdir(parents=True, exist_ok=True)
+            # Grey values run from 0 to 16.
+            grey = (digits.images[row] * 255 / 16).round().astype(np.uint8)
+            Image.fromarray(grey).save(place / f"{row:04d}.png")
+    shutil.rmtree(folder, ignore_errors=True)
+    half.rename(folder)
+    return folder

@@ -1,0 +1,121 @@
+"""Run the backbone again on some rows of a store and compare: does the store hold what it says?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from store.reader import Store
+from torch import nn
+from torch.utils.data import Dataset
+
+from extract.batches import OK, open_batches
+from extract.distributed import Place
+from extract.drain import to_numpy
+from extract.loop import Forward
+from extract.run import build_features, prepare
+from extract.settings import Settings
+from store.errors import InputError
+
+# Half a unit in the last place of the stored dtype, several times over: kernels may differ between machines.
+TOLERANCE = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 3e-2}
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """One layer of one split: the largest relative error over the rows looked at.
+
+    The error of a row is max |stored - again| / max |again|; `tolerance` is what rounding explains.
+    """
+
+    split: str
+    layer: str
+    rows: int
+    error: float
+    worst_row: int
+    tolerance: float
+
+    @property
+    def good(self) -> bool:
+        return self.error <= self.tolerance
+
+
+def recompute(
+    store: Store,
+    split: str,
+    n: int,
+    *,
+    seed: int = 0,
+    model: "str | nn.Module | None" = None,
+    dataset: "str | Dataset[Any] | None" = None,
+    device: str = "auto",
+) -> list[Recomputed]:
+    """Compute `n` rows of `split`, drawn under `seed` from those marked ok, again from the images.
+
+    Model, data and options are the recorded ones; give `model` or `dataset` where they were Python objects.
+    Raises InputError where the record does not say how the features were made, or the images are no longer
+    there.
+    """
+    summary = run_summary(store, split)
+    settings = Settings.of(**{**summary["settings"], "device": device})
+    recorded = store.fingerprint.backbone
+    name = recorded["model"] if model is None else model
+    spec = summary["dataset"] if dataset is None else dataset
+    setup = prepare(name, spec, settings, Place())
+    if setup.backbone.weights != recorded["weights"]:
+        raise InputError(
+            f"the backbone's weights are {setup.backbone.weights[:12]}, the store's "
+            f"{recorded['weights'][:12]}: the same weights are needed to compare"
+        )
+    rows = _draw(store.status(split), n, seed)
+    again = _run(setup, rows, int(summary["batch_size"]))
+    layers = [f.name for f in setup.features if f.name in store.layers_of(split)]
+    return [_compare(store, split, layer, rows, again[layer], settings.dtype) for layer in layers]
+
+
+def run_summary(store: Store, split: str) -> dict[str, Any]:
+    """What the last extraction into `split` recorded about itself."""
+    for layer in store.layers_of(split):
+        summary = store.report(split, layer).get("summary") or {}
+        if "settings" in summary:
+            return dict(summary)
+    raise InputError(
+        f"split {split!r} of {store.path} was not made by extract: there is nothing to recompute it from"
+    )
+
+
+def _draw(status: np.ndarray, n: int, seed: int) -> list[int]:
+    readable = np.flatnonzero(status == OK)
+    if n < 1 or not len(readable):
+        raise InputError(f"{n} rows to recompute of {len(readable)} that are ok; give at least 1")
+    chosen = np.random.default_rng(seed).choice(readable, min(n, len(readable)), replace=False)
+    return sorted(int(row) for row in chosen)
+
+
+def _run(setup: Any, rows: Sequence[int], batch_size: int) -> dict[str, np.ndarray]:
+    features = build_features(setup, setup.features)
+    forward = Forward(features, setup.compute, batch_size)
+    found: dict[str, list[np.ndarray]] = {feature.name: [] for feature in setup.features}
+    groups = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    try:
+        with setup.compute.precision():
+            for batch in open_batches(setup.images, setup.preprocess, groups):
+                for reason in batch.errors.values():
+                    raise InputError(f"an image that the store marks ok cannot be read now: {reason}")
+                for _, outputs in forward(batch.images.to(setup.compute.device)):
+                    for feature, output in zip(setup.features, outputs, strict=True):
+                        found[feature.name].append(to_numpy(output.cpu()).astype(np.float32))
+    finally:
+        features.close()
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _compare(
+    store: Store, split: str, layer: str, rows: Sequence[int], again: np.ndarray, dtype: str
+) -> Recomputed:
+    stored = np.concatenate([store.matrix(split, layer, rows=(r, r + 1)) for r in rows]).astype(np.float32)
+    scale = np.maximum(np.abs(again).max(1), np.finfo(np.float32).tiny)
+    errors = np.abs(stored - again).max(1) / scale
+    errors = np.where(np.isfinite(errors), errors, np.inf)
+    worst = int(np.argmax(errors))
+    return Recomputed(split, layer, len(rows), float(errors[worst]), rows[worst], TOLERANCE[dtype])

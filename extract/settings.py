@@ -1,0 +1,94 @@
+"""What the caller of an extraction chose, checked before any work starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from extract.features import DTYPES
+from extract.pooling import POOLS
+from store.errors import InputError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of `extract` other than the model, the data set and the store; see there for their meaning."""
+
+    split: str = "train"
+    layers: tuple[str, ...] = ("penultimate",)
+    pool: tuple[str, ...] = ("avg",)
+    data_dir: str | None = None
+    dtype: str = "float16"
+    pretrained: bool = True
+    checkpoint: str | None = None
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    img_size: int | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    device: str = "auto"
+    amp_dtype: str = "auto"
+    channels_last: bool | None = None
+    torchcompile: str | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    rows: tuple[int, int] | None = None
+    limit: int | None = None
+    shard_rows: int = 8192
+    compression: str | None = None
+    allow_failed: bool = False
+    allow_saturated: bool = False
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InputError(f"unknown --dtype {self.dtype!r}; allowed: {', '.join(DTYPES)}")
+        for pool in self.pool:
+            if pool not in POOLS:
+                raise InputError(f"unknown pooling {pool!r}; allowed: {', '.join(POOLS)}")
+        for name in ("batch_size", "limit", "shard_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.workers is not None and self.workers < 0:
+            raise InputError(f"--workers must be at least 0, got {self.workers}")
+
+    @classmethod
+    def of(cls, **options: Any) -> "Settings":
+        """From loose options: one string where several are allowed, lists for tuples, 'auto' for an open
+        batch size."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise InputError(f"unknown option {unknown[0]!r} of extract; allowed: {', '.join(sorted(known))}")
+        for name in ("layers", "pool", "mean", "std", "rows"):
+            if name in options and options[name] is not None:
+                options[name] = as_tuple(options[name])
+        if options.get("batch_size") == "auto":
+            options["batch_size"] = None
+        for name in ("data_dir", "checkpoint"):
+            if options.get(name) is not None:
+                options[name] = str(options[name])
+        return cls(**options)
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """A string or a number alone becomes a tuple of one."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+
+
+def parse_rows(text: str | None) -> tuple[int, int] | None:
+    """'a:b' -> (a, b).
+
+    >>> parse_rows("8192:16384")
+    (8192, 16384)
+    """
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    try:
+        return int(first), int(last)
+    except ValueError as error:
+        raise InputError(f"--rows takes a:b, two whole numbers (b is left out), got {text!r}") from error
