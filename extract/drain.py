@@ -87,7 +87,8 @@ class Drain:
 
     def _run(self) -> None:
         pending = iter(self._shards)
-        shard, arrays, labels, status = None, {}, np.empty(0), np.empty(0)
+        shard, arrays = None, dict[str, np.ndarray]()
+        labels, status = np.empty(0), np.empty(0)
         try:
             while (rows := self._queue.get()) is not None:
                 if shard is None:

@@ -61,6 +61,9 @@ class Features(nn.Module):
     the compiler drops what feeds no output.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         model: nn.Module,

@@ -34,7 +34,7 @@ class Forward:
         self._pad = compute.amp_dtype != torch.float32 or compute.torchcompile is not None
         self._call: Callable[[Tensor], tuple[Tensor, ...]] = features
         if compute.torchcompile is not None:
-            self._call = torch.compile(features, backend=compute.torchcompile)  # type: ignore[assignment]
+            self._call = torch.compile(features, backend=compute.torchcompile)
 
     def __call__(self, images: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
         """Yield (offset, matrices) for consecutive pieces of the batch."""

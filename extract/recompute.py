@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from store.reader import Store
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -16,6 +15,7 @@ from extract.loop import Forward
 from extract.run import build_features, prepare
 from extract.settings import Settings
 from store.errors import InputError
+from store.reader import Store
 
 # Half a unit in the last place of the stored dtype, several times over: kernels may differ between machines.
 TOLERANCE = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 3e-2}

@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from store.fingerprint import Fingerprint
-from store.layout import LayerSpec
-from store.reader import Store, open_store
-from store.writer import open_writer
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -29,6 +25,10 @@ from extract.progress import show_progress
 from extract.settings import Settings
 from extract.timing import Timing
 from store.errors import ProbecacheError
+from store.fingerprint import Fingerprint
+from store.layout import LayerSpec
+from store.reader import Store, open_store
+from store.writer import open_writer
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def build_features(setup: Setup, wanted: Sequence[Feature]) -> Features:
     )
     features.eval().to(setup.compute.device)
     if setup.compute.channels_last:
-        features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        features.to(memory_format=torch.channels_last)
     return features
 
 

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            loaded = load_file(path)
+            loaded: Any = load_file(path)
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -115,7 +116,8 @@ def rename_lite(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
     `_blocks.N` counts over timm's stages in order; a block that expands has three convolutions, one that does
     not has two, and timm numbers their batch norms accordingly.
     """
-    blocks = [(s, i) for s, stage in enumerate(model.get_submodule("blocks")) for i, _ in enumerate(stage)]  # type: ignore[arg-type]
+    stages: Any = model.get_submodule("blocks")
+    blocks = [(s, i) for s, stage in enumerate(stages) for i, _ in enumerate(stage)]
     expanding = {name.split(".")[1] for name in state if "._expand_conv." in name}
     renamed = {}
     for name, tensor in state.items():
