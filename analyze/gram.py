@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from analyze.measures import Products
 from store.errors import InputError
 
 
@@ -59,24 +60,49 @@ def centred_gram(
     return Gram(n, products, fourth)
 
 
-def cross_gram(
-    store: FeatureStore, layer: str, other: FeatureStore, other_layer: str, split: str, *, rows: int = 8192
-) -> np.ndarray:
-    """G, float64 (d, e), of two layers, of one store or of two that hold the same samples in the same order.
+def cross_products(
+    store: FeatureStore,
+    layer: str,
+    other: FeatureStore,
+    other_layer: str,
+    split: str,
+    *,
+    squares: bool = False,
+    rows: int = 8192,
+) -> Products:
+    """X'X, Y'Y and X'Y of two layers, of one store or of two that hold the same samples in the same order.
 
     A sample counts where neither store marks it failed. Raises InputError where the samples differ.
     """
     good = shared_rows(store, other, split)
-    first_mean = _mean_over(store, split, layer, good, rows)
-    other_mean = _mean_over(other, split, other_layer, good, rows)
-    total = np.zeros((len(first_mean), len(other_mean)))
+    if good.sum() < 4:
+        raise InputError(f"{store.path} and {other.path} share {good.sum()} usable samples; 4 are needed")
+    x_mean = _mean_over(store, split, layer, good, rows)
+    y_mean = _mean_over(other, split, other_layer, good, rows)
+    shapes = [(len(a), len(b)) for a, b in ((x_mean, x_mean), (y_mean, y_mean), (x_mean, y_mean))]
+    plain = _zeros(shapes)
+    fourth = _zeros(shapes)
     pairs = zip(
         store.blocks(split, layer, rows=rows), other.blocks(split, other_layer, rows=rows), strict=True
     )
-    for (start, x), (_, y) in pairs:
-        keep = good[start : start + len(x)]
-        total += (x[keep].astype(np.float64) - first_mean).T @ (y[keep].astype(np.float64) - other_mean)
-    return total
+    for (start, a), (_, b) in pairs:
+        keep = good[start : start + len(a)]
+        x, y = a[keep].astype(np.float64) - x_mean, b[keep].astype(np.float64) - y_mean
+        _add(plain, x, y)
+        if squares:
+            _add(fourth, x**2, y**2)
+    xx, yy, xy = plain
+    return Products(int(good.sum()), xx, yy, xy, fourth if squares else None)
+
+
+def _zeros(shapes: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    xx, yy, xy = (np.zeros(shape) for shape in shapes)
+    return xx, yy, xy
+
+
+def _add(totals: tuple[np.ndarray, ...], x: np.ndarray, y: np.ndarray) -> None:
+    for total, (left, right) in zip(totals, ((x, x), (y, y), (x, y)), strict=True):
+        total += left.T @ right
 
 
 def shared_rows(store: FeatureStore, other: FeatureStore, split: str) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analyze.cka import cka, cka_between, cka_with_full, debiased_form, nested_masks, products_squared
-from analyze.gram import centred_gram, cross_gram
+from analyze.gram import centred_gram, cross_products
 from analyze.subsets import permutation
 from store.errors import InputError
 from tests.analyze.synthetic import MemoryStore, features
@@ -115,23 +115,23 @@ def test_row_blocks_do_not_change_the_gram(store, x):
     np.testing.assert_allclose(whole.products, np.cov(x.T) * (len(x) - 1), rtol=1e-9)
 
 
-def test_cross_gram_is_the_product_and_refuses_other_samples(x):
+def test_cross_products_is_the_product_and_refuses_other_samples(x):
     y = features(n=120, d=5, seed=1).astype(np.float64)
     one = MemoryStore({("test", "a"): x}, failed=(2,), path="one.zarr")
     two = MemoryStore({("test", "b"): y}, failed=(5,), path="two.zarr")
     keep = np.delete(np.arange(120), [2, 5])
     xc, yc = x[keep] - x[keep].mean(0), y[keep] - y[keep].mean(0)
     np.testing.assert_allclose(
-        cross_gram(one, "a", two, "b", "test", rows=50), xc.T @ yc, rtol=1e-8, atol=1e-9
+        cross_products(one, "a", two, "b", "test", rows=50).xy, xc.T @ yc, rtol=1e-8, atol=1e-9
     )
     renamed = MemoryStore({("test", "b"): y}, samples=[f"other-{i}" for i in range(120)], path="three.zarr")
     with pytest.raises(
         InputError, match=r"sample 0 of test is image-0 in one.zarr and other-0 in three.zarr"
     ):
-        cross_gram(one, "a", renamed, "b", "test")
+        cross_products(one, "a", renamed, "b", "test")
     shorter = MemoryStore({("test", "b"): y[:100]}, path="four.zarr")
     with pytest.raises(InputError, match=r"has 120 samples in test, four.zarr has 100"):
-        cross_gram(one, "a", shorter, "b", "test")
+        cross_products(one, "a", shorter, "b", "test")
 
 
 def test_a_constant_subset_has_no_cka(x):
