@@ -1,0 +1,49 @@
+"""The smallest subset that keeps a share: by brute force, and its index file through the sweep's reader."""
+
+import numpy as np
+import pytest
+
+from analyze.projections import read_indices
+from analyze.subsets import permutation
+from analyze.transfer import efficient_subset, write_indices
+from store.errors import InputError
+from tests.analyze.synthetic import synthetic_results
+
+
+@pytest.mark.parametrize("keep", [0.7, 0.9, 0.95, 1.0])
+def test_is_the_smallest_by_brute_force(keep):
+    results = synthetic_results(methods=("random", "pca"))
+    curve = results.accuracy.sel({"method": "random"}).squeeze()  # (fraction, seed)
+    full = float(curve.sel(fraction=1.0).mean())
+    good = [
+        (float(f), -float(curve.sel(fraction=f, seed=s)), s)
+        for f in curve.fraction.values
+        for s in range(5)
+        if float(curve.sel(fraction=f, seed=s)) >= keep * full - 1e-12
+    ]
+    fraction, score, seed = min(good)
+    got = efficient_subset(results, keep)
+    assert (float(got.fraction), float(got.score), int(got.seed)) == (fraction, -score, seed)
+    k = max(1, round(fraction * 40))
+    assert got.neuron.values.tolist() == permutation(40, seed)[:k].tolist()
+    assert int(got.bytes_per_sample) == 2 * k
+    assert float(got.compute_share) == k / 40
+
+
+def test_the_index_file_reads_back(tmp_path):
+    got = efficient_subset(synthetic_results(methods=("random",)), 0.9)
+    path = write_indices(got, tmp_path / "deep" / "neurons.txt")
+    np.testing.assert_array_equal(read_indices(path, 40), got.neuron)
+    assert path.read_text().startswith(f"# {len(got.neuron)} of 40 neurons of penultimate, seed")
+
+
+def test_wrong_input():
+    results = synthetic_results(layers=("blocks.3", "penultimate"))
+    with pytest.raises(InputError, match=r"the results hold layer blocks.3, penultimate: name one"):
+        efficient_subset(results)
+    with pytest.raises(InputError, match=r"got layer 'blocks.9'; the results hold blocks.3, penultimate"):
+        efficient_subset(results, layer="blocks.9")
+    with pytest.raises(InputError, match="subsets can be exported for random"):
+        efficient_subset(results, layer="blocks.3", method="pca")
+    with pytest.raises(InputError, match="keep 0 is outside"):
+        efficient_subset(results, 0)
