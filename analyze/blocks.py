@@ -1,7 +1,9 @@
-"""The unit of scheduled work: one layer and method, a group of seeds, a group of l2, all missing fractions.
+"""The unit of scheduled work: one layer and method, a group of seeds, every missing fraction and l2 of them.
 
 A block is 10 to 60 s of work: long beside the millisecond that a scheduler spends on a task and beside
-loading a layer, short beside what a dead worker loses.
+loading a layer, short beside what a dead worker loses. It is cut along seeds only: the fractions of a seed
+share every product and an l2 starts where its neighbour ended, while seeds have nothing in common. So the
+arithmetic of a probe does not depend on how large blocks are, or on how many workers there are.
 """
 
 from collections import defaultdict
@@ -58,8 +60,7 @@ def missing_blocks(
     """Blocks that cover exactly the missing probes, in the plan's order.
 
     missing: bool (layer, method, fraction, seed, l2) over the plan's own coordinates.
-    seconds: what the cost model expects of a block; one longer than `target` is halved while it has several
-    seeds or l2s. All fractions of a (layer, method, seed, l2) stay together: they nest and share the work.
+    seconds: what the cost model expects of a block; one longer than `target` is halved along its seeds.
     """
     for i, layer in enumerate(plan.layer):
         for j, method in enumerate(plan.method):
@@ -85,7 +86,7 @@ def _rectangles(
 
 
 def _split(block: Block, seconds: Callable[[Block], float], target: float) -> Iterator[Block]:
-    if seconds(block) <= target or (block.draws == 1 and len(block.l2s) == 1):
+    if block.draws == 1 or seconds(block) <= target:
         yield block
         return
     for half in block.halves():

@@ -1,5 +1,6 @@
 """Dask clusters: workers of this machine, its GPUs, or a scheduler that runs already."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ import psutil
 from distributed import Client, LocalCluster, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from analyze.worker import CACHE_SHARE, Cache, Job
+from analyze.worker import CACHE_SHARE, Cache
 from store.errors import InputError, ProbecacheError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def connect(
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=total // workers,
+                env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))},
                 dashboard_address=DASHBOARD,
                 host="127.0.0.1",
             ) as cluster,
@@ -93,22 +95,25 @@ def worker_table(client: Client) -> list[dict[str, Any]]:
     return list(client.scheduler_info(n_workers=-1)["workers"].values())
 
 
-def prepare(client: Client, job: Job) -> None:
-    """Give every worker, those that join later too, a cache and its share of the threads."""
-    client.register_plugin(ProbeWorker(job.memory_limit), name=PLUGIN)
+def prepare(client: Client, memory_limit: int | None = None) -> None:
+    """Give every worker, those that join later too, a cache and its share of the threads.
+
+    memory_limit: bytes of a worker's process; by default the limit that each worker was started with.
+    """
+    client.register_plugin(ProbeWorker(memory_limit), name=PLUGIN)
 
 
-def cache_of_worker() -> Cache:
+def this_worker() -> "ProbeWorker":
     plugin = get_worker().plugins[PLUGIN]
     assert isinstance(plugin, ProbeWorker)
-    return plugin.cache
+    return plugin
 
 
 class ProbeWorker(WorkerPlugin):
     """Per worker process: the cache of tasks, bounded by the worker's memory limit, and capped threads.
 
-    One block runs at a time in a process. It uses the threads that the worker was started with, and where
-    that is one, its share of the machine's cores among the workers of this host.
+    One block runs at a time in a process. It uses the threads that the worker was started with, or where they
+    are more, those that OMP_NUM_THREADS names (`connect` shares this machine's cores out by it).
     """
 
     def __init__(self, memory_limit: int | None = None) -> None:
@@ -119,9 +124,9 @@ class ProbeWorker(WorkerPlugin):
         import torch
         from threadpoolctl import threadpool_limits
 
-        limit = self.memory_limit or worker.memory_manager.memory_limit
-        self.cache = Cache(int(CACHE_SHARE * limit) if limit else None)
-        threads = worker.state.nthreads
+        self.memory_limit = self.memory_limit or worker.memory_manager.memory_limit
+        self.cache = Cache(int(CACHE_SHARE * self.memory_limit) if self.memory_limit else None)
+        threads = max(worker.state.nthreads, int(os.environ.get("OMP_NUM_THREADS", 1)))
         torch.set_num_threads(threads)
         threadpool_limits(threads)
 

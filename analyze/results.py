@@ -10,6 +10,7 @@ rename, so a kill leaves a chunk as it was or as it is meant to be, and a probe 
 of its values are there. One process writes at a time: a lock beside RESULTS refuses the second.
 """
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -82,9 +83,31 @@ class Results:
     def fail(self, block: Block, error: str) -> None:
         """Record that a block was given up, with its error, in the attribute `failures`."""
         self._write(block, {}, FAILED)
-        failures = json.loads(_attributes(self.path)["failures"])
-        failures.append({"block": str(block), "error": error})
-        self.describe({"failures": json.dumps(failures)})
+        self._note([*self._failures(), dataclasses.asdict(block) | {"error": error}])
+
+    def settle(self) -> None:
+        """Drop from `failures` the blocks whose probes have been done since."""
+        state = np.asarray(self.group["state"][:])  # type: ignore[index]
+        kept = []
+        for failure in self._failures():
+            lists = (tuple(failure[name]) for name in ("fractions", "seeds", "l2s"))
+            block = Block(failure["layer"], failure["method"], *lists)
+            if (state[np.ix_(*self._positions(block))] != DONE).any():
+                kept.append(failure)
+        self._note(kept)
+
+    def _failures(self) -> list[dict[str, Any]]:
+        return json.loads(self.attributes()["failures"])
+
+    def _note(self, failures: list[dict[str, Any]]) -> None:
+        if failures != self._failures():
+            self.describe({"failures": json.dumps(failures)})
+
+    def _positions(self, block: Block) -> tuple[list[int], ...]:
+        """Positions of a block's probes, one list per dimension."""
+        wanted = ((block.layer,), (block.method,), block.fractions, block.seeds, block.l2s)
+        axes = [getattr(self.grid, dim) for dim in DIMS]
+        return tuple([axis.index(v) for v in values] for axis, values in zip(axes, wanted, strict=True))
 
     def describe(self, attributes: Mapping[str, Any]) -> None:
         """Set attributes of RESULTS, in one atomic replacement of its zarr.json."""
@@ -102,16 +125,12 @@ class Results:
         return whole.sel({dim: list(getattr(grid, dim)) for dim in DIMS}).load()
 
     def _write(self, block: Block, values: Mapping[str, np.ndarray], state: int) -> None:
-        grid = self.grid
-        i, j = grid.layer.index(block.layer), grid.method.index(block.method)
-        f = [grid.fraction.index(v) for v in block.fractions]
-        p = [grid.l2.index(v) for v in block.l2s]
-        shape = (len(block.seeds), len(f), len(p))
-        whole = shape[1:] == (len(grid.fraction), len(grid.l2))
+        (i,), (j,), f, seeds, p = self._positions(block)
+        shape = (len(seeds), len(f), len(p))
+        whole = shape[1:] == (len(self.grid.fraction), len(self.grid.l2))
         for name, value in [*values.items(), ("state", np.full(shape, state, np.int8))]:
             array: Any = self.group[name]
-            for at, seed in enumerate(block.seeds):
-                k = grid.seed.index(seed)
+            for at, k in enumerate(seeds):
                 chunk = value[at] if whole else array[i, j, :, k]  # (fraction, l2, ...): one chunk file
                 if not whole:
                     chunk[np.ix_(f, p)] = value[at]

@@ -1,7 +1,7 @@
 """Run blocks somewhere and yield what became of each: in this process in order, or on a Dask cluster."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from analyze.blocks import Block
@@ -61,7 +61,7 @@ def run_on(
 
     from analyze.cluster import prepare
 
-    prepare(client, job)
+    prepare(client, job.memory_limit)
     futures = {
         client.submit(
             run_on_worker,
@@ -89,9 +89,10 @@ def run_on(
 
 
 def run_on_worker(block: Block, job: Job) -> dict[str, Any]:
-    from analyze.cluster import cache_of_worker
+    from analyze.cluster import this_worker
 
-    return run_block(block, job, cache_of_worker())
+    worker = this_worker()
+    return run_block(block, replace(job, memory_limit=worker.memory_limit), worker.cache)
 
 
 def describe(error: BaseException | None) -> str:

@@ -102,13 +102,15 @@ def run_plan(
     ):
         blocks = sized.blocks(results.missing(sized.grid), machine)
         check_fits(project(blocks, sized.layers, machine, plan.probe), machine)
-        job = sized.job(device, machine.memory)
+        # on a cluster each worker knows its own limit
+        job = sized.job(device, machine.memory if client is None else memory_limit)
         resources = {"GPU": 1.0} if machine.device == "gpu" else None
         outcomes = (
             run_here(blocks, job, sized.store) if client is None else run_on(client, blocks, job, resources)
         )
         failed = _collect(outcomes, results, blocks, progress)
         if blocks:
+            results.settle()
             results.describe({"versions": versions()})
             before = float(results.attributes().get("seconds", 0))
             results.describe({"seconds": before + time.perf_counter() - begun})
@@ -148,7 +150,7 @@ class Sized:
             missing_blocks(self.plan, missing, seconds, target_seconds(self.plan, self.layers, machine))
         )
 
-    def job(self, device: str, memory: int) -> Job:
+    def job(self, device: str, memory: int | None) -> Job:
         plan = self.plan
         return Job(
             os.path.abspath(self.store.path) if "://" not in str(self.store.path) else str(self.store.path),

@@ -29,11 +29,11 @@ def test_blocks_cover_exactly_what_is_missing(missing, target):
     assert set(found) == wanted
 
 
-def test_a_whole_plan_is_cut_by_seeds_and_then_by_l2_never_by_fraction():
+def test_a_whole_plan_is_cut_along_seeds_only():
     everything = np.ones(PLAN.shape, bool)
     for target in (0.5, 5, 1000):
         blocks = list(missing_blocks(PLAN, everything, lambda b: b.n_probes, target))
-        assert all(block.fractions == PLAN.fractions for block in blocks)
+        assert all((block.fractions, block.l2s) == (PLAN.fractions, PLAN.l2) for block in blocks)
     assert len(blocks) == 4  # one per layer and method
 
 

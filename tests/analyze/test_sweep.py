@@ -1,0 +1,285 @@
+"""Sweeps of a real store: every probe once, the same numbers however they are run, nothing computed twice."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import xarray as xr
+from sklearn.datasets import load_digits
+
+import probecache as pc
+from analyze.block import fit_block
+from analyze.grid import DIMS
+from analyze.plan import SweepPlan
+from analyze.subsets import permutation, sizes
+from analyze.sweep import Sized, run_plan, size_up
+from analyze.task import load_task
+from store.errors import FingerprintMismatch, InputError, ProbecacheError
+
+FRACTIONS = [0.1, 0.5, 1.0]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "features.zarr"
+    x, y = load_digits(return_X_y=True)
+    for split, rows in (("train", slice(0, 300)), ("test", slice(300, 450))):
+        for layer, columns in (("wide", slice(None)), ("narrow.1", slice(0, None, 2))):
+            pc.write_arrays(
+                path, split=split, layer=layer, activations=x[rows, columns].astype("float32"), labels=y[rows]
+            )
+    return pc.open_store(path)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Probes that were computed, as they are."""
+    from analyze import worker
+
+    ran = []
+    original = worker.run_block
+
+    def run_block(block, job, cache):
+        ran.append(block)
+        return original(block, job, cache)
+
+    monkeypatch.setattr("analyze.run.run_block", run_block)
+    return lambda: sum(block.n_probes for block in ran)
+
+
+def test_a_sweep_is_the_probes_fitted_one_layer_and_seed_at_a_time(store):
+    results = pc.sweep(store, layer=["wide", "narrow.1"], fractions=FRACTIONS, seeds=2, l2=[1e-3, 1e-1])
+    assert results["accuracy"].dims == DIMS
+    assert results["accuracy"].shape == (2, 1, 3, 2, 2)
+    for layer in ("wide", "narrow.1"):
+        task = load_task(store, layer)
+        d = task.n_neurons
+        for seed in (0, 1):
+            order = permutation(d, seed)
+            direct = fit_block(task, order[None], sizes(FRACTIONS, d), np.array([1e-3, 1e-1]))
+            swept = results.sel({"layer": layer, "method": "random", "seed": seed})
+            for name in ("accuracy", "objective", "n_iter", "converged"):
+                np.testing.assert_array_equal(swept[name], getattr(direct, name)[0])
+            np.testing.assert_allclose(swept["class_accuracy"], direct.class_accuracy[0], rtol=1e-6)
+            np.testing.assert_array_equal(swept["permutation"][:d], order)
+            np.testing.assert_array_equal(swept["n_neurons"][:, 0], sizes(FRACTIONS, d))
+    assert (results["permutation"].sel(layer="narrow.1")[:, 32:] == -1).all()
+    assert results.attrs["solver"] == "torch"
+    assert results.attrs["device"] == "cpu"
+    assert store.digest("train", "wide") in results.attrs["fingerprint"]
+    assert "torch" in results.attrs["versions"]
+
+
+def test_results_open_as_plain_xarray_with_labels(store, tmp_path):
+    out = tmp_path / "results.zarr"
+    returned = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=2, out=out)
+    opened = xr.open_zarr(out)  # warnings are errors here
+    xr.testing.assert_identical(opened.load(), returned)
+    assert set(DIMS) <= set(opened.dims)
+    assert opened["layer"].values.tolist() == ["wide"]
+    assert opened["class"].values.tolist() == [str(i) for i in range(10)]
+    assert float(opened["accuracy"].sel({"layer": "wide", "fraction": 0.5}).mean()) > 0.6
+    assert [p.name for p in tmp_path.iterdir()] == ["results.zarr"]  # no litter beside it
+
+
+def test_the_same_command_again_computes_nothing(store, tmp_path, counted):
+    first = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=2, out=tmp_path / "r")
+    assert counted() == 6
+    again = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=2, out=tmp_path / "r")
+    assert counted() == 6
+    xr.testing.assert_identical(first, again)
+
+
+GROWN = {
+    "seeds": {"seeds": 3},
+    "fractions": {"fractions": [0.1, 0.3, 0.5, 1.0]},
+    "l2": {"l2": [1e-4, 1e-2]},
+    "layer": {"layer": ["wide", "narrow.1"]},
+    "method": {"method": ["random", "first"]},
+    "all": {"seeds": [5, 0, 1], "fractions": [0.3, 0.5], "l2": [1e-2, 1e-4], "layer": ["narrow.1", "wide"]},
+}
+
+
+@pytest.mark.parametrize("axis", sorted(GROWN))
+def test_growing_an_axis_computes_only_the_difference(store, tmp_path, counted, axis):
+    plan = {"layer": "wide", "fractions": FRACTIONS, "seeds": 2, "l2": 1e-4}
+    before = pc.sweep(store, **plan, out=tmp_path / "r")
+    grown = pc.sweep(store, **(plan | GROWN[axis]), out=tmp_path / "r")
+    shared = 2 if axis == "all" else before["accuracy"].size  # fraction 0.5 of seeds 0 and 1
+    assert counted() == before["accuracy"].size + grown["accuracy"].size - shared
+    assert (grown["state"] == 1).all()
+    whole = xr.open_zarr(tmp_path / "r").load()
+    xr.testing.assert_equal(
+        whole["accuracy"].sel({dim: before[dim].values for dim in DIMS}), before["accuracy"]
+    )
+    # what was computed in two goes is what one go gives
+    once = pc.sweep(store, **(plan | GROWN[axis]))
+    np.testing.assert_allclose(grown["objective"], once["objective"], rtol=1e-4)
+    np.testing.assert_array_equal(grown["n_neurons"], once["n_neurons"])
+    np.testing.assert_array_equal(grown["permutation"], once["permutation"])
+
+
+def test_block_size_does_not_change_a_number(store, monkeypatch):
+    plan = SweepPlan("wide", FRACTIONS, seeds=4, l2=[1e-3, 1e-1])
+    monkeypatch.setattr("analyze.sweep.target_seconds", lambda *a: 1e9)
+    one = run_plan(plan, store)
+    monkeypatch.setattr("analyze.sweep.target_seconds", lambda *a: 0.0)
+    many = run_plan(plan, store)
+    xr.testing.assert_identical(one.drop_vars("seconds").drop_attrs(), many.drop_vars("seconds").drop_attrs())
+
+
+def test_methods_that_draw_nothing_give_every_seed_the_same_probe(store):
+    results = pc.sweep(store, layer="wide", fractions=[0.5], seeds=3, method=["first", "pca", "randproj"])
+    spread = results["objective"].std("seed").squeeze(["layer", "fraction", "l2"])
+    assert (spread.sel({"method": ["first", "pca"]}) == 0).all()
+    assert spread.sel({"method": "randproj"}) > 0
+
+
+def test_ridge_sweeps_too(store):
+    results = pc.sweep(store, layer="wide", fractions=[1.0], seeds=1, probe="ridge", l2=1e-2)
+    from sklearn.linear_model import RidgeClassifier
+
+    task = load_task(store, "wide")
+    x, test = ((m - task.mean) / task.scale for m in (task.train, task.test))
+    model = RidgeClassifier(alpha=1e-2 * len(x)).fit(x, task.train_labels)
+    assert float(results["accuracy"].item()) == pytest.approx(model.score(test, task.test_labels))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probe": "ridge"}, "probe: 'logistic' there, 'ridge' now"),
+        ({"standardize": False}, "standardize: True there, False now"),
+        ({"solver": "sklearn"}, "solver: 'auto' there, 'sklearn' now"),
+        ({"test": "train"}, "test: 'test' there, 'train' now"),
+    ],
+)
+def test_results_of_another_setting_are_refused_with_the_difference(store, tmp_path, change, message):
+    pc.sweep(store, layer="wide", fractions=[0.5], seeds=1, out=tmp_path / "r")
+    with pytest.raises(FingerprintMismatch, match=message) as caught:
+        pc.sweep(store, layer="wide", **({"fractions": [0.5], "seeds": 2} | change), out=tmp_path / "r")
+    assert "\n" not in str(caught.value)
+    assert xr.open_zarr(tmp_path / "r").sizes["seed"] == 1
+
+
+def test_results_of_another_store_are_refused_with_the_difference(store, tmp_path):
+    pc.sweep(store, layer="wide", fractions=[0.5], seeds=1, out=tmp_path / "r")
+    x, y = load_digits(return_X_y=True)
+    for split in ("train", "test"):
+        other = pc.write_arrays(
+            tmp_path / "other",
+            split=split,
+            layer="wide",
+            activations=x[900:].astype("float32"),
+            labels=y[900:],
+        )
+    with pytest.raises(FingerprintMismatch, match=r"digests.wide: '\w+.* there, '\w+.* now"):
+        pc.sweep(other, layer="wide", fractions=[0.5], seeds=1, out=tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer": "wde"}, "got layer 'wde'.*: close names: wide"),
+        ({"train": "trian"}, "got split 'trian'.*: close names: train"),
+        ({"fractions": [1.1]}, "got fraction 1.1; allowed: above 0, up to 1"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(store, tmp_path, change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        pc.sweep(store, **({"layer": "wide", "fractions": [0.5]} | change), out=tmp_path / "r")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_test_classes_that_training_never_saw_are_named(tmp_path):
+    x, y = load_digits(return_X_y=True)
+    x = x.astype("float32")
+    pc.write_arrays(tmp_path / "s", split="train", layer="a", activations=x[y < 9], labels=y[y < 9])
+    store = pc.write_arrays(tmp_path / "s", split="test", layer="a", activations=x, labels=y)
+    with pytest.raises(InputError, match="1 test classes that training never saw"):
+        pc.sweep(store, layer="a", fractions=[0.5], out=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_holds_no_results_is_left_alone(store, tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="which holds no sweep results"):
+        pc.sweep(store, layer="wide", fractions=[0.5], out=tmp_path / "r")
+    assert [p.name for p in (tmp_path / "r").iterdir()] == ["thesis.tex"]
+
+
+def failing(monkeypatch, when, error):
+    """Make the solver raise `error()` for blocks of seeds for which `when` is true; returns the tries."""
+    from analyze import worker
+
+    tries = []
+    original = worker.solve
+
+    def solve(task, orders, *args, **kwargs):
+        if when(orders):
+            tries.append(len(orders))
+            raise error()
+        return original(task, orders, *args, **kwargs)
+
+    monkeypatch.setattr(worker, "solve", solve)
+    monkeypatch.setattr("analyze.sweep.target_seconds", lambda *a: 0.0)
+    return tries
+
+
+def test_a_block_that_fails_three_times_is_recorded_and_the_rest_goes_on(store, tmp_path, monkeypatch):
+    bad = permutation(64, 1)
+    with monkeypatch.context() as patch:
+        tries = failing(patch, lambda orders: (orders[0] == bad).all(), lambda: RuntimeError("cosmic\nray"))
+        with pytest.warns(RuntimeWarning, match="1 of 3 blocks failed; first wide, random, seeds 1"):
+            results = pc.sweep(store, layer="wide", fractions=[0.5], seeds=3, out=tmp_path / "r")
+    assert len(tries) == 3
+    assert results["state"].values.ravel().tolist() == [1, 2, 1]
+    assert np.isnan(results["accuracy"].values.ravel()).tolist() == [False, True, False]
+    assert json.loads(results.attrs["failures"])[0]["error"] == "RuntimeError: cosmic"
+    healed = pc.sweep(store, layer="wide", fractions=[0.5], seeds=3, out=tmp_path / "r")
+    assert (healed["state"] == 1).all()
+    assert json.loads(healed.attrs["failures"]) == []
+
+
+def test_if_every_block_fails_it_is_an_error(store, monkeypatch):
+    failing(monkeypatch, lambda orders: True, lambda: ValueError("no"))
+    with pytest.raises(ProbecacheError, match=r"all 2 blocks failed; the first.*ValueError: no"):
+        pc.sweep(store, layer="wide", fractions=[0.5], seeds=2)
+
+
+def test_out_of_memory_halves_the_block_down_to_what_fits(store, monkeypatch):
+    whole = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=5)
+    with monkeypatch.context() as patch:
+        tries = failing(patch, lambda orders: len(orders) > 1, MemoryError)
+        patch.setattr("analyze.sweep.target_seconds", lambda *a: 1e9)
+        halved = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=5)
+    assert sorted(tries) == [2, 2, 3, 5]
+    xr.testing.assert_equal(halved["objective"], whole["objective"])
+    assert (halved["state"] == 1).all()
+
+
+def test_a_plan_that_cannot_fit_is_refused_naming_the_layer(store, tmp_path):
+    with pytest.raises(InputError, match=r"layer 'wide' needs .* and 1.0 MiB are allowed"):
+        pc.sweep(store, layer=["narrow.1", "wide"], fractions=[1], memory_limit=2**20)
+
+
+def test_progress_counts_every_probe(store):
+    seen = []
+    pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=2, progress=lambda *counts: seen.append(counts))
+    assert seen[-1] == (6, 6)
+
+
+def test_the_size_of_a_plan_is_known_without_reading_features(store, monkeypatch):
+    monkeypatch.setattr(type(store), "matrix", None)
+    sized = size_up(SweepPlan(["wide", "narrow.1"], FRACTIONS), store)
+    assert isinstance(sized, Sized)
+    assert sized.layers["wide"].d == 64
+    assert sized.layers["wide"].loaded == 450 * 64 * 4
+
+
+def test_a_sweep_by_path_needs_no_open_store(store):
+    results = pc.sweep(os.fspath(store.path), layer="wide", fractions=[1.0], seeds=1)
+    assert results["accuracy"].size == 1
