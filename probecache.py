@@ -72,6 +72,12 @@ def _is_sibling(module: ModuleType) -> bool:
 _check_siblings()
 
 
+def _recompute(*arguments: Any) -> Any:
+    from extract.recompute import recompute
+
+    return recompute(*arguments)
+
+
 def _app() -> Any:
     import typer
 
@@ -85,6 +91,7 @@ def _app() -> Any:
     def front(
         context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")
     ) -> None:
+        context.obj = {"recompute": _recompute}  # `verify` is the store's, a backbone is not
         if version:
             print(f"probecache {__version__}")
         elif context.invoked_subcommand is None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from store import catalog
 from store.errors import InputError
 from store.files import open_files
 from store.fingerprint import Fingerprint
-from store.layout import DTYPES, LayerSpec
+from store.layout import DTYPES, LayerSpec, Shard
 from store.reader import Store
 from store.writer import open_writer
 
@@ -70,18 +71,18 @@ def write_arrays(
         compression=compression,
         allow_saturated=allow_saturated,
     ) as writer:
-        for shard in writer.pending():
+
+        def write(shard: Shard) -> None:
             at = slice(shard.start, shard.stop)
             names = (
                 list(samples[at]) if samples is not None else [str(i) for i in range(shard.start, shard.stop)]
             )
-            writer.write(
-                shard,
-                {layer: np.asarray(values[at])},
-                classes[at],
-                names,
-                None if status is None else np.asarray(status)[at],
-            )
+            states = None if status is None else np.asarray(status)[at]
+            writer.write(shard, {layer: np.asarray(values[at])}, classes[at], names, states)
+
+        with ThreadPoolExecutor(2) as pool:  # one encodes while the other waits for the disk
+            for _ in pool.map(write, writer.pending()):
+                pass
         return writer.finish()
 
 

@@ -264,7 +264,8 @@ def damaged(files: Files, owner: Split | Layer, shard: Shard, why: str) -> Damag
     split = owner.split if isinstance(owner, Layer) else owner.name
     return DamagedStore(
         f"{files.url}: split {split!r}{layer}, shard {shard.index}, rows {shard.start}:{shard.stop}: {why} "
-        "(probecache repair drops it, the command that wrote the store then writes it again)"
+        "(probecache repair drops it, the command that wrote the store then writes it again)",
+        why,
     )
 
 

@@ -14,10 +14,12 @@ class BadChunk(ValueError):
     """A chunk whose bytes cannot be what was written; the caller says where."""
 
 
-def crc32c(data: Bytes) -> int:
-    """CRC-32C of bytes or of a contiguous array's memory."""
-    flat = data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
-    return google_crc32c.value(flat)
+def crc32c(*parts: Bytes) -> int:
+    """CRC-32C of bytes, or of contiguous arrays' memory, one after the other."""
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part if isinstance(part, bytes) else part.reshape(-1).view(np.uint8))
+    return crc
 
 
 def sealed(payload: bytes) -> tuple[bytes, int]:

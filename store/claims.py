@@ -122,7 +122,7 @@ class Claims:
         self.files.delete(self._lease(self.token))
 
     def _renew(self) -> None:
-        self.files.write(self._lease(self.token), [f"{time.time()}".encode()])
+        self.files.write({self._lease(self.token): [f"{time.time()}".encode()]})
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):

@@ -66,6 +66,67 @@ def info(
         print_description(description)
 
 
+def verify(
+    context: typer.Context,
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    recompute: Annotated[int, typer.Option(min=0, help="Also run the backbone on N random rows.")] = 0,
+) -> int:
+    """Read every byte and name what is damaged or missing; exit 1 if anything is."""
+    from store.reader import open_store
+    from store.verify import verify as check
+
+    damages = list(check(store))
+    again = []
+    if recompute and not damages:
+        opened = open_store(store)
+        for split in opened.splits:
+            again += context.obj["recompute"](opened, split, recompute)
+    good = not damages and all(result.good for result in again)
+    if as_json:
+        found = {
+            "good": good,
+            "damages": [damage.as_json() for damage in damages],
+            "recomputed": [{**vars(result), "good": result.good} for result in again],
+        }
+        print(json.dumps(found, indent=2))
+        return 0 if good else 1
+    for damage in damages:
+        print(damage)
+    for result in again:
+        verdict = "agree" if result.good else "DIFFER"
+        print(
+            f"split {result.split}, layer {result.layer}: {result.rows} rows computed again "
+            f"{verdict}: relative "
+            f"error {result.error:.2g} (row {result.worst_row}), {result.tolerance:.2g} allowed"
+        )
+    if damages:
+        print(f"{store}: {len(damages)} damaged or missing pieces (probecache repair drops what is damaged)")
+    elif good:
+        print(f"{store}: every byte is as it was written")
+    return 0 if good else 1
+
+
+def repair(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Drop exactly what is damaged, so that the command that wrote the store writes only that again."""
+    from store.repair import repair as mend
+
+    damages = mend(store)
+    if as_json:
+        print(json.dumps([damage.as_json() for damage in damages], indent=2))
+        return
+    for damage in damages:
+        print(damage)
+    dropped = sum(damage.kind in ("rows", "shard") for damage in damages)
+    if dropped:
+        print(f"{store}: dropped; run the extract or import command again to write them")
+    else:
+        print(f"{store}: {'mended' if damages else 'nothing is damaged'}")
+
+
 def parse_rows(text: str) -> tuple[int, int]:
     """'a:b' as two numbers.
 
@@ -89,4 +150,9 @@ def _lines(path: Path, what: str) -> list[str]:
         raise InputError(f"{what}: cannot read {str(path)!r} as text: {error}") from None
 
 
-COMMANDS: dict[str, Callable[..., object]] = {"import": import_arrays, "info": info}
+COMMANDS: dict[str, Callable[..., object]] = {
+    "import": import_arrays,
+    "info": info,
+    "verify": verify,
+    "repair": repair,
+}

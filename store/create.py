@@ -7,7 +7,7 @@ from typing import Any
 
 from store import catalog, metadata
 from store.catalog import Layer, Split
-from store.errors import InputError, NotAStore
+from store.errors import InputError, NotAStore, ProbecacheError
 from store.files import Files
 from store.fingerprint import Fingerprint, require_equal
 from store.layout import COMPRESSIONS, SHARD_ROWS, Geometry, LayerSpec, check_name
@@ -95,19 +95,33 @@ def layer_names(files: Files, split: Split) -> list[str]:
 
 def metadata_changed(files: Files) -> None:
     """Bring the root's consolidated metadata up to date, so that xarray opens the store without a search."""
+    raw = metadata.render(root_document(files))
+    if files.read("zarr.json") != raw:
+        files.write({"zarr.json": [raw]})
+
+
+def root_document(files: Files) -> dict[str, Any]:
+    """The top document that follows from the groups that are there."""
+    old = metadata.copies(files.read("zarr.json") or b"{}")
     documents: dict[str, Any] = {}
     for name in catalog.children(files, ""):
-        split = catalog.read_split(files, name)
-        nodes = {name: metadata.group_document(split.attributes())}
-        nodes |= {f"{name}/{a}": d for a, d in split.arrays().items()}
+        try:
+            split = catalog.read_split(files, name)
+        except ProbecacheError:  # damaged: what is known of it stays, for `repair`
+            documents |= {k: d for k, d in old.items() if k.split("/")[0] == name}
+            continue
+        documents[name] = metadata.group_document(split.attributes())
+        documents |= {f"{name}/{array}": document for array, document in split.arrays().items()}
         for child in layer_names(files, split):
-            layer = catalog.read_layer(files, split, child)
-            nodes[layer.key] = metadata.group_document(layer.attributes())
-            nodes |= {f"{layer.key}/{a}": d for a, d in layer.arrays().items()}
-        documents |= nodes
-    raw = metadata.render(metadata.group_document({"probecache": catalog.read_root(files)}, documents))
-    if files.read("zarr.json") != raw:
-        files.write("zarr.json", [raw])
+            key = f"{name}/{child}"
+            try:
+                layer = catalog.read_layer(files, split, child)
+            except ProbecacheError:
+                documents |= {k: d for k, d in old.items() if k == key or k.startswith(f"{key}/")}
+                continue
+            documents[key] = metadata.group_document(layer.attributes())
+            documents |= {f"{key}/{array}": document for array, document in layer.arrays().items()}
+    return metadata.group_document({"probecache": catalog.read_root(files)}, documents)
 
 
 def _open_root(files: Files, fingerprint: Fingerprint) -> None:
@@ -130,12 +144,13 @@ def _write_group(
     files: Files, key: str, attributes: dict[str, Any], consolidated: dict[str, Any] | None = None
 ) -> None:
     document = metadata.group_document(attributes, consolidated)
-    files.write(f"{key}/zarr.json".lstrip("/"), [metadata.render(document)])
+    files.write({f"{key}/zarr.json".lstrip("/"): [metadata.render(document)]})
 
 
 def _write_arrays(files: Files, key: str, documents: dict[str, dict[str, Any]]) -> None:
     keys = [f"{key}/{name}/zarr.json" for name in documents]
-    for array, document, old in zip(keys, documents.values(), files.read_many(keys), strict=True):
-        raw = metadata.render(document)
-        if old != raw:
-            files.write(array, [raw])
+    rendered = [metadata.render(document) for document in documents.values()]
+    stored = files.read_many(keys)
+    changed = {k: [new] for k, new, old in zip(keys, rendered, stored, strict=True) if new != old}
+    if changed:
+        files.write(changed)

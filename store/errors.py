@@ -21,7 +21,11 @@ class ProbecacheError(Exception):
 
 
 class DamagedStore(ProbecacheError):
-    """Bytes that must be there are missing, short or changed."""
+    """Bytes that must be there are missing, short or changed; `why` is the message without the place."""
+
+    def __init__(self, message: str, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class UnfinishedSplit(ProbecacheError):

@@ -8,7 +8,8 @@ file, fsync and rename; an object store's put is atomic already.
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,12 +31,22 @@ class Files(Protocol):
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
 
-    def read_range(self, key: str, start: int, out: np.ndarray[Any, Any]) -> int:
-        """Fill `out` (uint8) from byte `start` on (negative: from the end); the number of bytes read."""
+    def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
+        """Fill the uint8 arrays `out` from byte `start` on (negative: from the end); the number of bytes
+        read.
+
+        FileNotFoundError if there is no such object.
+        """
 
     def size(self, key: str) -> int | None: ...
 
-    def write(self, key: str, pieces: Pieces) -> None: ...
+    def write(self, items: Mapping[str, Pieces], last: bool = True) -> None:
+        """Replace each object by its pieces, in this order: contents are durable before any name changes.
+
+        `last`: the names are durable as well. Not needed where another write follows: a journal keeps its
+        order,
+        and a commit without its data would be seen.
+        """
 
     def create(self, key: str, data: bytes) -> bool:
         """Write only if there is no such object; whether it was written."""
@@ -87,19 +98,23 @@ class LocalFiles:
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [self.read(key) for key in keys]
 
-    def read_range(self, key: str, start: int, out: np.ndarray[Any, Any]) -> int:
+    def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
         descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
         try:
             if start < 0:
                 start += os.fstat(descriptor).st_size
                 if start < 0:
                     return 0
-            done, view = 0, out.data
-            while done < len(out):
-                got = os.preadv(descriptor, [view[done:]], start + done)
+            views, done = [part.data for part in out if len(part)], 0
+            while views:
+                got = os.preadv(descriptor, views, start + done)
                 if got == 0:
                     break
                 done += got
+                while views and got >= len(views[0]):
+                    got -= len(views.pop(0))
+                if got:
+                    views[0] = views[0][got:]
             return done
         finally:
             os.close(descriptor)
@@ -110,26 +125,31 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write(self, key: str, pieces: Pieces) -> None:
-        path = self._path(key)
-        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    def write(self, items: Mapping[str, Pieces], last: bool = True) -> None:
+        paths = {key: self._path(key) for key in items}
+        mark = f".{uuid.uuid4().hex[:8]}.tmp"
+        descriptors: list[int] = []
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
-                for piece in pieces:
-                    _write_all(descriptor, piece)
-                os.fsync(descriptor)
+                for key, path in paths.items():
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                    descriptors.append(os.open(path + mark, flags, 0o666))
+                    for piece in items[key]:
+                        _write_all(descriptors[-1], piece)
+                _sync(descriptors)
             finally:
-                os.close(descriptor)
-            os.replace(temporary, path)
-            _sync_folder(os.path.dirname(path))
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            for path in paths.values():
+                os.replace(path + mark, path)
+            if last:
+                _sync_folder(os.path.dirname(path))
         except OSError as error:
-            _remove(temporary)
             raise _write_failed(error, f"{self.url}/{key}") from error
-        except BaseException:
-            _remove(temporary)
-            raise
+        finally:
+            for path in list(paths.values())[: len(descriptors)]:
+                _remove(path + mark)
 
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
@@ -174,6 +194,15 @@ def _write_all(descriptor: int, piece: bytes | np.ndarray[Any, Any]) -> None:
     view = memoryview(piece) if isinstance(piece, bytes) else piece.reshape(-1).view(np.uint8).data
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _sync(descriptors: Sequence[int]) -> None:
+    """fsync all at once: the journal then commits once, not once per file."""
+    if len(descriptors) == 1:
+        os.fsync(descriptors[0])
+        return
+    with ThreadPoolExecutor(min(len(descriptors), 16)) as pool:
+        list(pool.map(os.fsync, descriptors))
 
 
 def _sync_folder(path: str) -> None:

@@ -138,3 +138,17 @@ def parse(raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise DamagedStore(f"{where}/zarr.json is not a JSON object")
     return document
+
+
+def copies(raw: bytes) -> dict[str, dict[str, Any]]:
+    """The documents that a top document's consolidated metadata list.
+
+    Empty if there are none that can be read.
+    """
+    try:
+        listed = json.loads(raw)["consolidated_metadata"]["metadata"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return {}
+    if not isinstance(listed, dict):
+        return {}
+    return {key: document for key, document in listed.items() if isinstance(document, dict)}

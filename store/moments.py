@@ -8,6 +8,7 @@ Merged by Chan, Golub and LeVeque's update in shard order, so whoever finishes a
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from store.metadata import STATISTICS
@@ -38,40 +39,61 @@ def empty(neurons: int) -> Array:
 
 
 def _panel(block: Array) -> Array:
-    limit = np.float32(_limit(block.dtype))
-    x = block.astype(np.float32)
+    out = np.empty((len(STATISTICS), block.shape[1]))
+    x = _widen(block)
     low, high = x.min(axis=0), x.max(axis=0)
-    out = np.empty((len(STATISTICS), x.shape[1]))
-    if np.all((low > -limit) & (high < limit)):  # every value is finite and below the limit
-        n, nonfinite, saturated = len(x), 0, 0
-        out[5] = np.add.reduce((x == 0).view(np.uint8), axis=0, dtype=np.uint8)
-        centre = x[0].copy()
-        x -= centre
-        first, second = x.sum(axis=0, dtype=np.float32), np.einsum("ij,ij->j", x, x)
-        out[0] = n
-        out[1] = centre + first.astype(np.float64) / n
-        out[2] = np.maximum(second.astype(np.float64) - first.astype(np.float64) ** 2 / n, 0)
-        out[3], out[4], out[6], out[7] = low, high, nonfinite, saturated
-        return out
-    wide = x.astype(np.float64)
-    finite = np.isfinite(wide)
-    n_finite = finite.sum(axis=0)
-    mean = np.where(finite, wide, 0).sum(axis=0) / np.maximum(n_finite, 1)
-    out[0] = n_finite
-    out[1] = mean
-    out[2] = (np.where(finite, wide - mean, 0) ** 2).sum(axis=0)
-    out[3] = np.where(finite, wide, np.inf).min(axis=0)
-    out[4] = np.where(finite, wide, -np.inf).max(axis=0)
-    out[5] = (wide == 0).sum(axis=0)
-    out[6] = (~finite).sum(axis=0)
-    out[7] = (np.abs(wide) >= limit).sum(axis=0)
+    limit = np.float32(ml_dtypes.finfo(block.dtype).max)
+    if not np.all((low > -limit) & (high < limit)):  # NaN compares false
+        return _panel_with_gaps(x.astype(np.float64), float(limit))
+    out[0], out[3], out[4] = len(x), low, high
+    out[5] = np.add.reduce((x == 0).view(np.uint8), axis=0, dtype=np.uint8)
+    centre = x[0].copy()
+    x -= centre
+    first = x.sum(axis=0).astype(np.float64)
+    second = np.einsum("ij,ij->j", x, x).astype(np.float64)
+    out[1] = centre + first / len(x)
+    out[2] = np.maximum(second - first**2 / len(x), 0)
+    out[6:] = 0
     return out
 
 
-def _limit(dtype: np.dtype[Any]) -> float:
-    import ml_dtypes
+def _panel_with_gaps(x: Array, limit: float) -> Array:
+    """The same where some values are not finite, or at the dtype's limit."""
+    finite = np.isfinite(x)
+    count = finite.sum(axis=0)
+    mean = np.where(finite, x, 0).sum(axis=0) / np.maximum(count, 1)
+    return np.stack(
+        [
+            count,
+            mean,
+            (np.where(finite, x - mean, 0) ** 2).sum(axis=0),
+            np.where(finite, x, np.inf).min(axis=0),
+            np.where(finite, x, -np.inf).max(axis=0),
+            (x == 0).sum(axis=0),
+            (~finite).sum(axis=0),
+            (np.abs(x) >= limit).sum(axis=0),
+        ]
+    )
 
-    return float(ml_dtypes.finfo(dtype).max)
+
+def _widen(block: Array) -> Array:
+    """float32 copy of a panel. From float16 by shifting exponent and mantissa into place.
+
+    A tenth of astype's time.
+    """
+    if block.dtype != np.float16:
+        return block.astype(np.float32)
+    half = block.view(np.uint16)
+    bits = (half & np.uint16(0x7FFF)).astype(np.uint32)
+    if bits.max(initial=0) >= 0x7C00:  # NaN or infinite
+        return block.astype(np.float32)
+    bits <<= np.uint32(13)
+    x = bits.view(np.float32)
+    x *= np.float32(2.0**112)  # the exponents' bias: 127 - 15; subnormals come out right
+    sign = (half & np.uint16(0x8000)).astype(np.uint32)
+    sign <<= np.uint32(16)
+    bits |= sign
+    return x
 
 
 def merge(a: Array, b: Array) -> Array:

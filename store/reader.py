@@ -1,14 +1,13 @@
 """Read a store: every panel is checked against its crc32c and its shard's commit on the way in."""
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store import catalog, chunks, metadata, shard
+from store import catalog, chunks, metadata
 from store.blocks import prefetched
 from store.catalog import Layer, Split
 from store.chunks import BadChunk
@@ -17,13 +16,13 @@ from store.errors import DamagedStore, InputError, UnfinishedSplit, close_names
 from store.files import Files, open_files
 from store.fingerprint import Fingerprint, digest
 from store.layout import DTYPES, MISSING, MOMENTS, Shard
+from store.panels import Columns, column_index, read_matrix, row_range
 
 if TYPE_CHECKING:
     import torch
     import xarray as xr
 
 Array = np.ndarray[Any, Any]
-Columns = Sequence[int] | Array | None
 
 
 def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) -> "Store":
@@ -211,85 +210,10 @@ class Store:
         Memory: the result, and one panel (about 4 MiB) per reading thread.
         """
         info = self.layer_info(split, layer)
-        n, d = info.geometry.n_samples, info.spec.neurons
-        start, stop = _row_range(rows, n)
-        taken = _column_index(columns, d, layer)
-        form, logical = info.form, DTYPES[info.spec.dtype]
+        start, stop = row_range(rows, info.geometry.n_samples)
+        taken = column_index(columns, info.spec.neurons, layer)
         found = self._committed(info, (start, stop), self._finished(info)) if stop > start else []
-        self._require_bytes(info, found)
-        target = np.dtype(dtype) if dtype is not None else logical
-        out = np.empty((stop - start, d if taken is None else len(taken)), target)
-        jobs = []
-        for s, there, crcs in found:
-            lacking = slice(max(s.start + there, start) - start, max(min(s.stop, stop) - start, 0))
-            if lacking.stop > lacking.start:
-                out[lacking] = np.nan
-            if there == 0:
-                continue
-            try:
-                index = shard.read_index(self.files, info.shard_key(s), form)
-            except BadChunk as error:
-                raise catalog.damaged(self.files, info, s, str(error)) from None
-            for p in range(form.panels_of(there)):
-                low, high = s.start + p * form.panel, min(s.start + (p + 1) * form.panel, s.start + there)
-                if low < stop and high > start:
-                    jobs.append((s, index[p], int(crcs[1 + p]), low, max(low, start), min(high, stop)))
-        self._read_panels(info, jobs, out, start, taken, logical)
-        return out
-
-    def _require_bytes(self, info: Layer, found: list[tuple[Shard, int, Array]]) -> None:
-        """Every shard file is there and large enough, before anything is allocated for it."""
-        form = info.form
-        for s, there, _ in found:
-            if not there:
-                continue
-            size = self.files.size(info.shard_key(s))
-            least = form.index_bytes
-            if not form.compression:
-                least += form.panels_of(there) * (form.panel_bytes + 4)
-            if size is None or size < least:
-                why = "its file is missing" if size is None else f"its file has {size} bytes of {least}"
-                raise catalog.damaged(self.files, info, s, why)
-
-    def _read_panels(
-        self,
-        info: Layer,
-        jobs: list[Any],
-        out: Array,
-        start: int,
-        taken: Array | None,
-        logical: np.dtype[Any],
-    ) -> None:
-        form = info.form
-
-        def read(job: Any) -> None:
-            s, place, crc, low, first, last = job
-            buffer = np.empty(form.panel_bytes + 4, np.uint8)
-
-            def deliver(panel: Array) -> None:
-                part = panel.view(logical)[first - low : last - low]
-                target = out[first - start : last - start]
-                if taken is None:
-                    target[...] = part
-                elif out.dtype == logical:
-                    np.take(part, taken, axis=1, out=target, mode="clip")
-                else:
-                    target[...] = part[:, taken]
-
-            try:
-                shard.read_panel(self.files, info.shard_key(s), form, place, crc, deliver, buffer)
-            except BadChunk as error:
-                raise catalog.damaged(self.files, info, s, str(error)) from None
-            except FileNotFoundError:
-                raise catalog.damaged(self.files, info, s, "its file is missing") from None
-
-        if len(jobs) < 2:
-            for job in jobs:
-                read(job)
-            return
-        with ThreadPoolExecutor(self.files.threads) as pool:
-            for _ in pool.map(read, jobs):
-                pass
+        return read_matrix(self.files, info, found, (start, stop), taken, dtype)
 
     def blocks(
         self,
@@ -378,28 +302,3 @@ def _require_arrays(files: Files, key: str, documents: dict[str, dict[str, Any]]
                 f"killed, or it "
                 "was changed: run that command again, or probecache repair)"
             )
-
-
-def _row_range(rows: tuple[int, int] | slice | None, n: int) -> tuple[int, int]:
-    if rows is None:
-        return 0, n
-    if isinstance(rows, slice):
-        start, stop, step = rows.indices(n)
-        if step != 1:
-            raise InputError(f"rows {rows}: only steps of 1")
-        return start, max(start, stop)
-    start, stop = int(rows[0]), int(rows[1])
-    if not 0 <= start <= stop <= n:
-        raise InputError(f"rows {start}:{stop} are outside 0:{n}")
-    return start, stop
-
-
-def _column_index(columns: Columns, d: int, layer: str) -> Array | None:
-    if columns is None:
-        return None
-    index = np.asarray(columns)
-    if index.ndim != 1 or index.dtype.kind not in "iu":
-        raise InputError(f"columns are {index.dtype} {index.shape}: use a one-dimensional list of integers")
-    if len(index) and not (index.min() >= 0 and index.max() < d):
-        raise InputError(f"columns {index.min()} to {index.max()} are outside layer {layer!r}'s 0:{d}")
-    return index.astype(np.intp)

@@ -7,7 +7,6 @@ reads and
 writes the same bytes; here the panels go from the file into the result without a copy between.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +80,7 @@ def read_index(files: Files, key: str, form: ShardFormat) -> Array:
     """
     raw = np.empty(form.index_bytes, np.uint8)
     try:
-        got = files.read_range(key, -len(raw), raw)
+        got = files.read_range(key, -len(raw), [raw])
     except FileNotFoundError:
         raise BadChunk("its file is missing") from None
     if got != len(raw):
@@ -92,40 +91,37 @@ def read_index(files: Files, key: str, form: ShardFormat) -> Array:
 
 
 def read_panel(
-    files: Files,
-    key: str,
-    form: ShardFormat,
-    place: Array,
-    crc: int,
-    deliver: Callable[[Array], Any],
-    into: Array,
+    files: Files, key: str, form: ShardFormat, place: Array, crc: int, into: Array, spare: Array
 ) -> None:
-    """Read one panel at `place` (offset, size), check its crc32c against its own and the commit's, deliver
-    it.
+    """Fill `into` (panel, neurons), or its first rows, with the panel at `place` (offset, size).
 
-    `into` is a uint8 buffer of panel_bytes + 4, which the delivered panel (rows, neurons) may be a view of.
+    The panel's crc32c is checked against its own and the commit's. `spare` (uint8, at least panel_bytes +
+    4) takes
+    what `into` has no room for.
     """
     offset, size = int(place[0]), int(place[1])
+    head = into.reshape(-1).view(np.uint8)
     if form.compression:
         if not 4 < size <= 2 * form.panel_bytes + 1024:
             raise BadChunk("its index gives an impossible size")
-        buffer = np.empty(size, np.uint8)
-    elif size != form.panel_bytes + 4:
-        raise BadChunk("its index gives an impossible size")
+        parts = [np.empty(size - 4, np.uint8)]
     else:
-        buffer = into
-    if offset < 0 or files.read_range(key, offset, buffer) != size:
+        if size != form.panel_bytes + 4:
+            raise BadChunk("its index gives an impossible size")
+        parts = [head, spare[: form.panel_bytes - len(head)]]
+    end = np.empty(4, np.uint8)
+    if offset < 0 or files.read_range(key, offset, [*parts, end]) != size:
         raise BadChunk("its file is shorter than its index says")
-    body = buffer[:-4]
-    found = crc32c(body)
-    if found != int(buffer[-4:].view("<u4")[0]):
+    found = crc32c(*parts)
+    if found != int(end.view("<u4")[0]):
         raise BadChunk("a panel does not fit its crc32c")
     if found != crc:
         raise BadChunk("a panel is not the one that was committed")
     if form.compression:
-        _decompress(body, into[:-4])
-        body = into[:-4]
-    deliver(body.view(form.dtype).reshape(form.panel, form.neurons))
+        whole = head if len(head) == form.panel_bytes else spare[: form.panel_bytes]
+        _decompress(parts[0], whole)
+        if whole is not head:
+            head[:] = whole[: len(head)]
 
 
 def _compress(body: Array) -> bytes:

@@ -18,7 +18,7 @@ from store.chunks import BadChunk
 from store.claims import Claims
 from store.create import layer_names, metadata_changed, open_layers, open_split
 from store.errors import InputError, ProbecacheError
-from store.files import Files, open_files
+from store.files import Files, Pieces, open_files
 from store.fingerprint import Fingerprint
 from store.layout import DTYPES, FAILED, OK, LayerSpec, Shard
 from store.reader import Store, open_store
@@ -130,7 +130,7 @@ class SplitWriter:
 
     def pending(self) -> Iterator[Shard]:
         """The shards still to be written, in row order, with the layers that lack each."""
-        yield from list(self._todo)
+        yield from (s for s in self._todo if s.index in self.claims.held)
 
     def write(
         self,
@@ -146,20 +146,25 @@ class SplitWriter:
         labels       (rows,) integers; samples: (rows,) texts that identify the rows
         status       (rows,) OK or FAILED, default OK; failed rows are stored as NaN
 
-        InputError if labels or identity differ from what another layer's rows say; ProbecacheError if a
-        float16
-        layer would hold saturated or non-finite values.
+        InputError if labels or identity differ from what is stored for other layers; ProbecacheError if a
+        float16 layer would hold saturated or non-finite values.
         """
         if shard.index not in self.claims.held:
             raise InputError(f"shard {shard.index} (rows {shard.start}:{shard.stop}) is not this writer's")
         status = np.full(shard.rows, OK, np.uint8) if status is None else np.asarray(status)
         labels, names = np.asarray(labels), [str(s) for s in samples]
         self._check(shard, activations, labels, names, status)
-        status = self._write_rows(shard, labels.astype(np.int64), names, status.astype(np.uint8))
+        status, items = self._rows(shard, labels.astype(np.int64), names, status.astype(np.uint8))
+        commits: dict[str, Pieces] = {}
         for name in shard.layers:
-            self._write_layer(self.layers[name], shard, np.asarray(activations[name]), status)
+            key, words, parts = self._layer(self.layers[name], shard, np.asarray(activations[name]), status)
+            commits[key] = [words]
+            items |= parts
+        for key in commits:  # none vouches for what is being replaced
+            self.files.delete(key)
+        self.files.write(items, last=False)
+        self.files.write(commits)
         self.claims.release(shard.index)
-        self._todo = [s for s in self._todo if s.index != shard.index]
 
     def _check(
         self, s: Shard, activations: Mapping[str, Array], labels: Array, names: list[str], status: Array
@@ -182,8 +187,10 @@ class SplitWriter:
         if not np.isin(status, (OK, FAILED)).all():
             raise InputError(f"{where}: status holds values other than {OK} (ok) and {FAILED} (failed)")
 
-    def _write_rows(self, s: Shard, labels: Array, names: list[str], status: Array) -> Array:
-        """Labels, identity and status; returns the status that holds, which other layers may have set."""
+    def _rows(
+        self, s: Shard, labels: Array, names: list[str], status: Array
+    ) -> tuple[Array, dict[str, Pieces]]:
+        """The status that holds, which other layers may have set, and the objects of the rows to write."""
         key, rows = self.split.row_key, self.split.geometry.shard_rows
         stored = catalog.read_rows(self.files, self.split, s)
         if stored is not None:
@@ -202,21 +209,20 @@ class SplitWriter:
             if self._has_other_layers(s):
                 status[:old] = np.maximum(status[:old], stored[2])
             if old == s.rows and np.array_equal(status, stored[2]):
-                return status
+                return status, {}
         payloads = {
             "label": chunks.encode_rows(labels, rows, -1),
             "sample": chunks.encode_text(names, rows),
             "status": chunks.encode_rows(status, rows, 0),
         }
-        self.files.delete(self.split.commit_key(s))
+        items: dict[str, Pieces] = {}
         crcs = []
         for array, payload in payloads.items():
             raw, crc = chunks.sealed(payload)
-            self.files.write(key(array, s), [raw])
+            items[key(array, s)] = [raw]
             crcs.append(crc)
-        place = f"{self.split.name}/{s.index}"
-        self.files.write(self.split.commit_key(s), [commit.encode(place, s.rows, crcs)])
-        return status
+        items[self.split.commit_key(s)] = [commit.encode(f"{self.split.name}/{s.index}", s.rows, crcs)]
+        return status, items
 
     def _has_other_layers(self, s: Shard) -> bool:
         others = [n for n in layer_names(self.files, self.split) if n not in s.layers]
@@ -229,7 +235,10 @@ class SplitWriter:
             if old != new:
                 raise catalog.mismatch(self.files, self.split, s.start + i, what, old, new)
 
-    def _write_layer(self, layer: Layer, s: Shard, values: Array, status: Array) -> None:
+    def _layer(
+        self, layer: Layer, s: Shard, values: Array, status: Array
+    ) -> tuple[str, bytes, dict[str, Pieces]]:
+        """Key and words of a layer's commit, and the objects that it vouches for."""
         cast, spec = cast_rows(values, layer.spec.dtype), layer.spec
         ok = status == OK
         if not ok.all():
@@ -248,11 +257,8 @@ class SplitWriter:
         stored = cast.view(np.uint16) if spec.dtype == "bfloat16" else cast
         pieces, crcs = shard.encode(np.ascontiguousarray(stored), form)
         raw, partial_crc = chunks.sealed(statistics.astype("<f8").tobytes())
-        self.files.delete(layer.commit_key(s))
-        self.files.write(layer.shard_key(s), pieces)
-        self.files.write(layer.partial_key(s), [raw])
-        place = f"{layer.key}/{s.index}"
-        self.files.write(layer.commit_key(s), [commit.encode(place, s.rows, [partial_crc, *crcs])])
+        words = commit.encode(f"{layer.key}/{s.index}", s.rows, [partial_crc, *crcs])
+        return layer.commit_key(s), words, {layer.shard_key(s): pieces, layer.partial_key(s): [raw]}
 
     def finish(self, summary: Mapping[str, Any] | None = None) -> Store:
         """Give the claims back and, where every shard of a layer is there, store its merged moments.
@@ -280,8 +286,10 @@ def finish_layer(files: Files, layer: Layer, summary: Mapping[str, Any]) -> bool
     total = catalog.merged_moments(files, layer)
     if total is None:
         return False
-    for name, values in moments.summary(total).items():
-        files.write(f"{layer.key}/{name}/c/0", [chunks.sealed(values.astype("<f8").tobytes())[0]])
+    items = {
+        f"{layer.key}/{name}/c/0": [chunks.sealed(values.astype("<f8").tobytes())[0]]
+        for name, values in moments.summary(total).items()
+    }
     report = {
         **layer.report,
         "nonfinite": int(total[6].sum()),
@@ -289,5 +297,6 @@ def finish_layer(files: Files, layer: Layer, summary: Mapping[str, Any]) -> bool
         **({"summary": dict(summary)} if summary else {}),
     }
     done = replace(layer, complete=layer.geometry.n_samples, report=report)
-    files.write(f"{layer.key}/zarr.json", [metadata.render(metadata.group_document(done.attributes()))])
+    items[f"{layer.key}/zarr.json"] = [metadata.render(metadata.group_document(done.attributes()))]
+    files.write(items)
     return True

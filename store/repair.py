@@ -1,0 +1,86 @@
+"""Make a damaged store one that its writer can complete.
+
+Drop exactly what is damaged, rebuild what follows.
+"""
+
+from dataclasses import replace
+
+from store import catalog, metadata
+from store.catalog import Layer, Split
+from store.create import layer_names, metadata_changed, open_layers
+from store.errors import DamagedStore, ProbecacheError
+from store.files import Files, open_files
+from store.verify import Damage, verify
+from store.writer import finish_layer
+
+
+def repair(path: str) -> list[Damage]:
+    """Drop the commits of damaged shards and rebuild documents and moments; what was found, in order.
+
+    The command that wrote the store then writes the dropped shards, and no other, again. Group documents are
+    restored from the copy in the store's top document. DamagedStore if a document cannot be restored.
+    """
+    files = open_files(path)
+    found = list(verify(path))
+    for damage in found:
+        if damage.kind == "document" and damage.piece.count("/") <= 2:
+            _restore(files, damage.piece)
+    for name in catalog.children(files, ""):
+        split = catalog.read_split(files, name)
+        layers = [catalog.read_layer(files, split, child) for child in layer_names(files, split)]
+        mine = [d for d in found if d.split == name]
+        _drop(files, split, layers, mine)
+        for layer in layers:
+            open_layers(files, split, [layer.spec], layer.compression)  # its arrays' documents
+            damaged = [d for d in mine if d.layer in (None, layer.spec.name)]
+            if any(d.kind in ("rows", "shard") for d in damaged):
+                _write(files, replace(layer, complete=0))
+            elif any(d.kind == "moments" for d in damaged):
+                finish_layer(files, layer, {})
+    metadata_changed(files)
+    return found
+
+
+def _drop(files: Files, split: Split, layers: list[Layer], found: list[Damage]) -> None:
+    """Delete the commits of the damaged shards.
+
+    Damaged labels take every layer's shard of these rows along.
+    """
+    for damage in found:
+        if damage.shard is None or damage.kind == "unwritten":
+            continue
+        shard = split.geometry.shard(damage.shard)
+        for layer in layers:
+            if damage.kind == "rows" or layer.spec.name == damage.layer:
+                files.delete(layer.commit_key(shard))
+        if damage.kind == "rows":
+            files.delete(split.commit_key(shard))
+
+
+def _restore(files: Files, piece: str) -> None:
+    """Write a group's document from the copy in the top document, its checksum checked."""
+    key = piece.removesuffix("zarr.json").rstrip("/")
+    raw = files.read("zarr.json")
+    if not key:
+        catalog.read_root(files)  # raises if more than the copies is damaged
+        return
+    copies = metadata.copies(raw or b"{}")
+    if key in copies and copies[key].get("node_type") == "group":
+        document = metadata.render(copies[key])
+        metadata.parse_group(document, f"{files.url}/{key}")
+        files.write({piece: [document]})
+    elif _broken(files, key):
+        raise DamagedStore(f"{files.url}/{piece} cannot be restored: no copy in the top zarr.json")
+
+
+def _broken(files: Files, key: str) -> bool:
+    try:
+        metadata.parse_group(files.read(f"{key}/zarr.json") or b"", key)
+    except ProbecacheError:
+        return True
+    return False
+
+
+def _write(files: Files, layer: Layer) -> None:
+    document = metadata.group_document(layer.attributes())
+    files.write({f"{layer.key}/zarr.json": [metadata.render(document)]})

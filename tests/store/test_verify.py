@@ -1,0 +1,182 @@
+"""verify names every damage; repair drops exactly what is damaged; the same import writes it again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import probecache as pc
+from store.repair import repair
+from store.verify import verify
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "probecache", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def write(path, compression=None):
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((90, 24)).astype(np.float16)
+    labels = rng.integers(0, 4, 90)
+    common = {"labels": labels, "shard_rows": 32, "compression": compression, "split": "train"}
+    pc.write_arrays(path, layer="blocks.5", activations=values, **common)
+    return pc.write_arrays(path, layer="last", activations=values.astype(np.float32) * 3, **common)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("verify") / "a.zarr"
+    write(path)
+    return path
+
+
+@pytest.fixture
+def path(original, tmp_path):
+    shutil.copytree(original, tmp_path / "a.zarr")
+    return tmp_path / "a.zarr"
+
+
+def contents(path):
+    store = pc.open_store(path)
+    found = [store.labels("train"), store.samples("train"), store.status("train")]
+    for layer in store.layers:
+        found += [store.matrix("train", layer), *(v.values for v in store.moments("train", layer).values())]
+    return found
+
+
+def equal(a, b):
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_an_intact_store_is_good(path):
+    assert list(verify(path)) == []
+    assert repair(path) == []
+
+
+@pytest.mark.parametrize("harm", ["delete", "truncate", "empty", "swap", "copy from the other layer"])
+def test_a_damaged_shard_is_named_and_only_it_is_written_again(path, harm):
+    before = contents(path)
+    shard = path / "train/blocks.5/activations/c/1/0"
+    other = path / "train/blocks.5/activations/c/2/0"
+    named = {1}
+    if harm == "delete":
+        shard.unlink()
+    elif harm == "truncate":
+        os.truncate(shard, shard.stat().st_size - 5)
+    elif harm == "empty":
+        os.truncate(shard, 0)
+    elif harm == "swap":
+        a, b = shard.read_bytes(), other.read_bytes()
+        shard.write_bytes(b)
+        other.write_bytes(a)
+        named = {1, 2}
+    else:
+        for array in ("activations", "commit", "partial"):
+            tail = "c/1/0/0" if array == "partial" else "c/1/0"
+            shutil.copyfile(path / f"train/last/{array}" / tail, path / f"train/blocks.5/{array}" / tail)
+    with pytest.raises(pc.DamagedStore, match=r"split 'train', layer 'blocks.5', shard 1, rows 32:64"):
+        pc.open_store(path).matrix("train", "blocks.5")
+    damages = list(verify(path))
+    assert {(d.kind, d.layer, d.shard) for d in damages} == {("shard", "blocks.5", i) for i in named}
+    assert damages[0].rows == (32, 64)
+    untouched = (path / "train/blocks.5/activations/c/0/0").stat().st_mtime_ns
+    repair(path)
+    with pytest.raises(pc.UnfinishedSplit, match="rows 32:64"):
+        pc.open_store(path).matrix("train", "blocks.5")
+    write(path)
+    assert equal(contents(path), before)
+    assert list(verify(path)) == []
+    assert (path / "train/blocks.5/activations/c/0/0").stat().st_mtime_ns == untouched
+
+
+@pytest.mark.parametrize("array", ["label", "sample", "status", "commit"])
+def test_damaged_rows_take_all_layers_of_the_shard_along(path, array):
+    before = contents(path)
+    file = path / f"train/{array}/c/1" if array != "commit" else path / "train/commit/c/1/0"
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    file.write_bytes(raw)
+    with pytest.raises(pc.DamagedStore, match="split 'train', shard 1, rows 32:64"):
+        pc.open_store(path).labels("train")
+    assert {(d.kind, d.shard, d.piece) for d in verify(path)} == {("rows", 1, array)}
+    repair(path)
+    write(path)
+    assert equal(contents(path), before)
+
+
+@pytest.mark.parametrize(
+    "document", ["zarr.json", "train/zarr.json", "train/last/zarr.json", "train/last/activations/zarr.json"]
+)
+@pytest.mark.parametrize("harm", ["flip", "delete"])
+def test_damaged_documents_are_named_and_restored(path, document, harm):
+    before = contents(path)
+    file = path / document
+    raw = bytearray(file.read_bytes())
+    if harm == "delete":
+        file.unlink()
+        if document == "zarr.json":
+            return
+    else:
+        raw[raw.index(b"zarr_format") + 14] ^= 1
+        file.write_bytes(raw)
+    assert document in {d.piece for d in verify(path)}
+    repair(path)
+    assert list(verify(path)) == []
+    assert equal(contents(path), before)
+
+
+def test_moments_that_do_not_follow_from_the_data_are_named_and_rebuilt(path):
+    shutil.copyfile(path / "train/last/mean/c/0", path / "train/last/variance/c/0")
+    (path / "train/last/zeros/c/0").unlink()
+    assert {(d.kind, d.layer, d.piece) for d in verify(path)} == {
+        ("moments", "last", "variance"),
+        ("moments", "last", "zeros"),
+    }
+    repair(path)
+    assert list(verify(path)) == []
+
+
+def test_the_command_exits_1_and_names_the_piece(path):
+    assert run("verify", path).returncode == 0
+    (path / "train/last/activations/c/0/0").unlink()
+    done = run("verify", path)
+    assert done.returncode == 1
+    assert "split train, layer last, shard 0, rows 0:32, activations: its file is missing" in done.stdout
+    found = json.loads(run("verify", path, "--json").stdout)
+    assert not found["good"]
+    assert found["damages"][0]["rows"] == [0, 32]
+    assert run("repair", path).returncode == 0
+    assert run("verify", path).returncode == 1
+    assert run("verify", path.parent).returncode == 2
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_every_single_bit_flip_is_named(tmp_path, compression):
+    """Random bits over all files of a store: each file's bytes are all vouched for."""
+    path = tmp_path / "a.zarr"
+    write(path, compression)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    sizes = np.array([p.stat().st_size for p in files])
+    rng = np.random.default_rng(7)
+    for k in range(60):
+        # every file in turn, so that small files are not left out; then by size
+        file = (
+            files[k % len(files)] if k < len(files) else files[rng.choice(len(files), p=sizes / sizes.sum())]
+        )
+        raw = bytearray(file.read_bytes())
+        bit = int(rng.integers(8 * len(raw)))
+        raw[bit // 8] ^= 1 << bit % 8
+        good = file.read_bytes()
+        file.write_bytes(raw)
+        found = list(verify(path))
+        assert found, f"bit {bit} of {file.relative_to(path)} was not seen"
+        file.write_bytes(good)
+    assert list(verify(path)) == []
