@@ -63,7 +63,7 @@ def connect(
 
 def _connect_to(address: str) -> Client:
     try:
-        return Client(address, timeout="10s")
+        return Client(address, timeout="5s")
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(

@@ -31,9 +31,11 @@ from analyze.grid import Grid
 from analyze.plan import SweepPlan
 from analyze.results import Results
 from analyze.run import Outcome, run_here, run_on
+from analyze.solvers import check_solver
 from analyze.task import load_labels
 from analyze.worker import Job, layer_digest
 from store.errors import InputError, ProbecacheError, close_names
+from store.layout import DTYPES
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -94,6 +96,7 @@ def run_plan(
     """`sweep` for a plan."""
     sized = size_up(plan, store)
     machine = machine_for(client, device, memory_limit)
+    check_solver_there(plan.solver, client)
     temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
     begun = time.perf_counter()
     with (
@@ -184,7 +187,8 @@ def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
     layers = {}
     for layer in plan.layer:
         n, d = store.shape(plan.train, layer)
-        layers[layer] = LayerSize(n, store.shape(plan.test, layer)[0], d, len(labels.classes), 2)
+        itemsize = DTYPES[store.layer_info(plan.train, layer).spec.dtype].itemsize
+        layers[layer] = LayerSize(n, store.shape(plan.test, layer)[0], d, len(labels.classes), itemsize)
     grid = Grid.of(plan, {name: size.d for name, size in layers.items()}, labels.classes)
     digests = {layer: layer_digest(store, layer, plan.train, plan.test) for layer in plan.layer}
     return Sized(plan, store, layers, grid, digests)
@@ -203,6 +207,14 @@ def machine_for(client: "Client | None", device: str, memory_limit: int | None) 
     return Machine(
         rate, memory or int(0.8 * psutil.virtual_memory().available), len(workers), "gpu" if gpu else "cpu"
     )
+
+
+def check_solver_there(solver: str, client: "Client | None") -> None:
+    """InputError where the solver that was asked for by name cannot run: here, or on a worker."""
+    if client is None:
+        check_solver(solver)
+    else:
+        client.submit(check_solver, solver, pure=False).result()
 
 
 def projection(plan: SweepPlan, store: "Store | str | Path", machine: Machine) -> tuple[Projection, Sized]:

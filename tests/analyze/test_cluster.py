@@ -1,0 +1,222 @@
+"""Sweeps on Dask: the same numbers as here, through killed workers, killed clients and foreign schedulers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from sklearn.datasets import load_digits
+
+import probecache as pc
+from analyze.cluster import connect
+from store.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+SMALL_BLOCKS = (
+    "import sys, analyze.sweep, probecache as pc\n"
+    "analyze.sweep.target_seconds = lambda *a: 0.0\n"
+    "pc.main(sys.argv[1:])"
+)
+PLAN = {"layer": "pixels", "fractions": [0.1, 0.5, 1.0], "seeds": 12, "l2": 1e-2}
+FLAGS = ["--layer", "pixels", "--fractions", "0.1,0.5,1.0", "--seeds", "12", "--l2", "1e-2"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cluster") / "features.zarr"
+    x, y = load_digits(return_X_y=True)
+    for split, rows in (("train", slice(0, 900)), ("test", slice(900, 1200))):
+        pc.write_arrays(path, split=split, layer="pixels", activations=np.float32(x[rows]), labels=y[rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def here(store):
+    """The sweep in this process, in one go."""
+    return pc.sweep(store, **PLAN)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("analyze.sweep.target_seconds", lambda *a: 0.0)
+
+
+def command(*arguments, cwd, **kwargs):
+    line = [sys.executable, "-c", SMALL_BLOCKS, *map(str, arguments)]
+    return subprocess.Popen(
+        line, cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+    )
+
+
+def assert_same_probes(results, here):
+    assert (results["state"] == 1).all()
+    np.testing.assert_allclose(results["objective"], here["objective"], rtol=1e-6)
+    np.testing.assert_allclose(results["accuracy"], here["accuracy"], atol=1 / 300 + 1e-9)
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def done(out):
+    try:
+        return int((xr.open_zarr(out)["state"] == 1).sum())
+    except FileNotFoundError:
+        return 0
+
+
+def test_two_workers_of_which_one_is_killed_give_the_numbers_of_this_process(
+    store, here, tmp_path, small_blocks
+):
+    killed = []
+    with connect(workers=2) as client:
+
+        def kill_one(finished, total):
+            if not killed:
+                killed.append(next(iter(client.run(os.getpid).values())))
+                os.kill(killed[0], signal.SIGKILL)
+
+        results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r", progress=kill_one)
+    assert killed
+    assert_same_probes(results, here)
+
+
+def test_a_killed_client_continues_where_it_was(store, here, tmp_path):
+    out = tmp_path / "r"
+    arguments = ["sweep", store, *FLAGS, "--solver", "sklearn", "--out", out]  # slow enough to be caught
+    first = command(*arguments, cwd=tmp_path)
+    wait_for(lambda: done(out) > 0 or first.poll() is not None)
+    first.kill()
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
+    before = xr.open_zarr(out).load()
+    finished = before["state"].values == 1
+    assert 0 < finished.sum() < finished.size
+    second = command(*arguments, cwd=tmp_path)
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 0, errors
+    after = xr.open_zarr(out).load()
+    # the time of each probe is that of the run that computed it: nothing was computed twice
+    assert (after["seconds"].values[finished] == before["seconds"].values[finished]).all()
+    assert (after["state"] == 1).all()
+    np.testing.assert_allclose(after["objective"], here["objective"], rtol=1e-4)
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
+@pytest.mark.slow
+def test_a_cluster_started_by_hand_from_another_folder(store, here, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    address_file = tmp_path / "scheduler.json"
+    dask, options = [sys.executable, "-m", "dask"], ["--no-dashboard", "--scheduler-file", str(address_file)]
+    quiet = {"cwd": elsewhere, "env": ENVIRONMENT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen([*dask, "scheduler", "--port", "0", *options], **quiet)
+    try:
+        wait_for(address_file.exists)
+        worker = subprocess.Popen(
+            [*dask, "worker", "--nthreads", "1", "--no-dashboard", "--scheduler-file", str(address_file)],
+            **quiet,
+        )
+        try:
+            import json
+
+            address = json.loads(address_file.read_text())["address"]
+            run = command(
+                "sweep", store, *FLAGS, "--scheduler", address, "--out", tmp_path / "r", cwd=tmp_path
+            )
+            output, errors = run.communicate(timeout=120)
+            assert run.returncode == 0, errors
+            assert "accuracy, mean over seeds" in output
+        finally:
+            worker.terminate()
+            worker.wait(20)
+    finally:
+        scheduler.terminate()
+        scheduler.wait(20)
+    assert_same_probes(xr.open_zarr(tmp_path / "r").load(), here)
+
+
+def test_a_second_writer_of_the_same_results_is_refused(store, tmp_path):
+    def again(finished, total):
+        with pytest.raises(InputError, match=f"r is being written by process {os.getpid()} on"):
+            pc.sweep(store, **PLAN, out=tmp_path / "r")
+
+    pc.sweep(store, **PLAN, out=tmp_path / "r", progress=again)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "2", "--gpus", "all"], "got more than one of --workers, --scheduler and --gpus"),
+        (["--workers", "0"], "got --workers 0; allowed: 1 or more"),
+        (["--scheduler", "tcp://127.0.0.1:9"], "got --scheduler tcp://127.0.0.1:9, which does not answer"),
+        (["--memory-limit", "lots"], "got --memory-limit 'lots'"),
+        (["--fractions", "0,1"], "got fraction 0; allowed: above 0, up to 1"),
+        (["--seeds", "many"], "got seeds 'many'"),
+        (["--layer", "pixel"], "close names: pixels"),
+        (["--performance-report", "r.html"], "got --performance-report without a cluster"),
+    ],
+)
+def test_wrong_flags_are_one_line_and_exit_code_2(store, tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        pc.main(["sweep", str(store), *FLAGS, "--out", str(tmp_path / "r"), *arguments])
+    assert caught.value.code == 2
+    last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("probecache: ")]
+    assert len(last) == 1
+    assert message in last[0]
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_dry_run_prints_the_cost_and_writes_nothing(store, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        pc.main(["sweep", str(store), *FLAGS, "--dry-run"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("36 probes in ")
+    assert "reading 300.0 KiB" in printed
+    with pytest.raises(SystemExit) as caught:
+        pc.main(["sweep", str(store), *FLAGS, "--dry-run", "--memory-limit", "1MiB"])
+    assert caught.value.code == 2
+    assert "layer 'pixels' needs" in capsys.readouterr().err
+
+
+def test_a_config_file_and_flags_make_one_plan_and_flags_win(store, tmp_path, capsys):
+    config = tmp_path / "sweep.toml"
+    config.write_text('layer = "pixels"\nfractions = [0.5]\nseeds = 4\nl2 = 1e-3\nprobe = "ridge"\n')
+    out = tmp_path / "r"
+    with pytest.raises(SystemExit) as caught:
+        pc.main(["sweep", str(store), "--config", str(config), "--seeds", "7,9", "--out", str(out)])
+    assert caught.value.code == 0
+    results = xr.open_zarr(out)
+    assert results["seed"].values.tolist() == [7, 9]
+    assert results["l2"].values.tolist() == [1e-3]
+    assert results.attrs["probe"] == "ridge"
+    assert "accuracy, mean over seeds, by fraction:" in capsys.readouterr().out
+
+
+def test_failed_blocks_end_in_exit_code_1(store, tmp_path, capsys, monkeypatch, small_blocks):
+    from analyze import worker
+
+    original, calls = worker.solve, []
+
+    def solve(*args, **kwargs):
+        calls.append(1)
+        if len(calls) <= 3:
+            raise ValueError("broken")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(worker, "solve", solve)
+    with pytest.raises(SystemExit) as caught:
+        pc.main(["sweep", str(store), *FLAGS, "--out", str(tmp_path / "r")])
+    assert caught.value.code == 1
+    assert "1 of 12 blocks failed; first pixels, random, seeds 0" in capsys.readouterr().err
+    assert done(tmp_path / "r") == 33

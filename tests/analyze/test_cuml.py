@@ -1,0 +1,38 @@
+"""The cuML adapter against cuML itself. Without a GPU its signatures and its refusal can be checked.
+
+`make cuml` installs cuML into an environment of its own (6 GB) and runs this; elsewhere it skips.
+"""
+
+import inspect
+from importlib.util import find_spec
+
+import pytest
+
+from analyze.solvers import check_solver, cuml
+from store.errors import InputError
+
+pytestmark = pytest.mark.skipif(find_spec("cuml") is None, reason="cuML is not installed")
+
+
+def signature():
+    from cuml.linear_model import LogisticRegression
+
+    return inspect.signature(LogisticRegression).parameters
+
+
+def test_every_option_that_the_adapter_gives_is_one_that_cuml_takes():
+    for l2 in (1e-4, 0.0):
+        assert set(cuml.options(1000, l2)) <= set(signature())
+
+
+def test_the_penalty_is_divided_by_the_rows_as_the_adapter_takes_it():
+    # with penalty_normalized the objective is  mean CE + 1/(2 C n) ||W||^2:  C = 1 / (l2 n)
+    assert signature()["penalty_normalized"].default is True
+    assert cuml.options(1000, 1e-3)["C"] == pytest.approx(1.0)
+
+
+@pytest.mark.skipif(not cuml.unavailable(), reason="this machine has a GPU that cuML runs on")
+def test_without_a_gpu_asking_for_cuml_is_one_line():
+    with pytest.raises(InputError, match=r"no CUDA device|a fit of four points failed") as caught:
+        check_solver("cuml")
+    assert "\n" not in str(caught.value)
