@@ -1,0 +1,128 @@
+"""The report's figures for print beside accuracy: DR, frontier, classes, layers, CKA. Each writes one
+file.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from analyze.classes import class_effects
+from analyze.figures import COLOURS, MARKERS, columns_of, draw_band, log_fractions, panels, save, styled
+from analyze.redundancy import full_scores, redundancy, score_of
+from analyze.summary import pick_l2, seed_band
+
+
+def dr_figure(results: xr.Dataset, deltas: Sequence[float], path: str | Path) -> Path:
+    """DR against delta with bootstrap intervals: a panel per layer, a line per method."""
+    found = redundancy(pick_l2(results), deltas)
+    layers = found["layer"].values
+    with styled():
+        figure, axes = panels(len(layers))
+        for i, (layer, axis) in enumerate(zip(layers, axes, strict=True)):
+            for j, method in enumerate(found["method"].values):
+                cell = found.sel({"layer": layer, "method": method})
+                band = xr.Dataset({"mean": cell["dr"], "low": cell["dr_low"], "high": cell["dr_high"]})
+                draw_band(axis, band.rename(delta="fraction"), j, str(method))
+            axis.set_ylim(-0.02, 1.02)
+            axis.set_xlabel("delta")
+            axis.set_title(str(layer), loc="left", fontweight="bold")
+            if i % columns_of(len(layers)) == 0:
+                axis.set_ylabel("diffused redundancy")
+        _legend(figure, axes[0])
+    return save(figure, path)
+
+
+def pareto_figure(points: xr.Dataset, path: str | Path) -> Path:
+    """Accuracy at the critical mass against DR; filled markers lie on their task's frontier."""
+    names = [f"{s} / {n}" for s, n in zip(points["study"].values, points["layer"].values, strict=True)]
+    with styled():
+        figure, (axis,) = panels(1, width=5.5, height=3.8)
+        for j, name in enumerate(dict.fromkeys(names)):
+            own = points.isel(point=[i for i, n in enumerate(names) if n == name])
+            colour, marker = COLOURS[j % len(COLOURS)], MARKERS[j % len(MARKERS)]
+            axis.plot(
+                own["dr"], own["score"], color=colour, linewidth=0.8, marker=marker, mfc="white", label=name
+            )
+            best = own.isel(point=np.flatnonzero(own["frontier"]))
+            axis.plot(best["dr"], best["score"], color=colour, linewidth=0, marker=marker)
+        axis.set_xlabel("diffused redundancy")
+        axis.set_ylabel("accuracy at the critical mass")
+        _legend(figure, axis, columns=2)
+    return save(figure, path)
+
+
+def spread_figure(results: xr.Dataset, path: str | Path) -> Path:
+    """Gini index, coefficient of variation and worst class of random subsets against fraction, a panel per
+    layer.
+    """
+    effects = class_effects(pick_l2(results)).sel({"method": "random"})
+    labels = {
+        "gini": "Gini index",
+        "coefficient_of_variation": "coefficient of variation",
+        "worst_accuracy": "worst class",
+    }
+    layers = effects["layer"].values
+    with styled():
+        figure, axes = panels(len(layers))
+        for layer, axis in zip(layers, axes, strict=True):
+            for j, (name, label) in enumerate(labels.items()):
+                cell = effects.sel(layer=layer)
+                band = xr.Dataset(
+                    {"mean": cell[name], "low": cell[name + "_low"], "high": cell[name + "_high"]}
+                )
+                draw_band(axis, band, j, label)
+            log_fractions(axis, effects["fraction"].to_numpy())
+            axis.set_ylim(bottom=0)
+            axis.set_title(str(layer), loc="left", fontweight="bold")
+        axes[0].set_ylabel("spread over classes")
+        _legend(figure, axes[0])
+    return save(figure, path)
+
+
+def layers_figure(results: xr.Dataset, path: str | Path) -> Path:
+    """Heat map: share of each layer's own full accuracy that random subsets keep, layers by fractions."""
+    values = score_of(pick_l2(results))
+    full = full_scores(values).mean("seed")
+    method = "random" if "random" in values["method"] else values["method"].values[0]
+    curve = values.sel({"method": method}).mean("seed")
+    kept = (curve / (full if "method" not in full.dims else full.sel({"method": method}))).transpose(
+        "layer", "fraction"
+    )
+    with styled():
+        figure, (axis,) = panels(1, width=6.5, height=0.9 + 0.35 * kept.sizes["layer"])
+        image = axis.imshow(kept, cmap="cividis", vmax=1, aspect="auto")
+        axis.grid(False)
+        axis.set_yticks(range(kept.sizes["layer"]), [str(v) for v in kept["layer"].values])
+        percent = [f"{100 * f:.3g}%" for f in kept["fraction"].values]
+        axis.set_xticks(range(len(percent)), percent, fontsize=7, rotation=60)
+        axis.set_xlabel("neurons kept")
+        figure.colorbar(image, ax=axis, label="share of full accuracy", format="{x:.0%}")
+    return save(figure, path)
+
+
+def cka_figure(similarity: xr.Dataset, path: str | Path) -> Path:
+    """Linear CKA of random subsets with the full layer, plain and debiased, and of pairs of subsets."""
+    curves = {
+        "with the full layer": similarity["cka"],
+        "with the full layer, debiased": similarity["cka_debiased"],
+        "two subsets of one size": similarity["cka_pair"].rename(pair="seed"),
+    }
+    with styled():
+        figure, (axis,) = panels(1, width=4.5)
+        for j, (label, values) in enumerate(curves.items()):
+            draw_band(axis, seed_band(values), j, label)
+        log_fractions(axis, similarity["fraction"].to_numpy())
+        axis.set_ylim(0, 1.03)
+        axis.set_ylabel("linear CKA")
+        axis.set_title(similarity.attrs.get("layer", ""), loc="left", fontweight="bold")
+        _legend(figure, axis, columns=2)
+    return save(figure, path)
+
+
+def _legend(figure, axis, columns: int = 5) -> None:  # type: ignore[no-untyped-def]
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=min(len(names), columns), handlelength=2.2
+    )

@@ -1,0 +1,247 @@
+"""The report in a real browser: it opens without network or console errors, draws, and answers mouse and
+keys.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `report`")
+pytest.importorskip("plotly", reason="plotly comes with the extra `report`")
+
+from analyze.cka import cka
+from analyze.redundancy import redundancy
+from analyze.report.write import report_files, write_report
+from store.errors import InputError
+from tests.analyze.synthetic import MemoryStore, features, synthetic_results
+
+TABS = ["findings", "accuracy", "redundancy", "classes", "layers", "similarity", "provenance"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    methods = ("random", "pca", "pca-least")
+    studies = {
+        "Lite0 / <b>CIFAR</b>": synthetic_results(
+            layers=("blocks.3", "penultimate"), methods=methods, n_classes=10
+        ),
+        "Lite1 / Pets": synthetic_results(methods=methods, n_classes=2),
+    }
+    store = MemoryStore({("test", "penultimate"): features(n=100, d=40)})
+    similarity = cka(store, layer="penultimate", split="test", fractions=(0.1, 0.5, 1.0), seeds=3)
+    write_report(
+        studies,
+        folder,
+        similarities={"Lite0 / <b>CIFAR</b>": similarity},
+        commands=["probecache report A --out B"],
+    )
+    return folder, studies
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    selenium = pytest.importorskip("selenium", reason="selenium is in the dev group")
+    del selenium
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium and chromedriver on this machine: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        browser.execute_cdp_cmd("Network.enable", {})
+        browser.execute_cdp_cmd(
+            "Network.emulateNetworkConditions",
+            {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+        )
+        yield browser
+    finally:
+        browser.quit()
+
+
+def open_page(browser, folder, width=1280, height=900):
+    browser.set_window_size(width, height)
+    browser.get((folder / "index.html").as_uri())
+    browser.get_log("browser")  # what came before this page
+    browser.refresh()
+
+
+def by_id(browser, name):
+    from selenium.webdriver.common.by import By
+
+    return browser.find_element(By.ID, name)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_tab_draws_without_a_console_error(browser, report, width):
+    open_page(browser, report[0], width)
+    drawn = {}
+    for name in TABS:
+        by_id(browser, f"tab-{name}").click()
+        assert by_id(browser, name).is_displayed()
+        assert [t for t in TABS if by_id(browser, t).is_displayed()] == [name]
+        drawn[name] = browser.execute_script(
+            "const marks = '.main-svg .trace, .main-svg .heatmaplayer image, .main-svg .bars .point';"
+            "return [...document.querySelectorAll(`#${arguments[0]} .plot`)].filter(p => p.offsetParent)"
+            ".map(p => p.querySelectorAll(marks).length)",
+            name,
+        )
+        wide = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, f"{name} is {wide} px wider than the window"
+    assert {n: len(d) for n, d in drawn.items()} == {
+        "findings": 0,
+        "accuracy": 1,
+        "redundancy": 2,
+        "classes": 3,
+        "layers": 1,
+        "similarity": 1,
+        "provenance": 0,
+    }
+    assert all(min(d) > 0 for d in drawn.values() if d)
+    assert [e for e in browser.get_log("browser") if e["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_arrow_keys_move_between_tabs(browser, report):
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(browser, report[0])
+    by_id(browser, "tab-findings").click()
+    for key, name in (
+        (Keys.ARROW_RIGHT, "accuracy"),
+        (Keys.END, "provenance"),
+        (Keys.ARROW_RIGHT, "findings"),
+    ):
+        browser.switch_to.active_element.send_keys(key)
+        assert browser.switch_to.active_element.get_attribute("id") == f"tab-{name}"
+        assert by_id(browser, name).is_displayed()
+
+
+def test_hover_names_the_subset(browser, report):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    open_page(browser, report[0])
+    by_id(browser, "tab-accuracy").click()
+    points = browser.find_elements(By.CSS_SELECTOR, "#plot-accuracy .scatterlayer .points path")
+    assert points
+    ActionChains(browser).move_to_element(points[1]).perform()
+    label = WebDriverWait(browser, 5).until(
+        lambda b: b.find_elements(By.CSS_SELECTOR, "#plot-accuracy .hoverlayer .hovertext")
+    )
+    assert re.search(r"\d+ of 40 neurons \(\d", label[0].text)
+
+
+def test_choosing_other_results_and_layers_redraws(browser, report):
+    from selenium.webdriver.support.ui import Select
+
+    open_page(browser, report[0])
+    by_id(browser, "tab-accuracy").click()
+    heights = "return document.getElementById('plot-accuracy').data.map(t => t.y[t.y.length - 1])"
+    first = browser.execute_script(heights)
+    Select(by_id(browser, "layer")).select_by_value("blocks.3")
+    other = browser.execute_script(heights)
+    assert first != other
+    Select(by_id(browser, "study")).select_by_visible_text("Lite1 / Pets")
+    assert [o.text for o in Select(by_id(browser, "layer")).options] == ["penultimate (40)"]
+    by_id(browser, "tab-classes").click()
+    assert "fewer than three classes" in by_id(browser, "classes-none").text
+
+
+def test_page_is_self_contained_and_escapes_names(report):
+    page = (report[0] / "index.html").read_text()
+    markup = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//', markup)
+    assert "<b>CIFAR</b>" not in re.sub(
+        r'<script type="application/json".*?</script>', "", markup, flags=re.S
+    )
+    assert "&lt;b&gt;CIFAR&lt;/b&gt;" in markup
+
+
+def test_numbers_of_the_page_are_those_of_the_results(report):
+    folder, studies = report
+    page = (folder / "index.html").read_text()
+    payload = json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1].replace(
+            "<\\/", "</"
+        )
+    )
+    results = studies["Lite1 / Pets"]
+    layer = payload["studies"][1]["layers"][0]
+    curve = next(m for m in layer["methods"] if m["name"] == "pca")
+    assert curve["mean"] == pytest.approx(
+        results.accuracy.sel({"method": "pca"}).mean("seed").squeeze().values, abs=1e-6
+    )
+    found = redundancy(results, 0.9).sel({"method": "random"}).squeeze()
+    random = next(m for m in layer["methods"] if m["name"] == "random")
+    assert random["critical_mass"] == float(found.critical_mass)
+    assert random["dr"] == pytest.approx(float(found.dr), abs=1e-6)
+
+
+def test_files_beside_the_page(report):
+    folder, studies = report
+    for name in ("accuracy", "dr", "layers", "classes", "cka"):
+        for end in ("svg", "png"):
+            assert (folder / f"figures/Lite0-b-CIFAR-b/{name}.{end}").stat().st_size > 2000
+    table = pd.read_csv(folder / "tables/Lite1-Pets-accuracy.csv")
+    assert len(table) == studies["Lite1 / Pets"].accuracy.size
+    row = table[(table.method == "pca") & (table.fraction == 0.2) & (table.seed == 3)].iloc[0]
+    want = studies["Lite1 / Pets"].accuracy.sel({"method": "pca", "fraction": 0.2, "seed": 3}).item()
+    assert row.accuracy == pytest.approx(want, rel=1e-5)
+    page = (folder / "index.html").read_text()
+    for link in re.findall(r'href="((?:tables|figures)/[^"]+)"', page):
+        assert (folder / link).is_file()
+
+
+def test_report_command_on_results_and_cka_folders(tmp_path):
+    results = synthetic_results()
+    results.attrs["fingerprint"] = "penultimate: aaa+bbb"
+    results.to_zarr(tmp_path / "lite0__cifar10.zarr", consolidated=False)
+    store = MemoryStore({("test", "penultimate"): features(n=100, d=40)})
+    similarity = cka(store, layer="penultimate", split="test", fractions=(0.1, 1.0), seeds=2)
+    similarity.assign_attrs(digest="bbb").to_zarr(tmp_path / "similarity.zarr", consolidated=False)
+    line = [
+        "report",
+        str(tmp_path / "lite0__cifar10.zarr"),
+        str(tmp_path / "similarity.zarr"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "probecache", *line], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "out" / "index.html") in done.stdout
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "lite0 / cifar10" in page
+    assert (tmp_path / "out/figures/lite0-cifar10/cka.svg").is_file()
+
+
+def test_what_is_no_results_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(InputError, match="is no RESULTS folder"):
+        report_files([str(tmp_path / "plain")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
