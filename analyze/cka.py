@@ -56,7 +56,7 @@ def cka(
         coords={
             "fraction": ("fraction", np.asarray(fractions, dtype=np.float64), {"units": "1"}),
             "seed": seed_list,
-            "layer": [layer],
+            "layer": np.array([layer], dtype=np.dtypes.StringDType()),  # Zarr v3 has no fixed-width text
             "first": ("pair", np.asarray(seed_list)[first]),
             "second": ("pair", np.asarray(seed_list)[second]),
         }
@@ -79,7 +79,8 @@ def cka(
         )
     out["n_neurons"] = ("fraction", counts, {"units": "neurons"})
     out["permutation"] = (("layer", "seed", "neuron"), orders[None])
-    out.attrs = {"store": store.path, "split": split, "layer": layer, "samples": gram.n}
+    out.attrs = {"store": str(store.path), "split": split, "layer": layer, "samples": gram.n}
+    out.attrs["digest"] = store.digest(split, layer)
     return out
 
 

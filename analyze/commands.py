@@ -65,6 +65,57 @@ def sweep(
     )
 
 
+def cka(
+    store: str = typer.Argument(help="Store to read."),
+    layer: str = typer.Option(..., "--layer", help="Layer."),
+    split: str = typer.Option("test", "--split", help="Split."),
+    fractions: str = typer.Option(
+        "0.01,0.02,0.05,0.1,0.2,0.5,1.0", "--fractions", help="Comma list in (0, 1]."
+    ),
+    seeds: str = typer.Option("5", "--seeds", help="A count, or a comma list of seeds."),
+    out: Path = typer.Option(None, "--out", help="Folder to write, for `report`."),
+) -> None:
+    """Linear CKA of random column subsets with the full layer, and of two subsets of one size."""
+    from analyze.cka import cka as compute
+    from analyze.tell import save_new, tell_cka
+    from store.reader import open_store
+
+    chosen: Any = _list(seeds) if "," in seeds else _number(seeds)
+    found = compute(
+        open_store(store), layer=layer, split=split, fractions=_list(fractions) or [], seeds=chosen
+    )
+    if out is not None:
+        save_new(found, out)
+    tell_cka(found, out)
+
+
+def redundancy(
+    results: str = typer.Argument(help="RESULTS folder, or one that `cka --out` wrote."),
+    delta: str = typer.Option("0.9", "--delta", help="Comma list of shares of the full score to keep."),
+    keep: float = typer.Option(None, "--keep", help="Also find the smallest subset that keeps this share."),
+    layer: str = typer.Option(None, "--layer", help="Layer of that subset."),
+    indices: Path = typer.Option(None, "--indices", help="Write that subset's neurons, one a line."),
+) -> None:
+    """Critical mass and DR of every layer, method and l2, with intervals over seeds."""
+    from analyze.tell import tell_redundancy, tell_subset
+
+    tell_redundancy(results, _list(delta) or [])
+    if keep is not None or indices is not None:
+        tell_subset(results, 0.95 if keep is None else keep, layer, indices)
+
+
+def report(
+    results: list[str] = typer.Argument(help="RESULTS folders, and CKA folders beside them."),
+    out: Path = typer.Option(..., "--out", help="Folder for index.html, figures and tables."),
+    delta: float = typer.Option(0.9, "--delta", help="Share of the full accuracy that DR keeps."),
+    title: str = typer.Option(None, "--title", help="Title of the page."),
+) -> None:
+    """One HTML page that opens offline, the same figures for print, the tables as CSV."""
+    from analyze.report.write import report_files
+
+    print(f"report: {report_files(results, out, delta=delta, title=title)}")
+
+
 def _list(text: str | None) -> list[Any] | None:
     return None if text is None else [_number(part.strip()) for part in text.split(",") if part.strip()]
 
@@ -79,4 +130,9 @@ def _number(text: str) -> Any:
     return text
 
 
-COMMANDS: dict[str, Callable[..., object]] = {"sweep": sweep}
+COMMANDS: dict[str, Callable[..., object]] = {
+    "sweep": sweep,
+    "cka": cka,
+    "redundancy": redundancy,
+    "report": report,
+}

@@ -19,14 +19,14 @@ TABS = (
 CAPTIONS = {
     "accuracy": "Test accuracy against the share of neurons kept (log axis): mean over seeds with its 95% "
     "interval. The dashed line is the full layer.",
-    "dr": "Diffused redundancy against delta: the largest share of neurons that can be dropped at random while "
-    "the mean accuracy stays at delta of the full layer's. Bands: bootstrap over seeds.",
-    "pareto": "Each point is a layer at one delta. Filled points are on their task's frontier: no other layer or "
-    "backbone offers more redundancy at as much accuracy.",
+    "dr": "Diffused redundancy against delta: the largest share of neurons that can be dropped at random "
+    "while the mean accuracy stays at delta of the full layer's. Bands: bootstrap over seeds.",
+    "pareto": "Each point is a layer at one delta. Filled points are on their task's frontier: no other "
+    "layer or backbone offers more redundancy at as much accuracy.",
     "spread": "Gini index and coefficient of variation of the class accuracies under random subsets (0: all "
     "classes alike).",
-    "classes": "Accuracy of each class. The five classes that lose most are coloured, the others grey; dotted, "
-    "the accuracy of whichever class is worst at that size.",
+    "classes": "Accuracy of each class. The five classes that lose most are coloured, the others grey; "
+    "dotted, the accuracy of whichever class is worst at that size.",
     "hardest": "The classes that lose most, with 95% intervals over seeds.",
     "layers": "Share of each layer's own full accuracy that random subsets keep.",
     "cka": "Linear CKA of random subsets with the full layer, and of two subsets of one size.",
@@ -44,13 +44,14 @@ def build_page(payload: dict[str, Any], *, title: str, commands: list[str], down
         "findings": _findings(payload),
         "accuracy": _plot("accuracy", tall=True),
         "redundancy": _plot("dr") + "<h3>The redundancy-performance frontier</h3>" + _plot("pareto"),
-        "classes": '<p id="classes-none" hidden>These results have no accuracy per class, or fewer than three '
-        'classes.</p><div id="classes-body">'
+        "classes": '<p id="classes-none" hidden>These results have no accuracy per class, or fewer than '
+        'three classes.</p><div id="classes-body">'
         + "".join(_plot(name) for name in ("spread", "classes", "hardest"))
         + "</div>",
         "layers": _plot("layers"),
-        "similarity": '<p id="similarity-none" hidden>No CKA was given for these results: run <code>probecache '
-        'cka</code> and name its folder beside them.</p><div id="similarity-body">' + _plot("cka") + "</div>",
+        "similarity": '<p id="similarity-none" hidden>No CKA was given for these results: run '
+        "<code>probecache cka</code> and name its folder beside them.</p><div "
+        'id="similarity-body">' + _plot("cka") + "</div>",
         "provenance": _provenance(payload, commands, downloads),
     }
     sections = "".join(
@@ -160,7 +161,8 @@ def _provenance(payload: dict[str, Any], commands: list[str], downloads: list[st
         parts.append(f"<h3>{html.escape(study['name'])}</h3><dl>{items}</dl>")
     lines = html.escape("\n".join(commands))
     links = "".join(f'<li><a href="{html.escape(d)}">{html.escape(d)}</a></li>' for d in downloads)
-    return f"<h3>How to rerun</h3><pre>{lines}</pre>{''.join(parts)}<h3>Files beside this page</h3><ul>{links}</ul>"
+    rerun = f"<h3>How to rerun</h3><pre>{lines}</pre>"
+    return f"{rerun}{''.join(parts)}<h3>Files beside this page</h3><ul>{links}</ul>"
 
 
 def _plot(name: str, tall: bool = False) -> str:

@@ -54,14 +54,11 @@ def pareto_figure(points: xr.Dataset, path: str | Path) -> Path:
 
 
 def spread_figure(results: xr.Dataset, path: str | Path) -> Path:
-    """Gini index, coefficient of variation and worst class of random subsets against fraction, a panel per
-    layer.
-    """
+    """Gini index and coefficient of variation of the class accuracies against fraction, a panel per layer."""
     effects = class_effects(pick_l2(results)).sel({"method": "random"})
     labels = {
         "gini": "Gini index",
         "coefficient_of_variation": "coefficient of variation",
-        "worst_accuracy": "worst class",
     }
     layers = effects["layer"].values
     with styled():

@@ -23,6 +23,9 @@ class MemoryStore:
     def shape(self, split, layer):
         return self.layers_[split, layer].shape
 
+    def digest(self, split, layer):
+        return f"digest-of-{split}-{layer}"
+
     def status(self, split):
         return self._status
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -217,11 +218,12 @@ def test_files_beside_the_page(report):
 
 def test_report_command_on_results_and_cka_folders(tmp_path):
     results = synthetic_results()
-    results.attrs["fingerprint"] = "penultimate: aaa+bbb"
-    results.to_zarr(tmp_path / "lite0__cifar10.zarr", consolidated=False)
+    results.attrs["fingerprint"] = "penultimate: aaa+digest-of-test-penultimate"
+    text = {name: results[name].astype(np.dtypes.StringDType()) for name in ("layer", "method", "class")}
+    results.assign_coords(text).to_zarr(tmp_path / "lite0__cifar10.zarr", consolidated=False)
     store = MemoryStore({("test", "penultimate"): features(n=100, d=40)})
     similarity = cka(store, layer="penultimate", split="test", fractions=(0.1, 1.0), seeds=2)
-    similarity.assign_attrs(digest="bbb").to_zarr(tmp_path / "similarity.zarr", consolidated=False)
+    similarity.to_zarr(tmp_path / "similarity.zarr", consolidated=False)
     line = [
         "report",
         str(tmp_path / "lite0__cifar10.zarr"),
