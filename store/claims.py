@@ -1,114 +1,90 @@
 """One writer per shard, with no coordinator: whoever creates a shard's claim writes it.
 
-A claim is a small object that can be created once (O_EXCL link, or a conditional put). It names its
-writer, so that
-the claim of a dead writer can be taken over: on the same machine the process is looked up, elsewhere the
-writer's
-lease, renewed every minute, has to be older than LEASE seconds.
+A claim is a small object that can be created once (a link, or a conditional put). It names its writer, so
+that the claim of a dead one can be taken over: on the same machine the process is looked up, elsewhere the
+writer's lease, renewed every minute, has to be older than LEASE seconds.
 
 Claims and leases lie inside the split's `commit` array folder, where zarr looks for nothing but chunks.
 """
 
 import contextlib
-import json
-import os
 import socket
 import threading
-import time
-import uuid
 from collections.abc import Iterable
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-import psutil
 
 from store.errors import InputError
 from store.files import Files
+from store.process import alive, mark, number
 
 LEASE = 600.0
 BEAT = 60.0
 
 
-@cache
-def _here() -> str:
-    """This machine, boot and process namespace: where a process id means something."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-    with contextlib.suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
-
-
 class Claims:
-    """The claims of one writer on shards of one split. `close` (or leaving the context) gives them back."""
+    """The claims of one writer on shards of one split. `close` gives them back."""
 
     def __init__(self, files: Files, split: str) -> None:
         self.files, self.split = files, split
-        self.token = uuid.uuid4().hex[:12]
+        self.mark = mark()
         self.held: set[int] = set()
         self._stop = threading.Event()
-        process = psutil.Process()
-        self._me = {
-            "token": self.token,
-            "host": socket.gethostname(),
-            "here": _here(),
-            "pid": process.pid,
-            "started": process.create_time(),
-        }
         self._beating: threading.Thread | None = None
 
     def _claim(self, index: int) -> str:
         return f"{self.split}/commit/claim-{index}"
 
-    def _lease(self, token: str) -> str:
-        return f"{self.split}/commit/lease-{token}"
+    def _lease(self, owner: str) -> str:
+        return f"{self.split}/commit/lease-{owner}"
 
     def take(self, shards: Iterable[int]) -> None:
         """Claim all of `shards`, or none: InputError names the living writer that holds one of them."""
         self._renew()
-        data = json.dumps(self._me).encode()
         try:
+            self._sweep()
             for index in sorted(shards):
-                while not self.files.create(self._claim(index), data):
+                while not self.files.create(
+                    self._claim(index), f"{self.mark} {socket.gethostname()}".encode()
+                ):
                     self._remove_if_dead(index)
                 self.held.add(index)
         except BaseException:
             self.close()
             raise
-        if self._beating is None:
-            self._beating = threading.Thread(target=self._beat, name="probecache-lease", daemon=True)
-            self._beating.start()
+        self._beating = threading.Thread(target=self._beat, name="probecache-lease", daemon=True)
+        self._beating.start()
 
     def _remove_if_dead(self, index: int) -> None:
         key = self._claim(index)
         raw = self.files.read(key)
         if raw is None:
             return
-        owner = _parse(raw)
-        alive, why = self._alive(owner)
-        if alive:
+        owner, _, host = raw.decode(errors="replace").partition(" ")
+        why = self._sign(owner)
+        if why:
             raise InputError(
                 f"shard {index} of split {self.split!r} in {self.files.url} is being written by process "
-                f"{owner.get('pid')} on {owner.get('host')} ({why}); a shard has one writer: wait for it, "
-                "or give each writer its own rows (--rows a:b)"
+                f"{number(owner)} on {host} ({why}); a shard has one writer: wait for it, or give each "
+                "writer its own rows (--rows a:b)"
             )
         if self.files.read(key) == raw:
             self.files.delete(key)
-            self.files.delete(self._lease(str(owner.get("token"))))
 
-    def _alive(self, owner: dict[str, Any]) -> tuple[bool, str]:
-        if owner.get("here") == _here():
-            try:
-                started = psutil.Process(int(owner["pid"])).create_time()
-            except (psutil.Error, KeyError, ValueError):
-                return False, ""
-            return abs(started - float(owner.get("started", 0))) < 1, "alive"
-        age = self.files.age(self._lease(str(owner.get("token"))))
+    def _sign(self, owner: str) -> str:
+        """A sign of life of a claim's owner; empty if it is dead."""
+        known = alive(owner)
+        if known is not None:
+            return "alive" if known else ""
+        age = self.files.age(self._lease(owner))
         if age is None or age > LEASE:
-            return False, ""
-        return True, f"last sign {age:.0f} s ago; the claim of a dead writer lapses after {LEASE:.0f} s"
+            return ""
+        return f"last sign {age:.0f} s ago; the claim of a dead writer lapses after {LEASE:.0f} s"
+
+    def _sweep(self) -> None:
+        """Remove the leases of dead writers."""
+        for name in self.files.names(f"{self.split}/commit"):
+            owner = name.removeprefix("lease-")
+            if owner not in (name, self.mark) and not self._sign(owner):
+                self.files.delete(self._lease(owner))
 
     def release(self, index: int) -> None:
         self.held.discard(index)
@@ -117,22 +93,16 @@ class Claims:
     def close(self) -> None:
         """Give back every claim and the lease."""
         self._stop.set()
+        if self._beating is not None:
+            self._beating.join()
         for index in sorted(self.held):
             self.release(index)
-        self.files.delete(self._lease(self.token))
+        self.files.delete(self._lease(self.mark))
 
     def _renew(self) -> None:
-        self.files.write({self._lease(self.token): [f"{time.time()}".encode()]})
+        self.files.write({self._lease(self.mark): [b"alive"]}, last=False)
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
             with contextlib.suppress(Exception):  # a missed beat is made up by the next one
                 self._renew()
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
-    try:
-        owner = json.loads(raw)
-    except ValueError:
-        return {}
-    return owner if isinstance(owner, dict) else {}

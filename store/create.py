@@ -38,7 +38,7 @@ def open_split(
     require_equal({"class_names": list(split.class_names)}, {"class_names": list(class_names)}, where)
     old = split.geometry
     if shard_rows not in (None, old.shard_rows):
-        raise InputError(f"{where} has shards of {old.shard_rows} rows, not {shard_rows}: leave it out")
+        raise InputError(f"{where} has shards of {old.shard_rows} rows, not {shard_rows}: ask for that many")
     if n_samples < old.n_samples:
         raise InputError(
             f"{where} holds {old.n_samples} samples, {n_samples} were asked for: a split grows but does not "

@@ -5,9 +5,10 @@ temporary
 file, fsync and rename; an object store's put is atomic already.
 """
 
+import contextlib
 import os
 import shutil
-import uuid
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from store.errors import InputError, ProbecacheError
+from store.process import alive, mark
 
 Pieces = Sequence[bytes | np.ndarray[Any, Any]]
 
@@ -58,6 +60,9 @@ class Files(Protocol):
 
     def age(self, key: str) -> float | None:
         """Seconds since the object was written, by the file system's own clock."""
+
+    def sweep(self, key: str) -> None:
+        """Remove unfinished writes of dead processes below `key`."""
 
 
 def open_files(path: str | os.PathLike[str]) -> Files:
@@ -127,14 +132,14 @@ class LocalFiles:
 
     def write(self, items: Mapping[str, Pieces], last: bool = True) -> None:
         paths = {key: self._path(key) for key in items}
-        mark = f".{uuid.uuid4().hex[:8]}.tmp"
+        ending = f".{mark()}.tmp"
         descriptors: list[int] = []
         try:
             try:
                 for key, path in paths.items():
                     os.makedirs(os.path.dirname(path), exist_ok=True)
                     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                    descriptors.append(os.open(path + mark, flags, 0o666))
+                    descriptors.append(os.open(path + ending, flags, 0o666))
                     for piece in items[key]:
                         _write_all(descriptors[-1], piece)
                 _sync(descriptors)
@@ -142,21 +147,21 @@ class LocalFiles:
                 for descriptor in descriptors:
                     os.close(descriptor)
             for path in paths.values():
-                os.replace(path + mark, path)
+                os.replace(path + ending, path)
             if last:
                 _sync_folder(os.path.dirname(path))
         except OSError as error:
             raise _write_failed(error, f"{self.url}/{key}") from error
         finally:
             for path in list(paths.values())[: len(descriptors)]:
-                _remove(path + mark)
+                _remove(path + ending)
 
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             # complete before it is visible: link() fails if the name is taken
-            temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+            temporary = f"{path}.{mark()}.tmp"
             try:
                 with open(temporary, "xb") as file:
                     file.write(data)
@@ -183,11 +188,24 @@ class LocalFiles:
             written = os.stat(self._path(key)).st_mtime
         except (FileNotFoundError, NotADirectoryError):
             return None
-        probe = f"{self._path(key)}.{uuid.uuid4().hex[:8]}.tmp"  # the file server's clock, not ours
+        probe = f"{self._path(key)}.{mark()}.tmp"  # the file server's clock, not ours
         with open(probe, "xb"):
             now = os.stat(probe).st_mtime
         _remove(probe)
         return now - written
+
+    def sweep(self, key: str) -> None:
+        now = time.time()
+        for folder, _, names in os.walk(self._path(key)):
+            for name in names:
+                if not name.endswith(".tmp"):
+                    continue
+                path = os.path.join(folder, name)
+                living = alive(name.removesuffix(".tmp").rsplit(".", 1)[-1])
+                with contextlib.suppress(FileNotFoundError):
+                    # of another machine: a day is longer than any write
+                    if living is False or (living is None and now - os.stat(path).st_mtime > 86400):
+                        _remove(path)
 
 
 def _write_all(descriptor: int, piece: bytes | np.ndarray[Any, Any]) -> None:

@@ -84,12 +84,12 @@ class SplitWriter:
                 f"{split.name!r}: resume, or write to another store"
             )
         self.claims = Claims(files, split.name)
+        files.sweep("")
         if self._todo:
             self.claims.take(s.index for s in self._todo)
             self._todo = [s for s in self._missing() if s.index in self.claims.held]
             for index in self.claims.held - {s.index for s in self._todo}:  # done by another one meanwhile
                 self.claims.release(index)
-            self._sweep()
 
     def __enter__(self) -> "SplitWriter":
         return self
@@ -111,22 +111,6 @@ class SplitWriter:
                 if any(isinstance(c, BadChunk) or c[0] < s.rows for c in (mine, shared)):
                     lacking.setdefault(s.index, []).append(name)
         return [replace(s, layers=tuple(lacking[s.index])) for s in self._shards if s.index in lacking]
-
-    def _sweep(self) -> None:
-        """Remove what dead writers left beside the shards that are ours now."""
-        folders = [f"{self.split.name}/{a}/c" for a in ("label", "sample", "status")]
-        for layer in self.layers.values():
-            for s in self._todo:
-                folders += [
-                    os.path.dirname(k)
-                    for k in (layer.shard_key(s), layer.partial_key(s), layer.commit_key(s))
-                ]
-        folders += [os.path.dirname(self.split.commit_key(s)) for s in self._todo]
-        ours = {str(i) for i in self.claims.held}
-        for folder in folders:
-            for name in self.files.names(folder):
-                if name.endswith(".tmp") and (name.split(".")[0] in ours or not folder.endswith("/c")):
-                    self.files.delete(f"{folder}/{name}")
 
     def pending(self) -> Iterator[Shard]:
         """The shards still to be written, in row order, with the layers that lack each."""

@@ -1,0 +1,54 @@
+"""Who wrote this, and is it still alive? A mark that another process of the same machine can check."""
+
+import contextlib
+import hashlib
+import os
+import re
+import socket
+import uuid
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+_MARK = re.compile(r"([0-9a-f]{12})-(\d{1,9})-(\d{1,15})-[0-9a-f]{8}")
+
+
+@cache
+def _here() -> str:
+    """This machine, boot and process namespace: where a process id means something."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.blake2b(" ".join(parts).encode(), digest_size=6).hexdigest()
+
+
+@cache
+def _started(pid: int) -> int:
+    return round(psutil.Process(pid).create_time() * 100)
+
+
+def mark() -> str:
+    """A new mark of this process: place, process id, its start time, eight random digits."""
+    pid = os.getpid()
+    return f"{_here()}-{pid}-{_started(pid)}-{uuid.uuid4().hex[:8]}"
+
+
+def alive(mark: str) -> bool | None:
+    """Whether the process that made `mark` runs; None if it is of another machine, or no mark."""
+    found = _MARK.fullmatch(mark)
+    if not found or found[1] != _here():
+        return None
+    try:
+        started = psutil.Process(int(found[2])).create_time() * 100
+    except psutil.NoSuchProcess:
+        return False
+    return abs(started - int(found[3])) < 100
+
+
+def number(mark: str) -> str:
+    """The process id in a mark, for messages."""
+    found = _MARK.fullmatch(mark)
+    return found[2] if found else "?"

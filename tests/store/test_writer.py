@@ -1,0 +1,305 @@
+"""One writer per shard, resume, growth, refusals: what a writer promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import probecache as pc
+from store.claims import LEASE, Claims
+from store.files import open_files
+from store.fingerprint import Fingerprint
+from store.layout import FAILED, OK, LayerSpec
+from store.verify import verify
+from store.writer import open_writer
+
+ROOT = Path(__file__).parents[2]
+N, D = 100, 6
+
+
+def values(seed=0, n=N, d=D):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def made_by(model="m", amp="float32", dataset="d"):
+    return Fingerprint({"model": model}, {"amp": amp}, {"dataset": dataset})
+
+
+def opened(path, *, layers=("a",), n=N, dtype="float32", attrs=None, fingerprint=None, **options):
+    return open_writer(
+        path,
+        split="s",
+        n_samples=n,
+        layers=[LayerSpec(name, D, dtype, attrs or {}) for name in layers],
+        class_names=["x", "y"],
+        fingerprint=fingerprint or made_by(),
+        **{"shard_rows": 16, **options},
+    )
+
+
+def write(writer, shard, source, status=None):
+    at = slice(shard.start, shard.stop)
+    names = [f"img{i}" for i in range(shard.start, shard.stop)]
+    labels = np.arange(shard.start, shard.stop) % 2
+    writer.write(shard, {name: source[name][at] for name in shard.layers}, labels, names, status)
+
+
+def fill(path, source, **options):
+    with opened(path, layers=tuple(source), n=len(next(iter(source.values()))), **options) as writer:
+        for shard in writer.pending():
+            write(writer, shard, source)
+        return writer.finish({"seconds": 1.5})
+
+
+def test_a_writer_goes_on_where_another_stopped(tmp_path):
+    source = {"a": values(1), "b": values(2)}
+    with opened(tmp_path / "s", layers=("a", "b")) as writer:
+        shards = list(writer.pending())
+        assert [(s.start, s.stop) for s in shards][-1] == (96, 100)
+        for shard in shards[:3]:
+            write(writer, shard, source)
+    with pytest.raises(pc.UnfinishedSplit, match=r"layer 'a' of split 's' .* rows 48:64 \(shard 3\)"):
+        pc.open_store(tmp_path / "s").matrix("s", "a")
+    partial = pc.open_store(tmp_path / "s", partial=True)
+    np.testing.assert_array_equal(partial.matrix("s", "a")[:48], source["a"][:48])
+    assert np.isnan(partial.matrix("s", "a")[48:]).all()
+    assert partial.status("s").tolist() == [OK] * 48 + [0] * 52
+    np.testing.assert_array_equal(
+        pc.open_store(tmp_path / "s").matrix("s", "b", rows=(5, 40)), source["b"][5:40]
+    )
+    with opened(tmp_path / "s", layers=("a", "b")) as writer:
+        assert [s.index for s in writer.pending()] == [3, 4, 5, 6]
+        for shard in writer.pending():
+            write(writer, shard, source)
+        store = writer.finish({"seconds": 2.0})
+    np.testing.assert_array_equal(store.matrix("s", "b"), source["b"])
+    assert store.report("s", "b") == {"nonfinite": 0, "saturated": 0, "summary": {"seconds": 2.0}}
+    assert store.samples("s").tolist() == [f"img{i}" for i in range(N)]
+    with opened(tmp_path / "s", layers=("a", "b")) as writer:
+        assert list(writer.pending()) == []
+    with pytest.raises(pc.InputError, match="already holds shards of a, b"):
+        opened(tmp_path / "s", layers=("a", "b"), resume=False)
+
+
+def test_a_second_layer_is_the_only_thing_written(tmp_path):
+    fill(tmp_path / "s", {"a": values(1)})
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s/s").rglob("c/*") if p.is_file()}
+    with opened(tmp_path / "s", layers=("a", "b")) as writer:
+        assert {s.layers for s in writer.pending()} == {("b",)}
+        for shard in writer.pending():
+            write(writer, shard, {"b": values(2)})
+        store = writer.finish()
+    np.testing.assert_array_equal(store.matrix("s", "b"), values(2))
+    moments = {
+        p for p in before if p.parent.parent.name in ("mean", "variance", "minimum", "maximum", "zeros")
+    }
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items() if p not in moments)
+
+
+@pytest.mark.parametrize("rows", [(8, 32), (0, 40), (16, 101), (32, 32), (-16, 16)])
+def test_unaligned_or_impossible_rows_are_refused(tmp_path, rows):
+    with pytest.raises(pc.InputError, match=f"rows {rows[0]}:{rows[1]} "):
+        opened(tmp_path / "s", rows=rows)
+
+
+def test_disjoint_writers_fill_one_split(tmp_path):
+    source = {"a": values(3)}
+    first, second = opened(tmp_path / "s", rows=(0, 48)), opened(tmp_path / "s", rows=(48, 100))
+    for shard in first.pending():
+        write(first, shard, source)
+    assert first.finish().partial
+    for shard in second.pending():
+        write(second, shard, source)
+    store = second.finish()
+    np.testing.assert_array_equal(store.matrix("s", "a"), source["a"])
+    assert list(verify(tmp_path / "s")) == []
+
+
+def test_a_second_writer_on_a_shard_is_refused_and_harms_nothing(tmp_path):
+    with opened(tmp_path / "s", rows=(16, 48)) as writer:
+        with pytest.raises(pc.InputError, match=r"shard 1 of split 's' .* is being written by process \d+"):
+            opened(tmp_path / "s")
+        for shard in writer.pending():
+            write(writer, shard, {"a": values()})
+    with opened(tmp_path / "s") as writer:
+        assert [s.index for s in writer.pending()] == [0, 3, 4, 5, 6]
+        with pytest.raises(pc.InputError, match="is not this writer's"):
+            write(writer, writer.split.geometry.shard(1), {"a": values()})
+
+
+def test_the_claim_of_a_dead_writer_is_taken_over(tmp_path):
+    with opened(tmp_path / "s"):
+        pass
+    code = (
+        "import os, sys; from store.claims import Claims; from store.files import open_files;"
+        "Claims(open_files(sys.argv[1]), 's').take([0, 1]); os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], cwd=ROOT, check=False)
+    assert done.returncode == 9
+    assert (tmp_path / "s/s/commit/claim-0").exists()
+    with opened(tmp_path / "s") as writer:
+        assert len(list(writer.pending())) == 7
+    assert sorted(p.name for p in (tmp_path / "s/s/commit").iterdir()) == ["zarr.json"]
+
+
+def test_a_claim_from_another_machine_lapses_with_its_lease(tmp_path, monkeypatch):
+    files = open_files(tmp_path / "s")
+    with opened(tmp_path / "s"):
+        pass
+    foreign = Claims(files, "s")
+    foreign.mark = "0123456789ab-7-99-01234567"
+    foreign.take([2])
+    with pytest.raises(pc.InputError, match=r"written by process 7 .*last sign \d+ s ago; .* after 600 s"):
+        opened(tmp_path / "s")
+    monkeypatch.setattr(type(files), "age", lambda self, key: LEASE + 1)
+    with opened(tmp_path / "s") as writer:
+        assert len(list(writer.pending())) == 7
+    foreign._stop.set()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"fingerprint": made_by(model="n")}, 'model: stored "m", asked "n"'),
+        ({"fingerprint": made_by(amp=None)}, 'amp: stored "float32", asked null'),
+        ({"fingerprint": made_by(dataset="e")}, 'dataset: stored "d", asked "e"'),
+        ({"dtype": "float16"}, 'dtype: stored "float32", asked "float16"'),
+        ({"attrs": {"pool": "max"}}, 'pool: stored nothing, asked "max"'),
+        ({"compression": "zstd"}, 'compression: stored null, asked "zstd"'),
+    ],
+)
+def test_what_was_made_differently_is_refused_with_the_difference(tmp_path, changed, says):
+    fill(tmp_path / "s", {"a": values()})
+    with pytest.raises(pc.FingerprintMismatch) as error:
+        opened(tmp_path / "s", **changed)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_shrinking_and_another_shard_size_are_refused(tmp_path):
+    fill(tmp_path / "s", {"a": values()})
+    with pytest.raises(pc.InputError, match="holds 100 samples, 99 were asked for"):
+        opened(tmp_path / "s", n=99)
+    with pytest.raises(pc.InputError, match="shards of 16 rows, not 32"):
+        opened(tmp_path / "s", shard_rows=32)
+
+
+def test_growth_opens_only_the_last_shard_again(tmp_path):
+    source = {"a": values(4, 130), "b": values(5, 130)}
+    fill(tmp_path / "s", {k: v[:100] for k, v in source.items()})
+    with opened(tmp_path / "s", layers=("a",), n=130) as writer:
+        assert [s.index for s in writer.pending()] == [6, 7, 8]
+        store = pc.open_store(tmp_path / "s", partial=True)
+        np.testing.assert_array_equal(store.matrix("s", "b", rows=(0, 100)), source["b"][:100])
+        for shard in writer.pending():
+            write(writer, shard, source)
+        writer.finish()
+    with pytest.raises(pc.UnfinishedSplit, match="rows 100:112"):
+        pc.open_store(tmp_path / "s").matrix("s", "b")
+    store = fill(tmp_path / "s", source)
+    for layer in "ab":
+        np.testing.assert_array_equal(store.matrix("s", layer), source[layer])
+        np.testing.assert_allclose(store.moments("s", layer)["mean"], source[layer].mean(0), atol=1e-6)
+    assert list(verify(tmp_path / "s")) == []
+
+
+def test_rows_that_differ_from_the_stored_ones_are_refused(tmp_path):
+    fill(tmp_path / "s", {"a": values()})
+    with opened(tmp_path / "s", layers=("b",)) as writer:
+        shard = next(writer.pending())
+        names = [f"img{i}" for i in range(16)]
+        with pytest.raises(pc.FingerprintMismatch, match=r"row 3 .* label: stored 1, asked 0"):
+            writer.write(
+                shard, {"b": values()[:16]}, np.where(np.arange(16) == 3, 0, np.arange(16) % 2), names
+            )
+        names[5] = "other.png"
+        with pytest.raises(
+            pc.FingerprintMismatch, match=r"row 5 .* sample: stored 'img5', asked 'other.png'"
+        ):
+            writer.write(shard, {"b": values()[:16]}, np.arange(16) % 2, names)
+
+
+def test_failed_rows_keep_their_place_and_hold_nan(tmp_path):
+    status = np.full(16, OK, np.uint8)
+    status[3] = FAILED
+    with opened(tmp_path / "s") as writer:
+        for shard in writer.pending():
+            write(writer, shard, {"a": values()}, status[: shard.rows] if shard.index == 2 else None)
+        store = writer.finish()
+    assert np.isnan(store.matrix("s", "a")[35]).all()
+    assert np.flatnonzero(store.status("s") == FAILED).tolist() == [35]
+    rest = np.delete(values(), 35, axis=0)
+    np.testing.assert_array_equal(np.delete(store.matrix("s", "a"), 35, axis=0), rest)
+    np.testing.assert_allclose(store.moments("s", "a")["variance"], rest.var(0), rtol=1e-5)
+    assert list(verify(tmp_path / "s")) == []
+    # a later layer: rows that were failed stay failed, rows that were ok must not fail
+    with opened(tmp_path / "s", layers=("b",)) as writer:
+        shards = list(writer.pending())
+        with pytest.raises(pc.ProbecacheError, match=r"row 3 \(img3\) of split 's' failed now"):
+            write(writer, shards[0], {"b": values(1)}, status)
+        for shard in shards:
+            write(writer, shard, {"b": values(1)})
+        store = writer.finish()
+    assert np.isnan(store.matrix("s", "b")[35]).all()
+    assert list(verify(tmp_path / "s")) == []
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan, 65504.0, 1e6, -7e4])
+def test_saturated_float16_is_refused_or_counted(tmp_path, bad):
+    source = values()
+    source[20, 2] = bad
+    with pytest.raises(
+        pc.ProbecacheError, match=r"layer 'a', rows 16:32 .* --dtype bfloat16 or float32.*--allow"
+    ):
+        fill(tmp_path / "s", {"a": source}, dtype="float16")
+    store = fill(tmp_path / "s", {"a": source}, dtype="float16", allow_saturated=True)
+    report = store.report("s", "a")
+    assert report["nonfinite"] == (not abs(np.float32(bad)) <= 65504)
+    assert report["saturated"] == (not np.isnan(bad))
+    assert list(verify(tmp_path / "s")) == []
+    store = fill(tmp_path / "t", {"a": source}, dtype="bfloat16")
+    assert store.report("s", "a")["nonfinite"] == (not np.isfinite(bad))
+    stored = store.matrix("s", "a")
+    assert stored.dtype == ml_dtypes.bfloat16
+    expected = source.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(stored.astype(np.float32), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"activations": {}}, "activations of a are missing"),
+        ({"activations": {"a": np.zeros((15, D))}}, r"has shape \(15, 6\), not \(16, 6\)"),
+        ({"labels": np.zeros(16)}, "labels are float64, not integers"),
+        ({"samples": ["x"]}, r"samples have shape \(1,\)"),
+        ({"status": np.full(16, 7)}, "status holds values other than"),
+    ],
+)
+def test_a_shard_that_does_not_fit_is_refused(tmp_path, arguments, says):
+    good = {"activations": {"a": values()[:16]}, "labels": np.zeros(16, int), "samples": ["x"] * 16}
+    with opened(tmp_path / "s") as writer:
+        shard = next(writer.pending())
+        with pytest.raises(pc.InputError, match=says):
+            writer.write(shard, **{**good, **arguments})
+        assert shard in list(writer.pending())
+        writer.write(shard, **good)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "..", ".hidden", "commit", "label", "zarr.json", "a b", "x" * 201, "é"]
+)
+def test_names_that_cannot_be_groups_are_refused(name):
+    with pytest.raises(pc.InputError, match="cannot be a group name"):
+        LayerSpec(name, 3)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("chapter 1")
+    with pytest.raises(pc.NotAStore, match=r"holds 'thesis.tex'.*new or empty folder"):
+        opened(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(pc.InputError, match="is a file"):
+        opened(tmp_path / "thesis.tex")
