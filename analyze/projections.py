@@ -4,7 +4,7 @@
     first             the layer's first k neurons (nested training, "Matryoshka")
     variance          neurons of highest training variance first; `variance-least` lowest first
     index:FILE        the neurons that a file ranks, then the others in the layer's order
-    pca               the top k principal components of the training features; `pca-least` the last k
+    pca               the top k principal components of the training rows; `pca-least` the last k
     randproj          the first k columns of a random matrix, uniform on [0, 1), columns of unit norm (one
     per seed)
 
@@ -13,7 +13,7 @@ for the projections, so that one solver serves all (docs/design.md; methods of a
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +44,18 @@ class Prepared:
     seeds: tuple[int, ...]
 
 
-def prepare(task: Task, method: str, seeds: Sequence[int]) -> Iterator[Prepared]:
+def prepare(task: Task, method: str, seeds: Sequence[int], *, standardize: bool = True) -> Iterator[Prepared]:
     """The prefix problems of a method: fit the first k columns of `orders` on `task`, for each item in turn.
 
     `random` gives one item with an order per seed; methods that draw nothing give one item with a single
     order; `randproj` one item per seed, each with its own rotated columns (float32 (n, d) copies: take them
-    one by one). Raises InputError for an unknown method or an index file that does not fit the layer.
+    one by one).
+
+    Components are those of the columns that the probe sees: standardised where `standardize`, else as they
+    are. They keep their own variances (scale 1), so that all d of them are the full layer again, and the
+    same probe under l2. Random projections are standardised afterwards, like neurons.
+
+    Raises InputError for an unknown method or an index file that does not fit the layer.
     """
     check_method(method)
     d, seeds = task.n_neurons, tuple(int(s) for s in seeds)
@@ -61,8 +67,10 @@ def prepare(task: Task, method: str, seeds: Sequence[int]) -> Iterator[Prepared]
             basis = random_basis(d, seed) * task.scale[:, None]
             yield Prepared(rotate(task, basis), np.arange(d)[None], (seed,))
     elif method in ("pca", "pca-least"):
-        basis = principal_components(task, least=method == "pca-least") * task.scale[:, None]
-        yield Prepared(rotate(task, basis), np.arange(d)[None], seeds)
+        basis = principal_components(task, least=method == "pca-least", standardize=standardize)
+        rotated = rotate(task, basis if standardize else basis * task.scale[:, None])
+        plain = replace(rotated, mean=np.zeros(d, np.float32), scale=np.ones(d, np.float32))
+        yield Prepared(plain, np.arange(d)[None], seeds)
     else:
         yield Prepared(task, _order(task, method)[None], seeds)
 
@@ -78,8 +86,11 @@ def check_method(method: str) -> None:
         raise InputError(f"got method {method!r}; {close_names(method, METHODS)}")
 
 
-def principal_components(task: Task, *, least: bool = False) -> np.ndarray:
+def principal_components(task: Task, *, least: bool = False, standardize: bool = True) -> np.ndarray:
     """Eigenvectors of the training rows' covariance as columns, float64 (d, d), largest variance first.
+
+    The covariance of the columns divided by their standard deviation, or of the raw ones without
+    `standardize`.
 
     `least` reverses the components that have variance, so that the first k columns are the last k components.
     Directions in which the training rows do not vary (there are some wherever d >= n) come last and are zero.
@@ -89,7 +100,7 @@ def principal_components(task: Task, *, least: bool = False) -> np.ndarray:
     covariance = np.zeros((d, d))
     for _, rows in row_blocks(task.train, 8192):
         # float64: the last components are as small as float32's rounding of the first ones
-        centred = rows.astype(np.float64) - task.mean
+        centred = (rows.astype(np.float64) - task.mean) / (task.scale if standardize else 1.0)
         covariance += centred.T @ centred
     values, vectors = np.linalg.eigh(covariance)  # rising
     values, vectors = values[::-1], vectors[:, ::-1]

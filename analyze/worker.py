@@ -110,7 +110,7 @@ def _fit(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
     key = (job.store, digest, block.layer, job.train, job.test, job.standardize)
     task, shared = cache.get(key, lambda: _load(cache.open(job.store), block.layer, digest, job), _size)
     parts = []
-    for prepared in prepare(task, block.method, block.seeds):
+    for prepared in prepare(task, block.method, block.seeds, standardize=job.standardize):
         result = solve(
             prepared.task,
             prepared.orders,

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
+from analyze.block import fit_block
 from analyze.projections import check_method, prepare, principal_components, random_basis, read_indices
 from analyze.subsets import permutation
 from analyze.task import Task
@@ -46,18 +48,28 @@ def test_variance_sorts_by_training_variance_constant_neurons_last():
     assert high.orders[0][-1] == low.orders[0][0] == 5
 
 
-def test_pca_is_scikit_learn_s_fitted_on_train_alone():
+@pytest.mark.parametrize("standardize", [True, False])
+def test_pca_is_scikit_learn_s_fitted_on_train_alone(standardize):
     task = make_task()
-    reference = PCA().fit(task.train.astype(np.float64))
-    (part,) = prepare(task, "pca", [0])
-    for ours, theirs in (
-        (part.task.train, reference.transform(task.train)),
-        (part.task.test, reference.transform(task.test)),
-    ):
-        sign = np.sign((ours * theirs).sum(0))
-        np.testing.assert_allclose(ours * sign, theirs, atol=2e-4)
+    scaler = StandardScaler(with_std=standardize).fit(task.train.astype(np.float64))
+    reference = PCA().fit(scaler.transform(task.train))
+    (part,) = prepare(task, "pca", [0], standardize=standardize)
+    for ours, rows in ((part.task.train, task.train), (part.task.test, task.test)):
+        theirs = reference.transform(scaler.transform(rows))
+        np.testing.assert_allclose(ours * np.sign((ours * theirs).sum(0)), theirs, atol=2e-4)
     changed = Task(task.train, task.train_labels, task.test + 5, task.test_labels)
     np.testing.assert_array_equal(principal_components(changed), principal_components(task))
+
+
+@pytest.mark.parametrize("method", ["pca", "pca-least"])
+def test_all_components_are_the_full_layer_s_probe(method):
+    task = make_task()
+    (part,) = prepare(task, method, [0])
+    options = {"sizes": np.array([14]), "l2s": np.array([1e-2]), "device": "cpu"}
+    ours = fit_block(part.task, part.orders, **options)
+    full = fit_block(task, np.arange(14)[None], **options)
+    assert ours.objective.item() == pytest.approx(full.objective.item(), rel=1e-5)
+    assert ours.accuracy.item() == full.accuracy.item()
 
 
 def test_pca_least_is_pca_backwards():
