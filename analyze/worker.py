@@ -55,19 +55,8 @@ class Cache:
 
     limit: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)  # one block at a time, on all threads
-    held: OrderedDict[tuple, tuple[Any, int]] = field(default_factory=OrderedDict)
+    held: OrderedDict[tuple, Any] = field(default_factory=OrderedDict)
     stores: dict[str, "Store"] = field(default_factory=dict)  # opened once each
-
-    def get(self, key: tuple, make: Callable[[], Any], size: Callable[[Any], int], room: int = 0) -> Any:
-        """What `make()` gave for `key`, made once; `room`: bytes that the new one is expected to take."""
-        if key in self.held:
-            self.held.move_to_end(key)
-            return self.held[key][0]
-        self._drop(room)
-        value = make()
-        self.held[key] = value, size(value)
-        self._drop(0, keep=key)
-        return value
 
     def open(self, path: str) -> "Store":
         if path not in self.stores:
@@ -76,12 +65,16 @@ class Cache:
             self.stores[path] = open_store(path)
         return self.stores[path]
 
-    def _drop(self, room: int, keep: tuple | None = None) -> None:
-        while self.limit is not None and sum(n for _, n in self.held.values()) + room > self.limit:
-            oldest = next(iter(self.held), None)
-            if oldest is None or oldest == keep:
-                return
-            del self.held[oldest]
+    def get(self, key: tuple, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
+        """What `make()` gave for `key`, made once. Others go, oldest first, where `size` of all is too much."""
+        if key not in self.held:
+            self.held[key] = make()
+        self.held.move_to_end(key)
+        while (
+            self.limit is not None and len(self.held) > 1 and sum(map(size, self.held.values())) > self.limit
+        ):
+            self.held.popitem(last=False)
+        return self.held[key]
 
 
 def run_block(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
