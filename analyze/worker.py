@@ -66,15 +66,20 @@ class Cache:
         return self.stores[path]
 
     def get(self, key: tuple, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
-        """What `make()` gave for `key`, made once. Others go, oldest first, where `size` of all is too much."""
+        """What `make()` gave for `key`, made once; before that the oldest go, as if it were the largest."""
         if key not in self.held:
+            self._make_room(size)
             self.held[key] = make()
         self.held.move_to_end(key)
-        while (
-            self.limit is not None and len(self.held) > 1 and sum(map(size, self.held.values())) > self.limit
-        ):
-            self.held.popitem(last=False)
         return self.held[key]
+
+    def _make_room(self, size: Callable[[Any], int]) -> None:
+        """Sizes are taken anew each time: what is held grows as blocks prepare more for a task."""
+        while self.limit is not None and self.held:
+            sizes = [size(value) for value in self.held.values()]
+            if sum(sizes) + max(sizes) <= self.limit:
+                return
+            self.held.popitem(last=False)
 
 
 def run_block(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
