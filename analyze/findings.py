@@ -12,7 +12,7 @@ import xarray as xr
 
 from analyze.classes import class_effects, hardest_hit
 from analyze.redundancy import full_scores, redundancy, score_of
-from analyze.summary import pick_l2, seed_band
+from analyze.summary import late_layer_last, pick_l2, seed_band
 
 # What "about as well" means for two ways of picking neurons: one point of accuracy.
 CLOSE = 0.01
@@ -31,8 +31,8 @@ class Finding:
 
 
 def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
-    """Everything that one RESULTS can tell, the main layer (the last one measured) first."""
-    results = pick_l2(results.load())
+    """Everything that one RESULTS can tell, most of it about the penultimate layer, or the last one."""
+    results = late_layer_last(pick_l2(results.load()))
     layers = [str(v) for v in results["layer"].values]
     main = results.sel(layer=layers[-1])
     methods = [str(v) for v in main["method"].values]
@@ -178,7 +178,9 @@ def _classes(main: xr.Dataset) -> Iterator[Finding]:
 
 def _health(results: xr.Dataset) -> Iterator[Finding]:
     score = score_of(results)
-    missing = int(score.isnull().sum())
+    # A layer and method without any score was not asked for; a gap within one was.
+    rest = [d for d in score.dims if d not in ("layer", "method")]
+    missing = int((score.isnull() & score.notnull().any(rest)).sum())
     if missing:
         yield Finding(
             "health",

@@ -7,6 +7,17 @@ from analyze.redundancy import full_scores, score_of
 from store.errors import InputError
 
 
+def late_layer_last(results: xr.Dataset) -> xr.Dataset:
+    """Results with `penultimate` as their last layer, wherever it was measured; others keep their order.
+
+    A sweep that grew lists layers in the order in which they came.
+    """
+    names = [str(v) for v in results["layer"].values]
+    if "penultimate" not in names or names[-1] == "penultimate":
+        return results
+    return results.isel(layer=sorted(range(len(names)), key=lambda i: names[i] == "penultimate"))
+
+
 def pick_l2(results: xr.Dataset, l2: float | None = None) -> xr.Dataset:
     """Results at one l2: the one asked for, else the one whose full-layer score, averaged over all, is
     highest.

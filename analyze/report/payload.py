@@ -11,7 +11,7 @@ from analyze.classes import class_effects, hardest_hit
 from analyze.findings import findings
 from analyze.pareto import pareto
 from analyze.redundancy import redundancy, score_of
-from analyze.summary import pick_l2, seed_band
+from analyze.summary import late_layer_last, pick_l2, seed_band
 
 DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 
@@ -40,7 +40,7 @@ def build_payload(
 
 
 def _study(name: str, results: xr.Dataset, similarity: xr.Dataset | None, delta: float) -> dict[str, Any]:
-    results = pick_l2(results)
+    results = late_layer_last(pick_l2(results))
     grid = redundancy(results, DELTAS)
     at = redundancy(results, delta)
     layers = []

@@ -1,0 +1,229 @@
+"""The study of the paper's findings on stored features: sweeps, CKA, a report, and what agrees with the
+paper.
+
+    python -m benchmarks.paper FEATURES --out STUDY --device cuda
+
+FEATURES: a folder of stores, one for each backbone and data set, whose names hold `cifar10`, `flowers102` or
+`pets37` (benchmarks/paper_features.py makes them); `random` in a name marks the control with random weights.
+STUDY: results/*.zarr (RESULTS), cka/*.zarr, report/index.html, summary.json, and study.tar.gz with all but
+the page.
+
+20 fractions from 0.005 to 1, five seeds, logistic probes, l2 1e-4. The same command continues after any stop
+and computes only what is missing; `--minutes M` stops starting sweeps after M minutes, the most telling ones
+come first. `--quick`: 6 fractions and 2 seeds, for a trial.
+"""
+
+import argparse
+import json
+import tarfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import probecache as pc
+from analyze.cka import cka
+from analyze.findings import findings
+from analyze.redundancy import redundancy
+from analyze.report.write import write_report
+from analyze.summary import late_layer_last
+from analyze.tell import save_new
+
+TASKS = ("cifar10", "flowers102", "pets37")
+# The paper's table (first version, delta 0.9): ResNet18, ViT-S/16, ViT-S/32 span these on the same data sets.
+PAPER_DR = {"cifar10": (0.70, 0.80), "flowers102": (0.50, 0.50), "pets37": (0.70, 0.90)}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One store: a backbone on a task."""
+
+    path: Path
+    backbone: str
+    task: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.backbone} / {self.task}"
+
+    @property
+    def file(self) -> str:
+        return f"{self.backbone}__{self.task}.zarr"
+
+    @property
+    def is_control(self) -> bool:
+        return "random" in self.backbone
+
+
+def find_studies(features: Path) -> list[Study]:
+    """The stores of a folder, pretrained ones first, small tasks first."""
+    found = []
+    for path in sorted(p.parent for p in features.glob("*/zarr.json")):
+        task = next((t for t in TASKS if t in path.name.lower()), None)
+        if task is not None:
+            backbone = path.name.removesuffix(".zarr").lower().replace(task, "").strip("-_.")
+            found.append(Study(path, backbone or "features", task))
+    if not found:
+        raise pc.InputError(f"{features} holds no store whose name contains {', '.join(TASKS)}")
+    return sorted(found, key=lambda s: (s.is_control, TASKS[::-1].index(s.task), s.backbone))
+
+
+def plans(layers: list[str]) -> Iterator[dict[str, object]]:
+    """Layers and methods of the sweeps of one store, the most telling first."""
+    yield {"layer": layers[-1], "method": "random"}
+    yield {"layer": layers[-1], "method": ["random", "pca", "pca-least"]}
+    if len(layers) > 1:
+        yield {"layer": layers[:-1], "method": "random"}
+    yield {"layer": layers[-1], "method": ["random", "pca", "pca-least", "randproj", "variance"]}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    begun = time.perf_counter()
+    out = Path(arguments.out)
+    fractions = np.geomspace(0.005, 1, 6 if arguments.quick else 20).round(5).tolist()
+    seeds = 2 if arguments.quick else 5
+    studies = find_studies(Path(arguments.features))
+    stores = {s.name: pc.open_store(s.path) for s in studies}
+    steps = max(len(list(plans(ordered_layers(stores[s.name])))) for s in studies)
+    for step in range(steps):
+        for study in studies:
+            store = stores[study.name]
+            todo = list(plans(ordered_layers(store)))
+            left = arguments.minutes * 60 - (time.perf_counter() - begun)
+            if step >= len(todo) or left <= 0:
+                continue
+            start = time.perf_counter()
+            pc.sweep(
+                store,
+                **todo[step],
+                train=split_of(store, "train"),
+                test=split_of(store, "test"),
+                fractions=fractions,
+                seeds=seeds,
+                l2=1e-4,
+                device=arguments.device,
+                out=out / "results" / study.file,
+            )
+            took = time.perf_counter() - start
+            total = time.perf_counter() - begun
+            print(f"{total:6.0f} s  {study.name:32} {todo[step]}  {took:.1f} s", flush=True)
+    for study in studies:
+        store, target = stores[study.name], out / "cka" / study.file
+        if not target.exists():
+            split, layer = split_of(store, "test"), ordered_layers(store)[-1]
+            save_new(cka(store, layer=layer, split=split, fractions=fractions, seeds=seeds), target)
+    summarise(studies, out, arguments)
+    print(f"{time.perf_counter() - begun:6.0f} s in all")
+
+
+def summarise(studies: list[Study], out: Path, arguments: argparse.Namespace) -> None:
+    """Report, summary.json, the archive, and the verdicts on stdout; from what is on disk so far."""
+    results, similarities = {}, {}
+    for study in studies:
+        if (out / "results" / study.file).exists():
+            results[study.name] = xr.open_zarr(out / "results" / study.file, consolidated=False).load()
+            similarities[study.name] = xr.open_zarr(out / "cka" / study.file, consolidated=False).load()
+    line = (
+        f"python -m benchmarks.paper {Path(arguments.features).name} --out STUDY --device {arguments.device}"
+    )
+    write_report(
+        results,
+        out / "report",
+        similarities=similarities,
+        tasks={s.name: s.task for s in studies},
+        title="Diffused redundancy in EfficientNet-Lite features",
+        commands=[line, "probecache report STUDY/results/*.zarr STUDY/cka/*.zarr --out REPORT"],
+    )
+    summary = {s.name: outline(results[s.name], similarities[s.name]) for s in studies if s.name in results}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    with tarfile.open(out / "study.tar.gz", "w:gz") as archive:
+        for part in ("results", "cka", "summary.json", "report/tables", "report/figures"):
+            archive.add(out / part, arcname=part)
+    tell(studies, summary)
+
+
+def outline(results: xr.Dataset, similarity: xr.Dataset) -> dict[str, object]:
+    """The numbers of one store for the table, and its findings."""
+    layer = str(late_layer_last(results)["layer"].values[-1])
+    found = redundancy(results, [0.9, 0.95]).sel({"layer": layer, "method": "random"}).squeeze(drop=True)
+    curve = results["accuracy"].sel({"layer": layer, "method": "random"}).mean("seed").squeeze()
+    near = curve.sel(fraction=0.2, method="nearest")
+    at = similarity.sel(fraction=0.2, method="nearest")
+    similar = redundancy(similarity, 0.9)
+    return {
+        "layer": layer,
+        "neurons": int(found["layer_size"]),
+        "full_accuracy": float(found["full_score"]),
+        "accuracy_at_20%": float(near),
+        "fraction": float(near["fraction"]),
+        "critical_mass": {str(float(d)): float(found["critical_mass"].sel(delta=d)) for d in (0.9, 0.95)},
+        "dr": {str(float(d)): float(found["dr"].sel(delta=d)) for d in (0.9, 0.95)},
+        "dr_interval_0.9": [float(found["dr_low"].sel(delta=0.9)), float(found["dr_high"].sel(delta=0.9))],
+        "cka_at_20%": float(at["cka"].mean()),
+        "cka_dr_0.9": float(similar["dr"]),
+        "findings": [
+            {"topic": f.topic, "text": f.text, "claim": f.claim, "agrees": f.agrees}
+            for f in findings(results)
+        ],
+    }
+
+
+def tell(studies: list[Study], summary: dict[str, dict]) -> None:
+    """The table, then each claim of the paper with the stores that agree and that do not."""
+    heads = ("full", "20%", "kept", "mass", "DR 0.9", "DR 0.95", "CKA 20%")
+    titles = " ".join(f"{h:>{w}}" for h, w in zip(heads, (7, 7, 6, 6, 7, 8, 8), strict=True))
+    print(f"\n{'':32} {titles}  paper's DR 0.9")
+    for study in studies:
+        if study.name not in summary:
+            continue
+        s = summary[study.name]
+        share = s["accuracy_at_20%"] / s["full_accuracy"]
+        low, high = PAPER_DR[study.task]
+        print(
+            f"{study.name:32} {s['full_accuracy']:7.4f} {s['accuracy_at_20%']:7.4f} {share:6.1%} "
+            f"{s['critical_mass']['0.9']:6.0f} {s['dr']['0.9']:7.3f} {s['dr']['0.95']:8.3f} "
+            f"{s['cka_at_20%']:8.3f}  "
+            f"{low:.2f} to {high:.2f}"
+        )
+    verdicts: dict[str, dict[bool, list[str]]] = {}
+    for study in studies:
+        for finding in summary.get(study.name, {}).get("findings", []):
+            if finding["agrees"] is not None and not study.is_control:
+                verdicts.setdefault(finding["claim"], {True: [], False: []})[finding["agrees"]].append(
+                    study.name
+                )
+    print("\nThe paper's claims, on pretrained backbones:")
+    for claim, sides in verdicts.items():
+        print(f"- {claim}: agrees on {len(sides[True])}, differs on {len(sides[False])}", end="")
+        print(f" ({', '.join(sides[False])})" if sides[False] else "")
+
+
+def ordered_layers(store: pc.Store) -> list[str]:
+    """Layers from early to late, the penultimate one last."""
+    return sorted(store.layers, key=lambda name: (name == "penultimate", name))
+
+
+def split_of(store: pc.Store, word: str) -> str:
+    """The split whose name ends in `word`."""
+    return next((s for s in store.splits if s == word), None) or next(
+        s for s in store.splits if s.endswith(word)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("features", help="folder of stores")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--minutes", type=float, default=60, help="start no sweep after this time")
+    parser.add_argument("--quick", action="store_true", help="6 fractions, 2 seeds")
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("error", category=xr.SerializationWarning)
+    main()
