@@ -100,7 +100,48 @@ def _app() -> Any:
     for commands in (extract_commands, store_commands, analyze_commands):
         for name, function in commands.COMMANDS.items():
             app.command(name)(function)
+    app.command("demo")(demo)
     return app
+
+
+def demo(out: Path = Path("demo")) -> None:
+    """Images to a finding on scikit-learn's digits: extract, sweep, redundancy, report.
+
+    Each step is the command that a user would type, run as a process of its own: the analysis has only the
+    store to read.
+    """
+    from extract.digits import write_digits
+
+    digits, features = write_digits(out / "digits"), out / "features.zarr"
+    print(f"1,797 digit images: {digits}", flush=True)
+    for split in ("train", "test"):
+        what = f"--model tf_efficientnet_lite0 --data-dir {digits} --split {split}"
+        _step(f"extract {what} --layers blocks.4 --layers penultimate --out {features}")
+    results = [out / f"{probe}.zarr" for probe in ("logistic", "ridge")]
+    for where in results:
+        what = "--layer blocks.4 --layer penultimate --train train --test test"
+        how = f"--fractions {_FRACTIONS} --seeds 5 --method random --probe {where.stem} --l2 1e-4"
+        _step(f"sweep {features} {what} {how} --out {where}")
+    for where in results:
+        _step(f"redundancy {where} --delta 0.9")
+    _step(f"report {results[0]} {results[1]} --out {out / 'report'}")
+
+
+# Log-spaced from six neurons of a 1280-neuron layer to all of them, and the paper's 20%.
+_FRACTIONS = (
+    "0.005,0.007,0.01,0.013,0.017,0.023,0.031,0.041,0.055,0.073,0.1,0.13,0.16,0.2,0.27,0.36,0.48,0.63,0.8,1"
+)
+
+
+def _step(command: str) -> None:
+    """Print and run one probecache command; a failure ends the demo with the command's exit code."""
+    import shlex
+    import subprocess
+
+    print(f"\n$ probecache {command}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "probecache", *shlex.split(command)], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def main(argv: "Sequence[str] | None" = None) -> None:

@@ -1,0 +1,86 @@
+"""The front door: public names, exit codes, one-line errors, and packages that are really ours."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import probecache as pc
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "probecache", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_public_surface_is_frozen():
+    assert pc.__all__ == [
+        "DamagedStore",
+        "FingerprintMismatch",
+        "InputError",
+        "NotAStore",
+        "ProbecacheError",
+        "Store",
+        "UnfinishedSplit",
+        "cka",
+        "extract",
+        "open_store",
+        "redundancy",
+        "sweep",
+        "write_arrays",
+    ]
+    assert all(callable(getattr(pc, name)) for name in pc.__all__)
+
+
+def test_importing_the_front_door_imports_nothing_heavy():
+    heavy = ["torch", "timm", "zarr", "xarray", "dask", "sklearn", "typer"]
+    done = run(code=f"import sys, probecache; print([m for m in {heavy} if m in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(AttributeError, match="open_store"):
+        _ = pc.no_such_name
+
+
+def test_another_package_named_store_is_named_at_import(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "__init__.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import probecache"
+    done = run(code=code)
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert "'store'" in message
+    assert str(tmp_path) in message
+    assert "uninstall or move" in message
+
+
+def test_no_arguments_print_the_commands():
+    done = run()
+    assert done.returncode == 0
+    for command in ("layers", "extract", "import", "info", "verify", "sweep", "report", "demo"):
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["no-such-command"], ["info"], ["info", "store", "--no-such-flag"], ["info", "no/such/store.zarr"]],
+    ids=["command", "argument", "flag", "store"],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stdout == ""
+
+
+def test_debug_shows_the_traceback():
+    done = run("info", "no/such/store.zarr", "--debug")
+    assert "Traceback" in done.stderr
+
+
+def test_version():
+    assert run("--version").stdout.strip() == f"probecache {pc.__version__}"
