@@ -49,6 +49,9 @@ class Place:
         return f"cuda:{self.local % torch.cuda.device_count()}"
 
 
+ALONE = Place()
+
+
 def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     """From torchrun's RANK, WORLD_SIZE and LOCAL_RANK, else from Slurm's variables, else alone.
 

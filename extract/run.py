@@ -16,7 +16,7 @@ from extract.batches import FAILED, batch_ranges, open_batches
 from extract.batchsize import choose_batch_size
 from extract.data import Images, class_names, open_images
 from extract.device import Compute, choose_compute
-from extract.distributed import Place, find_place
+from extract.distributed import ALONE, Place, find_place
 from extract.features import DTYPES, Feature, Features, plan_features
 from extract.layers import resolve_layers, trace
 from extract.loop import Forward, run_loop
@@ -78,7 +78,9 @@ class Setup:
         ]
 
 
-def prepare(model: str | nn.Module, dataset: "str | Dataset[Any]", settings: Settings, place: Place) -> Setup:
+def prepare(
+    model: str | nn.Module, dataset: "str | Dataset[Any]", settings: Settings, place: Place = ALONE
+) -> Setup:
     """Open the data, build the backbone and resolve its layers. Raises InputError for whatever does not
     exist."""
     images = open_images(dataset, settings.data_dir, settings.split, download=settings.download)
