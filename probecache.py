@@ -163,6 +163,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     usage_error = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
     try:
         outcome = _app()(args=arguments, prog_name="probecache", standalone_mode=False)
+        if outcome == 130:  # what typer makes of Ctrl-C
+            return _interrupted()
         return outcome if isinstance(outcome, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
@@ -175,16 +177,18 @@ def _run(arguments: list[str], debug: bool) -> int:
         print(f"probecache: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print(
-            "probecache: interrupted; what was committed is kept, the same command continues", file=sys.stderr
-        )
-        return 130
+        return _interrupted()
     except Exception as error:
         if debug:
             raise
         first = str(error).strip().split("\n")[0]
         print(f"probecache: {type(error).__name__}: {first} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _interrupted() -> int:
+    print("probecache: interrupted; what was committed is kept, the same command continues", file=sys.stderr)
+    return 130
 
 
 if __name__ == "__main__":

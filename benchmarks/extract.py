@@ -1,7 +1,7 @@
 """Extraction beside a bare forward loop and beside the loop that people write by hand.
 
-    python -m benchmarks.extract --device cuda                     # synthetic images, about a minute on one GPU
-    python -m benchmarks.extract --data-dir cifar10/train.tar      # real images on the CPU, some minutes
+    python -m benchmarks.extract --device cuda                  # synthetic images, about a minute on one GPU
+    python -m benchmarks.extract --data-dir cifar10/train.tar   # real images on the CPU, some minutes
 
 Same images, batch size, precision and memory format for all:
 
@@ -32,8 +32,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.record import record
 from extract.batches import batch_ranges, open_batches
 from extract.data import open_images
-from extract.run import Setup, default_workers, extract, prepare
+from extract.run import default_workers, extract
 from extract.settings import Settings
+from extract.setup import Setup, prepare
 
 LAYER = "penultimate"
 

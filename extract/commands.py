@@ -87,7 +87,10 @@ def extract(
     std: Annotated[list[float] | None, typer.Option(help="Per channel, in [0, 1]; repeat it.")] = None,
     rows: Annotated[str | None, typer.Option(help="a:b, these rows only; whole shards.")] = None,
     limit: Annotated[int | None, typer.Option(help="The first N images only.")] = None,
-    shard_rows: Annotated[int, typer.Option(help="Rows per shard, the unit of commitment.")] = 8192,
+    shard_rows: Annotated[
+        int | None,
+        typer.Option(help="Rows per shard, the unit of commitment. Default: the store's, or 8192."),
+    ] = None,
     compression: Annotated[str | None, typer.Option(help="zstd; default none.")] = None,
     allow_failed: Annotated[
         bool, typer.Option("--allow-failed", help="Exit 0 in spite of unreadable images.")

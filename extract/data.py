@@ -48,6 +48,11 @@ class Images:
             image = image[0]
         return image, -1 if label is None else int(label)
 
+    def close(self) -> None:
+        """Close what reading in this process has opened; reading again opens it again."""
+        if isinstance(self.source, _Files):
+            self.source.close()
+
     def order(self) -> str:
         """sha256 of names and labels in their order: the identity of the rows."""
         digest = hashlib.sha256("\n".join(self.names).encode())
@@ -72,6 +77,13 @@ class _Files:
         stream, label, *_ = self.reader[row]
         with stream, Image.open(stream) as image:
             return image.convert(self.mode), label
+
+    def close(self) -> None:
+        state = getattr(self.reader, "tar_state", None)  # timm keeps archives open
+        for archive in state.values() if isinstance(state, dict) else [state]:
+            if archive is not None and archive.tf is not None:
+                archive.tf.close()
+                archive.reset()
 
 
 def open_images(

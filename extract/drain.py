@@ -44,6 +44,7 @@ class Drain:
         dtype: torch.dtype,
         write: Callable[[Any, Mapping[str, np.ndarray], np.ndarray, np.ndarray], None],
         timing: Timing,
+        failed: dict[int, str],
     ) -> None:
         self._shards = list(shards)
         self._names = list(names)
@@ -54,7 +55,7 @@ class Drain:
         self._queue: Queue[Rows | None] = Queue(DEPTH)
         self.error: BaseException | None = None
         self.busy = False
-        self.failed: dict[int, str] = {}
+        self._failed = failed
         self._thread = Thread(target=self._run, name="probecache-drain", daemon=True)
         self._thread.start()
 
@@ -126,7 +127,7 @@ class Drain:
                 if failed.any():
                     arrays[name][part][failed] = np.nan
             labels[part], status[part] = batch.labels, batch.status
-            self.failed.update(batch.errors)
+            self._failed.update(batch.errors)
         if rows.done is not None:
             rows.done()
 

@@ -15,8 +15,9 @@ from extract.batchsize import choose_batch_size
 from extract.distributed import find_place
 from extract.features import DTYPES
 from extract.loop import Forward
-from extract.run import Setup, build_features, default_workers, prepare
+from extract.run import default_workers, shard_rows
 from extract.settings import Settings
+from extract.setup import Setup, build_features, prepare
 
 SECONDS = 5.0
 
@@ -74,7 +75,7 @@ def dry_run(
             for feature in setup.features
         ),
         n_samples=setup.n_samples,
-        shards=-(-setup.n_samples // settings.shard_rows),
+        shards=-(-setup.n_samples // shard_rows(out, settings)),
         device=str(setup.compute.device),
         batch_size=batch_size,
         forward_rate=_forward_rate(setup, batch_size),
@@ -125,6 +126,7 @@ def _decode_rate(setup: Setup, batch_size: int) -> float:
         done += len(batch.labels)
         if time.perf_counter() - start > SECONDS / 5:
             break
+    setup.images.close()
     return done / (time.perf_counter() - start)
 
 

@@ -81,17 +81,19 @@ def run_loop(
     write: Callable[[Any, Mapping[str, np.ndarray], np.ndarray, np.ndarray], None],
     timing: Timing,
     on_batch: Callable[[int], None],
-) -> dict[int, str]:
+    failed: dict[int, str],
+) -> None:
     """Push `batches` through the backbone and hand every finished shard to `write`, in order.
 
-    Memory is bounded by the queues: some batches of images, some of rows, one shard. Returns the failed rows
-    and their reasons. Any error ends the run after the shard that is being written.
+    Memory is bounded by the queues: some batches of images, some of rows, one shard. `failed` is filled with
+    the rows that could not be read and their reasons. Any error ends the run after the shard that is being
+    written.
     """
     compute = forward.compute
     names = [f.name for f in features.features]
     neurons = [f.neurons for f in features.features]
     feed = Feed(batches, compute.device, compute.channels_last, timing)
-    drain = Drain(shards, names, neurons, features.dtype, write, timing)
+    drain = Drain(shards, names, neurons, features.dtype, write, timing, failed)
     finished = False
     try:
         with compute.precision():
@@ -104,7 +106,6 @@ def run_loop(
         feed.close()
         if not finished:
             drain.close(finish=False)
-    return drain.failed
 
 
 def _send_host(

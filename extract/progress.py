@@ -13,12 +13,12 @@ def show_progress(total: int, timing: Timing, title: str, shown: bool) -> Iterat
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=8),
+        TaskProgressColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[shares]}"),
@@ -28,7 +28,7 @@ def show_progress(total: int, timing: Timing, title: str, shown: bool) -> Iterat
 
         def advance(images: int) -> None:
             shares = timing.shares()
-            text = " ".join(f"{stage} {shares[stage]:.0%}" for stage in STAGES)
-            progress.update(task, advance=images, rate=f"{timing.rate:.1f} images/s", shares=text)
+            text = " ".join(f"{stage} {100 * shares[stage]:.0f}" for stage in STAGES) + " %"
+            progress.update(task, advance=images, rate=f"{timing.rate:.1f} img/s", shares=text)
 
         yield advance

@@ -9,12 +9,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from extract.batches import OK, open_batches
-from extract.distributed import Place
 from extract.drain import to_numpy
+from extract.features import Feature
 from extract.loop import Forward
-from extract.run import build_features, prepare
 from extract.settings import Settings
+from extract.setup import Setup, build_features, prepare
 from store.errors import InputError
+from store.fingerprint import canonical
 from store.reader import Store
 
 # Half a unit in the last place of the stored dtype, several times over: kernels may differ between machines.
@@ -52,36 +53,44 @@ def recompute(
 ) -> list[Recomputed]:
     """Compute `n` rows of `split`, drawn under `seed` from those marked ok, again from the images.
 
-    Model, data and options are the recorded ones; give `model` or `dataset` where they were Python objects.
-    Raises InputError where the record does not say how the features were made, or the images are no longer
-    there.
+    Model, data and options are the recorded ones, layer by layer; give `model` or `dataset` where they were
+    Python objects. Raises InputError where the record does not say how the features were made, or the images
+    are no longer there.
     """
-    summary = run_summary(store, split)
-    settings = Settings.of(**{**summary["settings"], "device": device})
-    recorded = store.fingerprint.backbone
-    name = recorded["model"] if model is None else model
-    spec = summary["dataset"] if dataset is None else dataset
-    setup = prepare(name, spec, settings, Place())
-    if setup.backbone.weights != recorded["weights"]:
-        raise InputError(
-            f"the backbone's weights are {setup.backbone.weights[:12]}, the store's "
-            f"{recorded['weights'][:12]}: the same weights are needed to compare"
-        )
     rows = _draw(store.status(split), n, seed)
-    again = _run(setup, rows, int(summary["batch_size"]))
-    layers = [f.name for f in setup.features if f.name in store.layers_of(split)]
-    return [_compare(store, split, layer, rows, again[layer], settings.dtype) for layer in layers]
+    found = []
+    for summary, layers in _runs(store, split):
+        name = store.fingerprint.backbone["model"] if model is None else model
+        spec = summary["dataset"] if dataset is None else dataset
+        setup = prepare(name, spec, Settings.of(**{**summary["settings"], "device": device}))
+        _require_weights(setup, store)
+        wanted = [feature for feature in setup.features if feature.name in layers]
+        again = _run(setup, wanted, rows, int(summary["batch_size"]))
+        found += [_compare(store, split, f.name, rows, again[f.name], setup.settings.dtype) for f in wanted]
+    return found
 
 
-def run_summary(store: Store, split: str) -> dict[str, Any]:
-    """What the last extraction into `split` recorded about itself."""
+def _runs(store: Store, split: str) -> list[tuple[dict[str, Any], list[str]]]:
+    """What each extraction into `split` recorded about itself, with the layers that it finished."""
+    runs: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for layer in store.layers_of(split):
         summary = store.report(split, layer).get("summary") or {}
-        if "settings" in summary:
-            return dict(summary)
-    raise InputError(
-        f"split {split!r} of {store.path} was not made by extract: there is nothing to recompute it from"
-    )
+        if "settings" not in summary:
+            raise InputError(
+                f"layer {layer!r} of split {split!r} in {store.path} was not made by extract: "
+                "there is nothing to compute it from"
+            )
+        runs.setdefault(canonical(summary["settings"]), (summary, []))[1].append(layer)
+    return list(runs.values())
+
+
+def _require_weights(setup: Setup, store: Store) -> None:
+    stored = store.fingerprint.backbone["weights"]
+    if setup.backbone.weights != stored:
+        raise InputError(
+            f"the backbone's weights are {setup.backbone.weights[:12]}, the store's {stored[:12]}: "
+            "the same weights are needed to compare"
+        )
 
 
 def _draw(status: np.ndarray, n: int, seed: int) -> list[int]:
@@ -92,10 +101,12 @@ def _draw(status: np.ndarray, n: int, seed: int) -> list[int]:
     return sorted(int(row) for row in chosen)
 
 
-def _run(setup: Any, rows: Sequence[int], batch_size: int) -> dict[str, np.ndarray]:
-    features = build_features(setup, setup.features)
+def _run(
+    setup: Setup, wanted: Sequence[Feature], rows: Sequence[int], batch_size: int
+) -> dict[str, np.ndarray]:
+    features = build_features(setup, wanted)
     forward = Forward(features, setup.compute, batch_size)
-    found: dict[str, list[np.ndarray]] = {feature.name: [] for feature in setup.features}
+    found: dict[str, list[np.ndarray]] = {feature.name: [] for feature in wanted}
     groups = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     try:
         with setup.compute.precision():
@@ -103,10 +114,11 @@ def _run(setup: Any, rows: Sequence[int], batch_size: int) -> dict[str, np.ndarr
                 for reason in batch.errors.values():
                     raise InputError(f"an image that the store marks ok cannot be read now: {reason}")
                 for _, outputs in forward(batch.images.to(setup.compute.device)):
-                    for feature, output in zip(setup.features, outputs, strict=True):
+                    for feature, output in zip(wanted, outputs, strict=True):
                         found[feature.name].append(to_numpy(output.cpu()).astype(np.float32))
     finally:
         features.close()
+        setup.images.close()
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,106 +10,19 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
-from extract.backbone import Backbone, load_backbone
 from extract.batches import FAILED, batch_ranges, open_batches
 from extract.batchsize import choose_batch_size
-from extract.data import Images, class_names, open_images
-from extract.device import Compute, choose_compute
-from extract.distributed import ALONE, Place, find_place
-from extract.features import DTYPES, Feature, Features, plan_features
-from extract.layers import resolve_layers, trace
+from extract.data import class_names
+from extract.distributed import Place, find_place
 from extract.loop import Forward, run_loop
-from extract.preprocess import Preprocess, resolve_preprocess
 from extract.progress import show_progress
 from extract.settings import Settings
+from extract.setup import Setup, build_features, prepare
 from extract.timing import Timing
-from store.errors import ProbecacheError
-from store.fingerprint import Fingerprint
-from store.layout import LayerSpec
+from store.errors import InputError, ProbecacheError
+from store.layout import SHARD_ROWS, Geometry
 from store.reader import Store, open_store
 from store.writer import open_writer
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything that an extraction needs before its first batch; making it reads no image."""
-
-    settings: Settings
-    backbone: Backbone
-    images: Images
-    preprocess: Preprocess
-    compute: Compute
-    features: tuple[Feature, ...]
-
-    @property
-    def n_samples(self) -> int:
-        return min(len(self.images), self.settings.limit or len(self.images))
-
-    def fingerprint(self) -> Fingerprint:
-        """Backbone, computation and data, without paths and without what only decides speed."""
-        versions = {name: version(name) for name in ("torch", "torchvision", "pillow")}
-        compute = {
-            **self.compute.fingerprint(),
-            "preprocess": self.preprocess.fingerprint(),
-            "versions": versions,
-        }
-        return Fingerprint(
-            backbone=self.backbone.fingerprint(),
-            compute=compute,
-            data={**self.images.fingerprint(), "split": self.settings.split},
-        )
-
-    def specs(self) -> list[LayerSpec]:
-        """The layers as the store writes them."""
-        return [
-            LayerSpec(
-                name=feature.name,
-                neurons=feature.neurons,
-                dtype=self.settings.dtype,
-                attrs={
-                    "layer": feature.layer.name,
-                    "pool": feature.pool,
-                    "layout": feature.layer.layout.kind,
-                    "shape": list(feature.layer.layout.kept_shape(feature.pool)),
-                },
-            )
-            for feature in self.features
-        ]
-
-
-def prepare(
-    model: str | nn.Module, dataset: "str | Dataset[Any]", settings: Settings, place: Place = ALONE
-) -> Setup:
-    """Open the data, build the backbone and resolve its layers. Raises InputError for whatever does not
-    exist."""
-    images = open_images(dataset, settings.data_dir, settings.split, download=settings.download)
-    backbone = load_backbone(
-        model,
-        pretrained=settings.pretrained,
-        checkpoint=settings.checkpoint,
-        model_kwargs=settings.model_kwargs,
-        img_size=settings.img_size,
-        seed=settings.seed,
-    )
-    preprocess = resolve_preprocess(
-        backbone.model,
-        img_size=settings.img_size,
-        crop_pct=settings.crop_pct,
-        crop_mode=settings.crop_mode,
-        interpolation=settings.interpolation,
-        mean=settings.mean,
-        std=settings.std,
-    )
-    names = resolve_layers(backbone.model, settings.layers)
-    layers = trace(backbone.model, names, preprocess.image, preprocess.input_size[0])
-    compute = choose_compute(
-        backbone.model,
-        place.device(settings.device),
-        settings.amp_dtype,
-        settings.channels_last,
-        settings.torchcompile,
-    )
-    return Setup(settings, backbone, images, preprocess, compute, tuple(plan_features(layers, settings.pool)))
 
 
 def extract(
@@ -130,13 +42,15 @@ def extract(
     progress    a live bar on stderr
     place       rank among several processes; by default what torchrun or Slurm say
 
-    Options, with defaults: split='train', layers=('penultimate',), pool='avg', data_dir=None, dtype='float16'
-    (stored), pretrained=True, checkpoint=None, model_kwargs={}, seed=0 (of random weights), img_size,
-    crop_pct, crop_mode, interpolation, mean, std (None: timm's config), device='auto', amp_dtype='auto'
-    (bfloat16 on CUDA, else float32), channels_last=None (by the kind of network), torchcompile=None (a
-    backend such as 'inductor'), batch_size='auto', workers=None (by the number of cores), rows=None ((a, b):
-    these rows only, whole shards), limit=None (the first rows only), shard_rows=8192, compression=None,
-    allow_failed=False, allow_saturated=False (float16 overflow is refused), download=False.
+    Options, with defaults:
+
+    split='train', data_dir=None, layers=('penultimate',), pool='avg', dtype='float16' (stored)
+    pretrained=True, checkpoint=None, model_kwargs={}, seed=0 (of random weights)
+    img_size, crop_pct, crop_mode, interpolation, mean, std: None, timm's config for the model
+    device='auto', amp_dtype='auto' (bfloat16 on CUDA, else float32), channels_last=None (on for convnets)
+    torchcompile=None (a backend such as 'inductor'), batch_size='auto', workers=None (by the cores)
+    rows=None ((a, b), whole shards), limit=None (only the first rows), shard_rows=None (8192)
+    compression=None, allow_failed=False, allow_saturated=False (float16 overflow is refused), download=False
 
     Rows keep the order of the data set. An image that cannot be read keeps its row, marked failed and holding
     NaN; after the run this raises ProbecacheError unless `allow_failed`. A killed run goes on with the same
@@ -146,7 +60,10 @@ def extract(
     settings = Settings.of(**options)
     place = place or find_place()
     setup = prepare(model, dataset, settings, place)
-    rows = place.rows(setup.n_samples, settings.shard_rows, settings.rows)
+    geometry = Geometry(setup.n_samples, shard_rows(out, settings))
+    if settings.rows is not None:
+        geometry.require_whole_shards(settings.rows)
+    rows = place.rows(setup.n_samples, geometry.shard_rows, settings.rows)
     if rows is None:  # more processes than shards
         return open_store(out, partial=True)
     writer = open_writer(
@@ -157,7 +74,7 @@ def extract(
         class_names=class_names(setup.images),
         fingerprint=setup.fingerprint(),
         rows=rows,
-        shard_rows=settings.shard_rows,
+        shard_rows=geometry.shard_rows,
         compression=settings.compression,
         allow_saturated=settings.allow_saturated,
     )
@@ -167,6 +84,16 @@ def extract(
         store = writer.finish(summary=summary)
     _report_failures(setup, store)
     return store
+
+
+def shard_rows(out: str | Path, settings: Settings) -> int:
+    """Rows per shard: as asked for, else what the split in `out` has, else the store's default."""
+    if settings.shard_rows is not None:
+        return settings.shard_rows
+    try:
+        return open_store(out, partial=True).split_info(settings.split).geometry.shard_rows
+    except InputError:  # no store yet, or no such split in it
+        return SHARD_ROWS
 
 
 def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -> dict[str, Any]:
@@ -183,10 +110,14 @@ def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -
     features = build_features(setup, wanted)
     forward = Forward(features, compute, batch_size)
     timing = Timing()
+    failed: dict[int, str] = {}
 
     def write(shard: Any, arrays: Mapping[str, np.ndarray], labels: np.ndarray, status: np.ndarray) -> None:
         if len(status) > 1 and (status == FAILED).all() and not settings.allow_failed:
-            raise ProbecacheError(f"none of the images of rows {shard.start}:{shard.stop} could be read")
+            raise ProbecacheError(
+                f"none of the images of rows {shard.start}:{shard.stop} could be read, first "
+                f"{images.names[shard.start]!r}: {failed.get(shard.start, '')}"
+            )
         names = list(images.names[shard.start : shard.stop])
         activations = {name: arrays[name] for name in shard.layers}
         writer.write(shard, activations=activations, labels=labels, samples=names, status=status)
@@ -194,10 +125,11 @@ def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -
     total = sum(shard.stop - shard.start for shard in shards)
     try:
         with show_progress(total, timing, settings.split, progress) as on_batch:
-            failed = run_loop(forward, features, batches, shards, write, timing, on_batch)
+            run_loop(forward, features, batches, shards, write, timing, on_batch, failed)
     finally:
         timing.stop()
         features.close()
+        images.close()
     return {
         **timing.summary(),
         "batch_size": batch_size,
@@ -208,24 +140,6 @@ def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -
         "dataset": images.spec,
         "settings": _plain(asdict(settings)),
     }
-
-
-def build_features(setup: Setup, wanted: Sequence[Feature]) -> Features:
-    """The backbone on its device, hooked to give `wanted` in the stored dtype."""
-    import torch
-
-    features = Features(
-        setup.backbone.model,
-        wanted,
-        setup.preprocess.mean,
-        setup.preprocess.std,
-        DTYPES[setup.settings.dtype],
-        stop_early=setup.compute.torchcompile is None,
-    )
-    features.eval().to(setup.compute.device)
-    if setup.compute.channels_last:
-        features.to(memory_format=torch.channels_last)
-    return features
 
 
 def default_workers(device: str) -> int:

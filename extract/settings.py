@@ -36,7 +36,7 @@ class Settings:
     workers: int | None = None
     rows: tuple[int, int] | None = None
     limit: int | None = None
-    shard_rows: int = 8192
+    shard_rows: int | None = None
     compression: str | None = None
     allow_failed: bool = False
     allow_saturated: bool = False

@@ -1,4 +1,4 @@
-"""Every pooling over every kind of backbone, against a direct computation on the tokens that timm calls patches."""
+"""Every pooling over every kind of backbone, against the definition, position by position."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,119 @@
+"""Everything that an extraction needs before its first batch: data, backbone, layers, device, fingerprint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from extract.backbone import Backbone, load_backbone
+from extract.data import Images, open_images
+from extract.device import Compute, choose_compute
+from extract.distributed import ALONE, Place
+from extract.features import DTYPES, Feature, Features, plan_features
+from extract.layers import resolve_layers, trace
+from extract.preprocess import Preprocess, resolve_preprocess
+from extract.settings import Settings
+from store.fingerprint import Fingerprint
+from store.layout import LayerSpec
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What `prepare` found; no image has been read yet."""
+
+    settings: Settings
+    backbone: Backbone
+    images: Images
+    preprocess: Preprocess
+    compute: Compute
+    features: tuple[Feature, ...]
+
+    @property
+    def n_samples(self) -> int:
+        return min(len(self.images), self.settings.limit or len(self.images))
+
+    def fingerprint(self) -> Fingerprint:
+        """Backbone, computation and data, without paths and without what only decides speed."""
+        versions = {name: version(name) for name in ("torch", "torchvision", "pillow")}
+        compute = {
+            **self.compute.fingerprint(),
+            "preprocess": self.preprocess.fingerprint(),
+            "versions": versions,
+        }
+        return Fingerprint(
+            backbone=self.backbone.fingerprint(),
+            compute=compute,
+            data={**self.images.fingerprint(), "split": self.settings.split},
+        )
+
+    def specs(self) -> list[LayerSpec]:
+        """The layers as the store writes them."""
+        return [
+            LayerSpec(
+                name=feature.name,
+                neurons=feature.neurons,
+                dtype=self.settings.dtype,
+                attrs={
+                    "layer": feature.layer.name,
+                    "pool": feature.pool,
+                    "layout": feature.layer.layout.kind,
+                    "shape": list(feature.layer.layout.kept_shape(feature.pool)),
+                },
+            )
+            for feature in self.features
+        ]
+
+
+def prepare(
+    model: str | nn.Module, dataset: "str | Dataset[Any]", settings: Settings, place: Place = ALONE
+) -> Setup:
+    """Open the data, build the backbone and resolve its layers. Raises InputError for whatever does not
+    exist."""
+    images = open_images(dataset, settings.data_dir, settings.split, download=settings.download)
+    backbone = load_backbone(
+        model,
+        pretrained=settings.pretrained,
+        checkpoint=settings.checkpoint,
+        model_kwargs=settings.model_kwargs,
+        img_size=settings.img_size,
+        seed=settings.seed,
+    )
+    preprocess = resolve_preprocess(
+        backbone.model,
+        img_size=settings.img_size,
+        crop_pct=settings.crop_pct,
+        crop_mode=settings.crop_mode,
+        interpolation=settings.interpolation,
+        mean=settings.mean,
+        std=settings.std,
+    )
+    names = resolve_layers(backbone.model, settings.layers)
+    layers = trace(backbone.model, names, preprocess.image, preprocess.input_size[0])
+    compute = choose_compute(
+        backbone.model,
+        place.device(settings.device),
+        settings.amp_dtype,
+        settings.channels_last,
+        settings.torchcompile,
+    )
+    return Setup(settings, backbone, images, preprocess, compute, tuple(plan_features(layers, settings.pool)))
+
+
+def build_features(setup: Setup, wanted: Sequence[Feature]) -> Features:
+    """The backbone on its device, hooked to give `wanted` in the stored dtype."""
+    features = Features(
+        setup.backbone.model,
+        wanted,
+        setup.preprocess.mean,
+        setup.preprocess.std,
+        DTYPES[setup.settings.dtype],
+        stop_early=setup.compute.torchcompile is None,
+    )
+    features.eval().to(setup.compute.device)
+    if setup.compute.channels_last:
+        features.to(memory_format=torch.channels_last)
+    return features

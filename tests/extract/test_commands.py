@@ -1,0 +1,169 @@
+"""What a user of the command line sees."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import probecache
+from extract.digits import write_digits
+
+ROOT = Path(__file__).parents[2]
+MODEL = ["--model", "test_resnet", "--no-pretrained"]
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        probecache.main([str(a) for a in arguments])
+    output = capsys.readouterr()
+    return stop.value.code, output.out, output.err
+
+
+def test_layers(capsys):
+    code, out, _ = run(
+        capsys, "layers", "-m", "vit_tiny_patch16_224", "--layers", "blocks.-1", "--pool", "cls+avg"
+    )
+    assert code == 0
+    assert out.splitlines()[1].split() == ["blocks.11", "tokens", "197x192", "cls+avg", "384", "768"]
+    code, out, _ = run(capsys, "layers", "-m", "test_resnet")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+        "penultimate",
+    ]
+    code, more, _ = run(capsys, "layers", "-m", "test_resnet", "--all")
+    assert code == 0
+    assert len(more.splitlines()) > len(out.splitlines())
+
+
+def test_extract_and_verify(capsys, photos_tar, tmp_path):
+    out = tmp_path / "s.zarr"
+    code, said, bar = run(
+        capsys, "extract", *MODEL, "--data-dir", photos_tar, "--out", out, "--layers", "layer?"
+    )
+    assert code == 0
+    assert "split 'train', layer1, layer2, layer3, layer4" in said
+    assert "img/s" in bar
+    assert "forward" in bar
+    code, said, _ = run(capsys, "verify", out, "--recompute", "5")
+    assert code == 0
+    assert len(re.findall(r"layer\d: 5 rows computed again agree", said)) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--model", "resnet19"], "close names"),
+        (["--layers", "layer9"], "close names: layer4"),
+        (["--data-dir", "nowhere"], "neither a folder nor a .tar"),
+        (["--rows", "5"], "--rows takes a:b"),
+        (["--rows", "1:5"], "whole|multiples|cut"),
+        (["--batch-size", "many"], "--batch-size"),
+        (["--model-kwargs", "x"], "NAME=VALUE"),
+        (["--pool", "cls"], "no class token"),
+        (["--split", "a/b"], "group name"),
+        (["--nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(capsys, photos, tmp_path, change, words):
+    code, out, err = run(
+        capsys,
+        "extract",
+        *MODEL,
+        "--data-dir",
+        photos,
+        "--out",
+        tmp_path / "s.zarr",
+        "--layers",
+        "layer4",
+        *change,
+    )
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert re.search(words, err)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_path_that_is_not_a_store(capsys, photos, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = run(capsys, "extract", *MODEL, "--data-dir", photos, "--out", tmp_path)
+    assert code == 2
+    assert "not" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_dry_run_writes_nothing(capsys, photos, tmp_path):
+    out = tmp_path / "s.zarr"
+    code, said, _ = run(
+        capsys,
+        "extract",
+        *MODEL,
+        "--data-dir",
+        photos,
+        "--out",
+        out,
+        "--pool",
+        "avg",
+        "--layers",
+        "layer1",
+        "--layers",
+        "penultimate",
+        "--shard-rows",
+        "10",
+        "--dry-run",
+    )
+    assert code == 0
+    assert "24 rows in 3 shards" in said
+    assert re.search(r"layer1 +avg +32 neurons +1.5 KiB", said)
+    assert "images/s" in said
+    assert "enough" in said
+    assert not out.exists()
+
+
+def test_unreadable_images_set_the_exit_code(capsys, tmp_path):
+    folder = write_digits(tmp_path / "digits")
+    (sorted((folder / "test/4").iterdir())[0]).write_bytes(b"no image")
+    arguments = [
+        "extract",
+        *MODEL,
+        "--img-size",
+        "32",
+        "--data-dir",
+        folder,
+        "--split",
+        "test",
+        "--out",
+        tmp_path / "s.zarr",
+    ]
+    code, _, err = run(capsys, *arguments)
+    assert code == 1
+    assert "1 of 450 images of split 'test' could not be read" in err
+    code, _, _ = run(capsys, *arguments, "--allow-failed")
+    assert code == 0
+
+
+def test_help_imports_no_torch():
+    code = (
+        "import sys, probecache\n"
+        "try: probecache.main(['extract', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.endswith("False\n")
+
+
+def test_digits_are_written_once_and_alike(tmp_path, digits):
+    again = write_digits(tmp_path / "digits")
+    files = sorted(p.relative_to(again) for p in again.rglob("*.png"))
+    assert files == sorted(p.relative_to(digits) for p in digits.rglob("*.png"))
+    assert all((again / f).read_bytes() == (digits / f).read_bytes() for f in files[::100])
+    before = (again / files[0]).stat().st_mtime_ns
+    assert write_digits(again) == again
+    assert (again / files[0]).stat().st_mtime_ns == before

@@ -1,0 +1,136 @@
+"""Several processes, and processes that are killed: the same bytes as one that was never interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extract.distributed import Place, find_place, spawn
+from extract.run import extract
+from store.errors import InputError, ProbecacheError, UnfinishedSplit
+from store.reader import open_store
+
+ROOT = Path(__file__).parents[2]
+MODEL = "test_resnet"
+
+
+def command(data, out, *more):
+    options = ["--model", MODEL, "--no-pretrained", "--data-dir", data, "--out", out, "--shard-rows", "64"]
+    return [
+        sys.executable,
+        "-m",
+        "probecache",
+        "extract",
+        *map(str, options),
+        "--img-size",
+        "64",
+        "--batch-size",
+        "16",
+        *more,
+    ]
+
+
+def start(arguments, **environment):
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env={**os.environ, **environment}, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def straight(data, out, **options):
+    return extract(
+        MODEL, data_dir=data, out=out, pretrained=False, shard_rows=64, img_size=64, batch_size=16, **options
+    )
+
+
+def same(store, expected):
+    assert np.array_equal(store.matrix("train", "penultimate"), expected.matrix("train", "penultimate"))
+    assert np.array_equal(store.labels("train"), expected.labels("train"))
+    assert list(store.samples("train")) == list(expected.samples("train"))
+    assert store.digest("train", "penultimate") == expected.digest("train", "penultimate")
+
+
+def committed(out):
+    try:
+        matrix = open_store(out, partial=True).matrix("train", "penultimate")
+        return int(np.isfinite(matrix).all(1).sum())
+    except ProbecacheError:
+        return 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_continued(digits, tmp_path, how):
+    out = tmp_path / "s.zarr"
+    process = start(command(digits, out, "--limit", "500"))
+    while process.poll() is None and committed(out) < 64:
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    done = committed(out)
+    assert done >= 64
+    if how == signal.SIGINT and process.returncode == 130:
+        assert "interrupted" in errors
+        assert "Traceback" not in errors
+    store = straight(digits, out, limit=500)
+    if done < 500:
+        assert store.report("train", "penultimate")["summary"]["images"] <= 500 - done // 64 * 64
+    same(store, straight(digits, tmp_path / "straight.zarr", limit=500))
+
+
+def test_two_ranks_own_whole_shards(digits, tmp_path):
+    out = tmp_path / "s.zarr"
+    ranks = [
+        start(command(digits, out, "--limit", "300"), RANK=str(r), WORLD_SIZE="2", LOCAL_RANK=str(r))
+        for r in range(2)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    same(open_store(out), straight(digits, tmp_path / "straight.zarr", limit=300))
+
+
+def test_one_rank_alone_leaves_an_unfinished_split(digits, tmp_path):
+    out = tmp_path / "s.zarr"
+    straight(digits, out, limit=300, place=Place(1, 2))
+    with pytest.raises(UnfinishedSplit):
+        open_store(out).matrix("train", "penultimate")
+    straight(digits, out, limit=300, place=Place(0, 2))
+    same(open_store(out), straight(digits, tmp_path / "straight.zarr", limit=300))
+
+
+@pytest.mark.slow
+def test_devices_starts_processes(digits, tmp_path):
+    out = tmp_path / "s.zarr"
+    process = start(command(digits, out, "--limit", "300", "--devices", "2", "--device", "cpu"))
+    output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert "penultimate" in output
+    same(open_store(out), straight(digits, tmp_path / "straight.zarr", limit=300, device="cpu"))
+    bad = start(command(digits / "nowhere", tmp_path / "bad.zarr", "--devices", "2"))
+    _, errors = bad.communicate(timeout=180)
+    assert bad.returncode == 2, errors
+
+
+def test_places():
+    assert find_place({}) == Place(0, 1, 0)
+    assert find_place({"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "1"}) == Place(5, 6, 1)
+    with pytest.raises(InputError, match="whole numbers"):
+        find_place({"RANK": "x", "WORLD_SIZE": "2"})
+    with pytest.raises(InputError, match="outside"):
+        find_place({"RANK": "2", "WORLD_SIZE": "2"})
+    with pytest.raises(InputError, match="--devices"):
+        spawn(0, print, {})
+
+
+@pytest.mark.parametrize("n_samples", [1, 7, 64, 65, 1000])
+@pytest.mark.parametrize("world", [1, 2, 3, 16])
+def test_ranges_cover_every_row_once(n_samples, world):
+    ranges = [Place(rank, world).rows(n_samples, 8) for rank in range(world)]
+    rows = [row for part in ranges if part for row in range(*part)]
+    assert rows == list(range(n_samples))
+    assert all(part[0] % 8 == 0 for part in ranges if part)
