@@ -22,6 +22,7 @@ import torch
 from analyze.subsets import permutation
 from analyze.task import Task, rotate, row_blocks
 from store.errors import InputError, close_names
+from store.subset import read_indices
 
 METHODS = ("random", "first", "pca", "pca-least", "randproj", "variance", "variance-least", "index:FILE")
 SEEDED = ("random", "randproj")
@@ -116,32 +117,6 @@ def random_basis(d: int, seed: int) -> np.ndarray:
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.rand(d, d, generator=generator, dtype=torch.float64).numpy()
     return matrix / np.linalg.norm(matrix, axis=0)
-
-
-def read_indices(path: str | Path, d: int) -> np.ndarray:
-    """Neuron numbers from a text file (one a line; `#` starts a comment) or a .npy file, int64 (m,), checked.
-
-    Raises InputError for what is no whole number, outside 0..d-1, or there twice.
-    """
-    path = Path(path)
-    try:
-        if path.suffix == ".npy":
-            indices = np.load(path, allow_pickle=False)
-        else:
-            indices = np.loadtxt(path, dtype=np.int64, ndmin=1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no list of neuron numbers ({str(error).splitlines()[0]})") from None
-    if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
-        raise InputError(
-            f"{path} holds {indices.dtype} {indices.shape}; needed: whole numbers, one dimension"
-        )
-    if indices.min() < 0 or indices.max() >= d:
-        wrong = indices[(indices < 0) | (indices >= d)][0]
-        raise InputError(f"{path} names neuron {wrong}; the layer has 0 to {d - 1}")
-    if len(np.unique(indices)) < len(indices):
-        values, counts = np.unique(indices, return_counts=True)
-        raise InputError(f"{path} names neuron {values[counts > 1][0]} twice; each can be kept once")
-    return indices.astype(np.int64)
 
 
 def _order(task: Task, method: str) -> np.ndarray:

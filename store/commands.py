@@ -150,9 +150,32 @@ def _lines(path: Path, what: str) -> list[str]:
         raise InputError(f"{what}: cannot read {str(path)!r} as text: {error}") from None
 
 
+def subset(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
+    indices: Annotated[Path, typer.Option("--indices", help="Neurons to keep: text, one a line, or .npy.")],
+    out: Annotated[str, typer.Option("--out", help="Store to write.")],
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="Layer (needed where there are several).")
+    ] = None,
+) -> None:
+    """Write a store that holds only some columns of one layer, for every split."""
+    from store.reader import open_store
+    from store.subset import only_layer, read_indices, write_subset
+
+    source = open_store(store)
+    name = only_layer(source, layer)
+    split = next((s for s in source.splits if name in source.layers_of(s)), source.splits[0])
+    columns = read_indices(indices, source.shape(split, name)[1])
+    made = write_subset(source, columns, out, layer=name)
+    print(
+        f"{out}: layer {name}, {len(columns)} of {source.shape(split, name)[1]} neurons, {', '.join(made.splits)}"
+    )
+
+
 COMMANDS: dict[str, Callable[..., object]] = {
     "import": import_arrays,
     "info": info,
     "verify": verify,
     "repair": repair,
+    "subset": subset,
 }

@@ -1,0 +1,106 @@
+"""A store of some columns of another: what efficient transfer keeps, at k/d of the bytes."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from store.errors import InputError, close_names
+from store.fingerprint import Fingerprint, digest
+from store.reader import Store, open_store
+from store.writer import open_writer
+
+
+def write_subset(
+    store: Store | str | os.PathLike[str],
+    columns: np.ndarray,
+    out: str | os.PathLike[str],
+    *,
+    layer: str | None = None,
+    splits: Sequence[str] | None = None,
+) -> Store:
+    """Copy `columns` of one layer, in the order given, of every split (or `splits`) that has it, to the
+    store `out`.
+
+    Labels, sample identity, status, dtype and the fingerprint come along; the layer's attributes also say
+    which columns were kept (`columns`: their digest, `of`: the layer's size). Read and written shard by
+    shard; killed, the same call goes on. `layer` may be left out where the store has one.
+
+    Raises InputError for columns outside the layer, or an `out` that is the store itself or holds other
+    columns.
+    """
+    source = open_store(store)
+    name = only_layer(source, layer)
+    if str(os.path.abspath(str(out))) == str(os.path.abspath(str(source.path))):
+        raise InputError(f"{out} is the store that is read: name another --out")
+    chosen = [s for s in source.splits if name in source.layers_of(s)] if splits is None else list(splits)
+    for split in chosen:
+        n, d = source.shape(split, name)
+        kept = check_columns(columns, d, f"the subset of {name}")
+        info, form = source.split_info(split), source.layer_info(split, name)
+        attrs = {**form.spec.attrs, "columns": digest(kept.tolist()), "of": d}
+        labels, samples, status = source.row_arrays(split)
+        fingerprint = source.fingerprint
+        with open_writer(
+            out,
+            split=split,
+            n_samples=n,
+            layers=[replace(form.spec, neurons=len(kept), attrs=attrs)],
+            class_names=info.class_names,
+            fingerprint=Fingerprint(fingerprint.backbone, fingerprint.compute, info.data),
+            shard_rows=info.geometry.shard_rows,
+            compression=form.compression,
+            allow_saturated=True,  # the source was checked when it was written
+        ) as writer:
+            for shard in writer.pending():
+                at = slice(shard.start, shard.stop)
+                rows = source.matrix(split, name, kept, (shard.start, shard.stop))
+                writer.write(shard, {name: rows}, labels[at], samples[at], status[at])
+            writer.finish()
+    return open_store(out)
+
+
+def read_indices(path: str | Path, d: int) -> np.ndarray:
+    """Neuron numbers from a text file (one a line; `#` starts a comment) or a .npy file, int64 (m,), checked.
+
+    Raises InputError for what is no whole number, outside 0..d-1, or there twice.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            indices = np.load(path, allow_pickle=False)
+        else:
+            indices = np.loadtxt(path, dtype=np.int64, ndmin=1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no list of neuron numbers ({str(error).splitlines()[0]})") from None
+    return check_columns(indices, d, str(path))
+
+
+def check_columns(columns: np.ndarray, d: int, where: str) -> np.ndarray:
+    """`columns` as int64 (m,): whole numbers in 0..d-1, each once; InputError names the first that is not."""
+    if columns.ndim != 1 or columns.dtype.kind not in "iu" or not len(columns):
+        raise InputError(
+            f"{where} holds {columns.dtype} {columns.shape}; needed: whole numbers, one dimension"
+        )
+    if columns.min() < 0 or columns.max() >= d:
+        wrong = columns[(columns < 0) | (columns >= d)][0]
+        raise InputError(f"{where} names neuron {wrong}; the layer has 0 to {d - 1}")
+    values, counts = np.unique(columns, return_counts=True)
+    if len(values) < len(columns):
+        raise InputError(f"{where} names neuron {values[counts > 1][0]} twice; each can be kept once")
+    return columns.astype(np.int64)
+
+
+def only_layer(store: Store, layer: str | None) -> str:
+    """`layer`, or the store's only one."""
+    if layer is not None:
+        if layer not in store.layers:
+            raise InputError(f"no layer {layer!r} in {store.path}; {close_names(layer, store.layers)}")
+        return layer
+    if len(store.layers) != 1:
+        raise InputError(
+            f"{store.path} holds {', '.join(store.layers) or 'no layers'}: name one with --layer"
+        )
+    return store.layers[0]
