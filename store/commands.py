@@ -152,7 +152,7 @@ def _lines(path: Path, what: str) -> list[str]:
 
 def subset(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
-    indices: Annotated[Path, typer.Option("--indices", help="Neurons to keep: text, one a line, or .npy.")],
+    indices: Annotated[Path, typer.Option("--indices", help="Neurons to keep: text or .npy.")],
     out: Annotated[str, typer.Option("--out", help="Store to write.")],
     layer: Annotated[
         str | None, typer.Option("--layer", help="Layer (needed where there are several).")
