@@ -23,6 +23,7 @@ EFFICIENCY = (
     0.5  # share of the timed product rate that the solver reaches, softmax and memory traffic included
 )
 BLOCK_SECONDS = 30.0  # the longest that a block should take
+BASELINE = 640 * 2**20  # bytes of an interpreter with torch, zarr, xarray and dask loaded
 BLOCKS_PER_WORKER = 4  # enough that the last one does not wait alone
 
 
@@ -103,9 +104,6 @@ def block_bytes(fractions: int, l2s: int, size: LayerSize) -> int:
     gram = 3 * 8 * (size.d + 1) ** 2
     batch = fractions * l2s * size.classes * (size.d + 1) * 4
     return size.loaded + size.train * size.d * 4 + gram + 30 * batch + BASELINE
-
-
-BASELINE = 400 * 2**20  # an interpreter with torch, zarr and dask loaded
 
 
 def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Machine) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyze.blocks import Block
+from analyze.cost import BASELINE
 from analyze.projections import prepare
 from analyze.solvers import solve
 from analyze.subsets import sizes
@@ -120,7 +121,7 @@ def _fit(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
             solver=job.solver,
             standardize=job.standardize,
             device=job.device,
-            memory_limit=job.memory_limit,
+            memory_limit=working_memory(job.memory_limit),
             shared=shared if prepared.task is task else None,
         )
         # one order may stand for several seeds: (1, f, p) -> (seeds, f, p)
@@ -128,6 +129,11 @@ def _fit(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
         arrays = {name: np.repeat(getattr(result, name), repeat, axis=0) for name in ARRAYS}
         parts.append(arrays | {"attrs": dict(result.attrs)})
     return _join(parts, 0)
+
+
+def working_memory(limit: int | None) -> int | None:
+    """What of a process's limit is left for data: less what an interpreter with its libraries takes."""
+    return None if limit is None else max(limit // 4, limit - BASELINE)
 
 
 def _load(store: "Store", layer: str, digest: str, job: Job) -> "tuple[Task, Moments]":
@@ -139,7 +145,7 @@ def _load(store: "Store", layer: str, digest: str, job: Job) -> "tuple[Task, Mom
         raise InputError(
             f"{job.store} changed while the sweep ran: layer {layer!r} is {found}, it was {digest}"
         )
-    task = load_task(store, layer, job.train, job.test, memory_limit=job.memory_limit)
+    task = load_task(store, layer, job.train, job.test, memory_limit=working_memory(job.memory_limit))
     return task, task_moments(task, job.standardize, device=job.device)
 
 

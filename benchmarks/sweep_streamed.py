@@ -1,0 +1,130 @@
+"""A layer of 20 GB swept within 4 GiB of memory, beside a small layer of the same kind.
+
+    python -m benchmarks.sweep_streamed                      # about 15 minutes on two cores, 21 GB of disk
+    python -m benchmarks.sweep_streamed --gib 1 --memory 1GiB
+
+Synthetic features (float16, --neurons wide, ten classes: class means and noise) are written shard by shard,
+then swept by `probecache sweep --memory-limit` in a process whose resident memory is sampled every 50 ms. The
+small case has --small-gib of the same rows and fits in memory. Times are per row and, because the two need
+different numbers of evaluations, per row and evaluation of the objective.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import xarray as xr
+
+from analyze.launch import parse_bytes
+from benchmarks.record import record
+from store.fingerprint import Fingerprint
+from store.layout import OK, LayerSpec
+from store.writer import open_writer
+
+CLASSES = 10
+TEST_ROWS = 10_000
+
+
+def write(path: Path, rows: int, neurons: int) -> None:
+    """A store of `rows` training and TEST_ROWS test rows: 8 blocks of noise, shifted anew in every shard."""
+    random = np.random.default_rng(0)
+    means = random.normal(size=(CLASSES, neurons)).astype(np.float32) * 0.15
+    noise = random.normal(size=(8192, neurons)).astype(np.float32)
+    for split, count in (("train", rows), ("test", TEST_ROWS)):
+        writer = open_writer(
+            path,
+            split=split,
+            n_samples=count,
+            layers=[LayerSpec("synthetic", neurons, "float16", {})],
+            class_names=[str(c) for c in range(CLASSES)],
+            fingerprint=Fingerprint({"synthetic": 0}, {}, {split: {"rows": count}}),
+        )
+        for shard in writer.pending():
+            size = shard.stop - shard.start
+            labels = random.integers(0, CLASSES, size)
+            shifted = np.roll(noise, (int(random.integers(8192)), int(random.integers(neurons))), (0, 1))
+            values = (shifted[:size] + means[labels]).astype(np.float16)
+            writer.write(
+                shard,
+                activations={"synthetic": values},
+                labels=labels,
+                samples=[str(i) for i in range(shard.start, shard.stop)],
+                status=np.full(size, OK, np.uint8),
+            )
+        writer.finish()
+
+
+def sweep(store: Path, out: Path, options: argparse.Namespace, memory: str) -> dict[str, float]:
+    """Run the command; its seconds, evaluations and peak resident memory, its children's included."""
+    line = [
+        sys.executable,
+        "-m",
+        "probecache",
+        "sweep",
+        str(store),
+        "--layer",
+        "synthetic",
+        "--out",
+        str(out),
+    ]
+    line += ["--fractions", options.fractions, "--seeds", str(options.seeds), "--l2", "1e-2"]
+    line += ["--probe", options.probe, "--memory-limit", memory]
+    begun = time.monotonic()
+    process = psutil.Popen(line, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        try:
+            family = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(member.memory_info().rss for member in family))
+        except psutil.NoSuchProcess:
+            pass
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"the sweep ended with exit code {process.returncode}")
+    results = xr.open_zarr(out)
+    return {
+        "wall_seconds": time.monotonic() - begun,
+        "seconds": float(results["seconds"].sum()),
+        "evaluations": int(results["n_iter"].max()),
+        "accuracy": float(results["accuracy"].mean()),
+        "peak_gib": peak / 2**30,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A sweep of a layer larger than memory.")
+    parser.add_argument("--gib", type=float, default=20.0)
+    parser.add_argument("--small-gib", type=float, default=0.25)
+    parser.add_argument("--neurons", type=int, default=512)
+    parser.add_argument("--memory", default="4GiB")
+    parser.add_argument("--fractions", default="0.1,0.5,1")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--probe", default="logistic")
+    parser.add_argument("--folder", type=Path, default=None, help="where the store goes (default: temporary)")
+    options = parser.parse_args()
+    parse_bytes(options.memory)
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for name, size in (("small", options.small_gib), ("large", options.gib)):
+            rows = int(size * 2**30 / (2 * options.neurons))
+            path = Path(folder) / name
+            write(path, rows, options.neurons)
+            case = sweep(path, Path(folder) / f"{name}-results", options, options.memory)
+            case |= {"rows": rows, "gib": size, "microseconds_per_row": 1e6 * case["seconds"] / rows}
+            case["microseconds_per_row_and_evaluation"] = case["microseconds_per_row"] / case["evaluations"]
+            found[name] = {key: round(value, 4) for key, value in case.items()}
+            print(f"{name}: {found[name]}", flush=True)
+    names = ("microseconds_per_row", "microseconds_per_row_and_evaluation")
+    ratios = {f"large / small, {key}": round(found["large"][key] / found["small"][key], 3) for key in names}
+    settings = {"memory": options.memory, "neurons": options.neurons, "probe": options.probe}
+    print(ratios)
+    print(record("sweep-streamed", {**settings, "fractions": options.fractions, **found, **ratios}))
+
+
+if __name__ == "__main__":
+    main()
