@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from analyze.moments import Moments
-from analyze.task import OK
+from analyze.ridge import class_targets
+from analyze.task import stored_moments
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -40,78 +41,67 @@ def moments_on(
     store: "Store",
     split: str,
     layer: str,
-    targets: np.ndarray,
-    mean: np.ndarray,
-    scale: np.ndarray,
+    labels: np.ndarray,
+    standardize: bool = True,
     rows: int = RANGE_ROWS,
-) -> Moments:
-    """The moments of a layer's usable rows, computed by a cluster's workers from their own reads.
+) -> "Future":
+    """The `Moments` of a layer's usable rows, computed by a cluster's workers from their own reads.
 
-    targets: float32 (n, t) over all rows of the split, those that failed included; mean, scale: float32 (d,).
+    labels: int (n,) over all rows of the split, classes from 0, -1 where a row is not to be used.
+    Columns are standardised by the moments that the store keeps, unless `standardize` is False.
     """
-    n = store.shape(split, layer)[0]
+    mean, scale = stored_moments(store, split, layer)
+    if not standardize:
+        mean, scale = np.zeros_like(mean), np.ones_like(scale)
+    classes = int(labels.max()) + 1
     parts = []
-    for start in range(0, n, rows):
-        stop = min(start + rows, n)
-        part = client.submit(
-            sum_rows,
-            store,
-            split,
-            layer,
-            start,
-            stop,
-            targets[start:stop],
-            mean,
-            scale,
-            pure=False,
-            retries=2,
-        )
-        parts.append(part)
-    whole = _tree(client, parts).result()
-    gram, cross, square = (torch.from_numpy(a / whole.count) for a in (whole.gram, whole.cross, whole.square))
-    return Moments(gram, cross, square, float(whole.count))
+    for start in range(0, len(labels), rows):
+        given = (store, split, layer, start, labels[start : start + rows], classes, mean, scale)
+        parts.append(client.submit(sum_rows, *given, pure=False, retries=2))
+    while len(parts) > 1:
+        groups = [parts[i : i + FAN_IN] for i in range(0, len(parts), FAN_IN)]
+        parts = [client.submit(add, group, pure=False, retries=2) for group in groups]
+    return client.submit(finish, parts[0], pure=False, retries=2)
 
 
 def sum_rows(
     store: "Store",
     split: str,
     layer: str,
-    start: int,
-    stop: int,
-    targets: np.ndarray,
+    first: int,
+    labels: np.ndarray,
+    classes: int,
     mean: np.ndarray,
     scale: np.ndarray,
 ) -> Sums:
-    """The sums over rows start to stop, those that failed left out."""
-    keep = store.status(split)[start:stop] == OK
-    width = 1 + len(mean)
+    """The sums over the rows from `first` on that have a label of 0 or more."""
+    width, outputs = 1 + len(mean), 1 if classes == 2 else classes
     gram = np.zeros((width, width))
-    cross, square = np.zeros((width, targets.shape[1])), np.zeros(targets.shape[1])
-    for at in range(start, stop, PRODUCT_ROWS):
-        end = min(at + PRODUCT_ROWS, stop)
-        kept = keep[at - start : end - start]
-        block = store.matrix(split, layer, rows=(at, end), dtype="float32")[kept]
-        y = targets[at - start : end - start][kept]
+    cross, square = np.zeros((width, outputs)), np.zeros(outputs)
+    for at in range(0, len(labels), PRODUCT_ROWS):
+        here = labels[at : at + PRODUCT_ROWS]
+        kept = here >= 0
+        block = store.matrix(split, layer, rows=(first + at, first + at + len(here)), dtype="float32")[kept]
+        y = class_targets(torch.from_numpy(here[kept].astype(np.int64)), classes).numpy()
         panel = np.ones((len(block), width), np.float32)
         panel[:, 1:] = (block - mean) / scale
         gram += panel.T @ panel
         cross += panel.T @ y
         square += np.square(y, dtype=np.float64).sum(axis=0)
-    return Sums(gram, cross, square, int(keep.sum()))
+    return Sums(gram, cross, square, int((labels >= 0).sum()))
+
+
+def finish(whole: Sums) -> Moments:
+    """Means over the rows from sums over them."""
+    gram, cross, square = (torch.from_numpy(a / whole.count) for a in (whole.gram, whole.cross, whole.square))
+    return Moments(gram, cross, square, float(whole.count))
 
 
 def add(parts: Sequence[Sums]) -> Sums:
     """The sums over the rows of all parts."""
-    return Sums(
-        sum(part.gram for part in parts),  # type: ignore[arg-type]
-        sum(part.cross for part in parts),  # type: ignore[arg-type]
-        sum(part.square for part in parts),  # type: ignore[arg-type]
-        sum(part.count for part in parts),
-    )
-
-
-def _tree(client: "Client", parts: "list[Future]") -> "Future":
-    while len(parts) > 1:
-        groups = [parts[i : i + FAN_IN] for i in range(0, len(parts), FAN_IN)]
-        parts = [client.submit(add, group, pure=False, retries=2) for group in groups]
-    return parts[0]
+    gram, cross, square = parts[0].gram.copy(), parts[0].cross.copy(), parts[0].square.copy()
+    for part in parts[1:]:
+        gram += part.gram
+        cross += part.cross
+        square += part.square
+    return Sums(gram, cross, square, sum(part.count for part in parts))

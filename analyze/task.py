@@ -152,7 +152,7 @@ def load_task(
     keeps = {train: found.train_keep, test: found.test_keep}
     shapes = {split: (int(keep.sum()), int(store.shape(split, layer)[1])) for split, keep in keeps.items()}
     size = sum(4 * shapes[split][0] * shapes[split][1] for split in (train, test))
-    stream = memory_limit is not None and 3 * size > memory_limit
+    stream = stays_on_disk(size, memory_limit)
     matrices: dict[str, Matrix] = {}
     for split, keep in keeps.items():
         if stream:
@@ -160,7 +160,24 @@ def load_task(
         else:
             matrix = np.asarray(store.matrix(split, layer, dtype="float32"))
             matrices[split] = matrix if keep.all() else matrix[keep]
-    return Task(matrices[train], found.train, matrices[test], found.test, found.classes, layer)
+    # what stays on disk is not read twice for moments that extraction kept
+    mean, scale = stored_moments(store, train, layer) if stream else (None, None)
+    return Task(matrices[train], found.train, matrices[test], found.test, found.classes, layer, mean, scale)  # type: ignore[arg-type]
+
+
+def stored_moments(store: "Store", split: str, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    """`column_moments` of a split's usable rows from the store's own, without reading a row."""
+    kept = store.moments(split, layer)
+    constant = kept["minimum"].values == kept["maximum"].values
+    scale = np.sqrt(kept["variance"].values)
+    scale = np.where(constant | (scale == 0), 1.0, scale)
+    mean = np.where(constant, kept["minimum"].values, kept["mean"].values)
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
+def stays_on_disk(size: int, memory_limit: int | None) -> bool:
+    """Whether matrices of `size` bytes are read in row blocks: where they take over a third of the limit."""
+    return memory_limit is not None and 3 * size > memory_limit
 
 
 @dataclass(frozen=True)
