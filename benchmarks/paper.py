@@ -3,10 +3,10 @@ paper.
 
     python -m benchmarks.paper FEATURES --out STUDY --device cuda
 
-FEATURES: a folder of stores, one for each backbone and data set, whose names hold `cifar10`, `flowers102` or
-`pets37` (benchmarks/paper_features.py makes them); `random` in a name marks the control with random weights.
-STUDY: results/*.zarr (RESULTS), cka/*.zarr, report/index.html, summary.json, and study.tar.gz with all but
-the page.
+FEATURES: a folder of stores, one for each backbone, with the splits cifar10-train, cifar10-test,
+flowers102-train, ... (benchmarks/paper_features.py makes them); `random` in a store's name marks the control
+with random weights. STUDY: results/*.zarr (RESULTS), cka/*.zarr, report/index.html, summary.json, and
+study.tar.gz with all but the page.
 
 20 fractions from 0.005 to 1, five seeds, logistic probes, l2 1e-4. The same command continues after any stop
 and computes only what is missing; `--minutes M` stops starting sweeps after M minutes, the most telling ones
@@ -33,7 +33,7 @@ from analyze.report.write import write_report
 from analyze.summary import late_layer_last
 from analyze.tell import save_new
 
-TASKS = ("cifar10", "flowers102", "pets37")
+TASKS = ("pets37", "flowers102", "cifar10")
 # The paper's table (first version, delta 0.9): ResNet18, ViT-S/16, ViT-S/32 span these on the same data sets.
 PAPER_DR = {"cifar10": (0.70, 0.80), "flowers102": (0.50, 0.50), "pets37": (0.70, 0.90)}
 
@@ -60,16 +60,19 @@ class Study:
 
 
 def find_studies(features: Path) -> list[Study]:
-    """The stores of a folder, pretrained ones first, small tasks first."""
+    """Every backbone's tasks: stores of a folder that have the splits TASK-train and TASK-test.
+
+    Pretrained backbones come first, and small tasks first: what is told soonest is worth most where time is
+    short.
+    """
     found = []
     for path in sorted(p.parent for p in features.glob("*/zarr.json")):
-        task = next((t for t in TASKS if t in path.name.lower()), None)
-        if task is not None:
-            backbone = path.name.removesuffix(".zarr").lower().replace(task, "").strip("-_.")
-            found.append(Study(path, backbone or "features", task))
+        splits = pc.open_store(path).splits
+        backbone = path.name.removesuffix(".zarr").replace("tf_efficientnet_", "")
+        found += [Study(path, backbone, t) for t in TASKS if {f"{t}-train", f"{t}-test"} <= set(splits)]
     if not found:
-        raise pc.InputError(f"{features} holds no store whose name contains {', '.join(TASKS)}")
-    return sorted(found, key=lambda s: (s.is_control, TASKS[::-1].index(s.task), s.backbone))
+        raise pc.InputError(f"{features} holds no store with splits such as cifar10-train and cifar10-test")
+    return sorted(found, key=lambda s: (s.is_control, TASKS.index(s.task), s.backbone))
 
 
 def plans(layers: list[str]) -> Iterator[dict[str, object]]:
@@ -100,8 +103,8 @@ def run(arguments: argparse.Namespace) -> None:
             pc.sweep(
                 store,
                 **todo[step],
-                train=split_of(store, "train"),
-                test=split_of(store, "test"),
+                train=f"{study.task}-train",
+                test=f"{study.task}-test",
                 fractions=fractions,
                 seeds=seeds,
                 l2=1e-4,
@@ -114,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     for study in studies:
         store, target = stores[study.name], out / "cka" / study.file
         if not target.exists():
-            split, layer = split_of(store, "test"), ordered_layers(store)[-1]
+            split, layer = f"{study.task}-test", ordered_layers(store)[-1]
             save_new(cka(store, layer=layer, split=split, fractions=fractions, seeds=seeds), target)
     summarise(studies, out, arguments)
     print(f"{time.perf_counter() - begun:6.0f} s in all")
@@ -205,13 +208,6 @@ def tell(studies: list[Study], summary: dict[str, dict]) -> None:
 def ordered_layers(store: pc.Store) -> list[str]:
     """Layers from early to late, the penultimate one last."""
     return sorted(store.layers, key=lambda name: (name == "penultimate", name))
-
-
-def split_of(store: pc.Store, word: str) -> str:
-    """The split whose name ends in `word`."""
-    return next((s for s in store.splits if s == word), None) or next(
-        s for s in store.splits if s.endswith(word)
-    )
 
 
 def main() -> None:

@@ -37,18 +37,24 @@ def main() -> None:
     parser.add_argument("--img-size", type=int, help="default: the backbone's own (224, 240, 260)")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--control", action="store_true", help="also the first backbone with random weights")
     parser.add_argument("--limit", type=int, help="images per split, for a trial")
     parser.add_argument("--record", type=Path, help="folder of the record (default: benchmarks/results)")
     arguments = parser.parse_args()
     results = {}
-    for backbone in arguments.backbones:
+    runs = [(backbone, True) for backbone in arguments.backbones]
+    runs += [(arguments.backbones[0], False)] if arguments.control else []
+    for backbone, pretrained in runs:
         for name in arguments.sets:
             for split in SPLITS[name]:
-                results[f"{backbone} {name}-{split}"] = one(backbone, name, split, arguments)
+                key = f"{backbone}{'' if pretrained else ' random'} {name}-{split}"
+                results[key] = one(backbone, name, split, arguments, pretrained)
     print(f"record: {record('paper-features', results, folder=arguments.record)}")
 
 
-def one(backbone: str, name: str, split: str, arguments: argparse.Namespace) -> dict[str, object]:
+def one(
+    backbone: str, name: str, split: str, arguments: argparse.Namespace, pretrained: bool = True
+) -> dict[str, object]:
     """Extract one split with one backbone; what the run recorded about itself."""
     start = perf_counter()
     store = extract(
@@ -56,7 +62,8 @@ def one(backbone: str, name: str, split: str, arguments: argparse.Namespace) -> 
         data_dir=arguments.data / name / f"{split}.tar",
         split=f"{name}-{split}",
         layers=LAYERS,
-        out=arguments.out / f"{backbone}.zarr",
+        pretrained=pretrained,
+        out=arguments.out / f"{backbone}{'' if pretrained else '_random'}.zarr",
         device=arguments.device,
         amp_dtype=arguments.amp_dtype,
         img_size=arguments.img_size,

@@ -167,9 +167,8 @@ def subset(
     split = next((s for s in source.splits if name in source.layers_of(s)), source.splits[0])
     columns = read_indices(indices, source.shape(split, name)[1])
     made = write_subset(source, columns, out, layer=name)
-    print(
-        f"{out}: layer {name}, {len(columns)} of {source.shape(split, name)[1]} neurons, {', '.join(made.splits)}"
-    )
+    kept = f"{len(columns)} of {source.shape(split, name)[1]} neurons"
+    print(f"{out}: layer {name}, {kept}, {', '.join(made.splits)}")
 
 
 COMMANDS: dict[str, Callable[..., object]] = {
