@@ -1,6 +1,7 @@
 """Batches of uint8 images, decoded ahead by worker processes; boundaries depend on shards and batch size
 alone."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from extract.preprocess import Preprocess
 from store.errors import InputError
 
 OK, FAILED = 1, 2
+CHUNK = 32  # images that a process decodes before it hands them over
 
 
 @dataclass(frozen=True)
@@ -53,25 +55,51 @@ def open_batches(
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """Batches for `ranges`, in order. `workers` processes decode ahead, two batches each; 0 decodes in this
-    one.
+    """Batches for `ranges`, in order. `workers` processes decode ahead; 0 decodes in this one.
 
-    A `TensorDataset` of uint8 images of the right size is sliced, without a copy.
+    A process decodes CHUNK images at a time, so that small splits keep all of them busy and little shared
+    memory is needed; with `pin`, chunks are gathered in pinned memory. A `TensorDataset` of uint8 images of
+    the right size is sliced, without a copy.
     """
-    if not ranges:
-        return iter(())
     ready = _in_memory(images, preprocess)
-    if ready is not None:
+    if ready is not None or not ranges:
         return _slices(ready, images, ranges)
+    chunks = [rows[i : i + CHUNK] for rows in ranges for i in range(0, len(rows), CHUNK)]
+    workers = min(workers, len(chunks))
     loader = DataLoader(
         _Rows(images, preprocess),
-        batch_sampler=ranges,  # type: ignore[arg-type]
+        batch_sampler=chunks,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=_Collate(preprocess.input_size),
-        prefetch_factor=2 if workers else None,
-        pin_memory=False,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_ignore_interrupt,
     )
-    return iter(loader)
+    # The processes start here, before the caller starts threads.
+    return _join(iter(loader), ranges, pin)
+
+
+def _join(chunks: Iterator[Batch], ranges: Sequence[Sequence[int]], pin: bool) -> Iterator[Batch]:
+    """Chunks put together to batches of the given rows."""
+    for rows in ranges:
+        parts = [next(chunks) for _ in range(0, len(rows), CHUNK)]
+        if len(parts) == 1 and not pin:
+            yield parts[0]
+            continue
+        shape = (len(rows), *parts[0].images.shape[1:])
+        images = torch.empty(shape, dtype=parts[0].images.dtype, pin_memory=pin)
+        torch.cat([part.images for part in parts], out=images)
+        yield Batch(
+            rows[0],
+            images,
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.status for part in parts]),
+            {row: reason for part in parts for row, reason in part.errors.items()},
+        )
+
+
+def _ignore_interrupt(_: int) -> None:
+    # Ctrl-C reaches every process of the terminal: the main one ends these.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _in_memory(images: Images, preprocess: Preprocess) -> Tensor | None:
@@ -82,8 +110,9 @@ def _in_memory(images: Images, preprocess: Preprocess) -> Tensor | None:
     return None
 
 
-def _slices(tensor: Tensor, images: Images, ranges: Sequence[Sequence[int]]) -> Iterator[Batch]:
+def _slices(tensor: Tensor | None, images: Images, ranges: Sequence[Sequence[int]]) -> Iterator[Batch]:
     for rows in ranges:
+        assert tensor is not None
         part = slice(rows.start, rows.stop) if isinstance(rows, range) else list(rows)
         labels = np.full(len(rows), -1, np.int64) if images.labels is None else images.labels[part]
         yield Batch(rows[0], tensor[part], labels, np.full(len(rows), OK, np.uint8), {})

@@ -9,7 +9,7 @@ from extract.device import Compute
 from extract.features import Features
 from store.errors import ProbecacheError
 
-LARGEST = 512  # larger batches gain no speed, and shards of 8192 rows divide evenly
+LARGEST = 256  # larger batches gain no speed, and shards of 8192 rows divide evenly
 ON_CPU = 32  # activations of larger batches leave the caches
 
 
@@ -18,7 +18,7 @@ def choose_batch_size(
 ) -> int:
     """A power of two that depends on free device memory alone, never on timing: reruns choose alike.
 
-    On a CPU, 32. On a GPU, the largest up to 512 for which one blank batch passes through `build()`.
+    On a CPU, 32. On a GPU, the largest up to 256 for which one blank batch passes through `build()`.
     """
     if compute.device.type != "cuda":
         return ON_CPU

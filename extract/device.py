@@ -66,6 +66,8 @@ def choose_compute(
         raise InputError("device 'cuda' was asked for and torch sees none; use --device cpu")
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {name!r} was asked for; this machine has {torch.cuda.device_count()}")
+    if where.type == "cuda":
+        where = torch.device("cuda", where.index or 0)
     if amp_dtype not in AMP_DTYPES:
         raise InputError(f"unknown --amp-dtype {amp_dtype!r}; allowed: {', '.join(AMP_DTYPES)}")
     if amp_dtype == "auto":

@@ -106,7 +106,8 @@ def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -
     workers = default_workers(compute.device.type) if settings.workers is None else settings.workers
     ranges = batch_ranges([(shard.start, shard.stop) for shard in shards], batch_size)
     # Worker processes are forked here, before any thread of ours runs.
-    batches = open_batches(images, setup.preprocess, ranges, workers=min(workers, len(ranges)))
+    pin = compute.device.type == "cuda"
+    batches = open_batches(images, setup.preprocess, ranges, workers=workers, pin=pin)
     features = build_features(setup, wanted)
     forward = Forward(features, compute, batch_size)
     timing = Timing()
