@@ -134,7 +134,8 @@ def read_split(files: Files, name: str) -> Split:
         geometry = Geometry(ours.get("n_samples"), ours.get("shard_rows"))
     except InputError as error:
         raise DamagedStore(f"{where}/zarr.json: {error}") from None
-    data = ours.get("fingerprint", {}).get("data")
+    fingerprint = ours.get("fingerprint")
+    data = fingerprint.get("data") if isinstance(fingerprint, dict) else None
     if (
         not isinstance(names, list)
         or not all(isinstance(n, str) for n in names)
@@ -148,20 +149,18 @@ def read_layer(files: Files, split: Split, name: str) -> Layer:
     """A layer's description from its own document, validated."""
     where = f"{files.url}/{split.name}/{name}"
     ours = metadata.parse_group(_document(files, f"{split.name}/{name}"), where)["probecache"]
-    compression, complete, attrs = ours.get("compression"), ours.get("complete"), ours.get("attrs")
+    compression, complete, attrs, report = (
+        ours.get(k) for k in ("compression", "complete", "attrs", "report")
+    )
+    if not isinstance(attrs, dict) or not isinstance(report, dict):
+        raise DamagedStore(f"{where}/zarr.json: its attributes or report are no JSON objects")
     try:
-        spec = LayerSpec(
-            name, ours.get("neurons"), ours.get("dtype"), attrs if isinstance(attrs, dict) else {}
-        )
+        spec = LayerSpec(name, ours.get("neurons"), ours.get("dtype"), attrs)
     except InputError as error:
         raise DamagedStore(f"{where}/zarr.json: {error}") from None
-    if (
-        compression not in COMPRESSIONS
-        or type(complete) is not int
-        or not isinstance(ours.get("report"), dict)
-    ):
-        raise DamagedStore(f"{where}/zarr.json: impossible compression or report")
-    return Layer(split.name, spec, compression, split.geometry, complete, ours["report"])
+    if compression not in COMPRESSIONS or type(complete) is not int or complete < 0:
+        raise DamagedStore(f"{where}/zarr.json: impossible compression or progress")
+    return Layer(split.name, spec, compression, split.geometry, complete, report)
 
 
 def _document(files: Files, key: str) -> bytes:
@@ -245,14 +244,15 @@ def merged_moments(files: Files, layer: Layer) -> Array | None:
     """Statistics of all rows of a layer (8, neurons), or None while a shard is not committed."""
     shards = list(layer.geometry.shards())
     commits = read_commits(files, layer, shards)
-    total = moments.empty(layer.spec.neurons)
+    total: Array | None = None
     for shard, committed in zip(shards, commits, strict=True):
         if isinstance(committed, BadChunk) or committed[0] < shard.rows:
             return None
     for shard, committed in zip(shards, commits, strict=True):
         assert not isinstance(committed, BadChunk)
         try:
-            total = moments.merge(total, read_partial(files, layer, shard, int(committed[1][0])))
+            part = read_partial(files, layer, shard, int(committed[1][0]))
+            total = part if total is None else moments.merge(total, part)
         except BadChunk as error:
             raise damaged(files, layer, shard, str(error)) from None
     return total

@@ -59,7 +59,7 @@ class LayerSpec:
 
     def __post_init__(self) -> None:
         check_name(self.name, "layer")
-        if self.dtype not in DTYPES:
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r:.40} of layer {self.name!r}: allowed {', '.join(DTYPES)}")
         limit = MAX_CHUNK_BYTES // DTYPES[self.dtype].itemsize
         if type(self.neurons) is not int or not 1 <= self.neurons <= limit:

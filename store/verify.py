@@ -151,7 +151,8 @@ def _rows(files: Files, split: Split, status: dict[int, Array]) -> Iterator[Dama
 
 
 def _layer(files: Files, layer: Layer, status: dict[int, Array]) -> Iterator[Damage]:
-    shards, total, whole = list(layer.geometry.shards()), moments.empty(layer.spec.neurons), True
+    shards, whole = list(layer.geometry.shards()), True
+    total: Array | None = None
     finished = layer.complete == layer.geometry.n_samples
     for s, committed in zip(shards, catalog.read_commits(files, layer, shards), strict=True):
         if isinstance(committed, BadChunk):
@@ -169,8 +170,8 @@ def _layer(files: Files, layer: Layer, status: dict[int, Array]) -> Iterator[Dam
             if part is None:
                 whole = False
             else:
-                total = moments.merge(total, part)
-    if whole:
+                total = part if total is None else moments.merge(total, part)
+    if whole and total is not None:
         yield from _merged(files, layer, total, finished)
 
 

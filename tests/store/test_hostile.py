@@ -1,0 +1,148 @@
+"""A hostile or truncated store gives one clear line, and no large allocation."""
+
+import contextlib
+import json
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import probecache as pc
+from store import metadata
+from store.verify import verify
+
+
+@pytest.fixture
+def path(tmp_path):
+    values = np.arange(60, dtype=np.float32).reshape(20, 3)
+    pc.write_arrays(
+        tmp_path / "a", split="s", layer="l", activations=values, labels=np.zeros(20, int), shard_rows=8
+    )
+    return tmp_path / "a"
+
+
+def forge(file, **changed):
+    """Change attributes and seal them again: what someone who knows the format would do."""
+    attributes = json.loads(file.read_bytes())["attributes"]
+    for name, value in changed.items():
+        holder = attributes if name in attributes else attributes["probecache"]
+        holder[name] = value
+    file.write_bytes(metadata.render(metadata.group_document(attributes)))
+
+
+@contextlib.contextmanager
+def memory_below(mib):
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < mib << 20
+    finally:
+        tracemalloc.stop()
+
+
+def read_everything(path):
+    store = pc.open_store(path)
+    for split in store.splits:
+        store.labels(split)
+        for layer in store.layers_of(split):
+            store.matrix(split, layer)
+            store.moments(split, layer)
+
+
+@pytest.mark.parametrize(
+    ("group", "changed"),
+    [
+        ("s", {"n_samples": 10**13}),
+        ("s", {"n_samples": 2**47, "shard_rows": 2**24}),
+        ("s", {"n_samples": -5}),
+        ("s", {"n_samples": 1e3}),
+        ("s", {"n_samples": True}),
+        ("s", {"shard_rows": 0}),
+        ("s", {"class_names": [1, 2]}),
+        ("s", {"class_names": "x"}),
+        ("s", {"fingerprint": 3}),
+        ("s/l", {"neurons": 10**9}),
+        ("s/l", {"neurons": 2**28}),
+        ("s/l", {"neurons": "3"}),
+        ("s/l", {"dtype": "object"}),
+        ("s/l", {"dtype": ["float32"]}),
+        ("s/l", {"dtype": "complex128"}),
+        ("s/l", {"compression": "pickle"}),
+        ("s/l", {"compression": "zstd"}),
+        ("s/l", {"complete": -1}),
+        ("s/l", {"report": []}),
+        ("s/l", {"attrs": 7}),
+    ],
+)
+def test_forged_metadata_is_refused_in_one_line(path, group, changed):
+    forge(path / group / "zarr.json", **changed)
+    with memory_below(16), pytest.raises(pc.ProbecacheError) as error:
+        read_everything(path)
+    assert "\n" not in str(error.value)
+    with memory_below(16):
+        assert list(verify(path))
+
+
+def test_forged_sizes_with_matching_array_documents_do_not_allocate(path):
+    """Even where every document agrees on a huge shape: no file, no memory."""
+    import store.catalog as catalog
+    from store.files import open_files
+
+    forge(path / "s/zarr.json", n_samples=2**36, shard_rows=2**24)
+    files = open_files(path)
+    split = catalog.read_split(files, "s")
+    layer = catalog.read_layer(files, split, "l")
+    for key, document in {**split.arrays(), **{f"l/{k}": d for k, d in layer.arrays().items()}}.items():
+        (path / "s" / key / "zarr.json").write_bytes(metadata.render(document))
+    with memory_below(32), pytest.raises(pc.ProbecacheError, match="split 's'"):
+        read_everything(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a":' * 5000, b"{}", b'{"attributes":[]}']
+)
+@pytest.mark.parametrize("file", ["zarr.json", "s/zarr.json", "s/l/zarr.json", "s/l/activations/zarr.json"])
+def test_documents_that_are_none_are_refused_in_one_line(path, file, content):
+    (path / file).write_bytes(content)
+    with pytest.raises(pc.ProbecacheError) as error:
+        read_everything(path)
+    assert "\n" not in str(error.value)
+
+
+def test_links_out_of_the_store_are_refused(path, tmp_path):
+    secret = tmp_path / "secret"
+    (path / "s/l/activations/c/0/0").rename(secret)
+    os.symlink(secret, path / "s/l/activations/c/0/0")
+    with pytest.raises(pc.InputError, match="leads out of the store"):
+        pc.open_store(path).matrix("s", "l")
+    with pytest.raises(pc.InputError, match="no split"):
+        pc.open_store(path).labels("../s")
+
+
+def test_a_zstd_panel_that_unpacks_to_more_is_refused(tmp_path):
+    """A decompression bomb: valid checksums, a frame that claims gigabytes."""
+    from numcodecs.zstd import compress
+
+    from store import chunks, commit
+
+    values = np.zeros((8, 4), np.float32)
+    options = {"split": "s", "layer": "l", "labels": np.zeros(8, int), "shard_rows": 8, "compression": "zstd"}
+    pc.write_arrays(tmp_path / "a", activations=values, **options)
+    body = compress(np.zeros(64 << 20, np.uint8), 1)
+    raw, crc = chunks.sealed(body)
+    index, _ = chunks.sealed(np.array([0, len(raw)], "<u8").tobytes())
+    layer = tmp_path / "a/s/l"
+    (layer / "activations/c/0/0").write_bytes(raw + index)
+    partial = int(np.frombuffer((layer / "commit/c/0/0").read_bytes()[:-4], "<u8")[2])
+    (layer / "commit/c/0/0").write_bytes(commit.encode("s/l/0", 8, [partial, crc]))
+    with memory_below(8), pytest.raises(pc.DamagedStore, match=r"does not decompress|impossible size"):
+        pc.open_store(tmp_path / "a").matrix("s", "l")
+
+
+def test_nothing_is_unpickled(tmp_path):
+    np.save(tmp_path / "X.npy", np.array([[object()]], dtype=object), allow_pickle=True)
+    from store.arrays import load_npy
+
+    with pytest.raises(pc.InputError, match=r"not a \.npy file of numbers"):
+        load_npy(tmp_path / "X.npy", "--activations")

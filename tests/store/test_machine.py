@@ -1,0 +1,221 @@
+"""A hypothesis state machine: writes, kills, growth, new layers and damage against a model in memory."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+import probecache as pc
+from store import files, process
+from store.fingerprint import Fingerprint
+from store.layout import FAILED, OK, LayerSpec
+from store.repair import repair
+from store.verify import verify
+from store.writer import open_writer
+
+SHARD_ROWS, MOST = 8, 40
+LAYERS = {"a": (3, "float32"), "b.c": (5, "float16"), "d+max": (2, "bfloat16")}
+
+
+class Killed(BaseException):
+    """What stands for SIGKILL: nothing catches it, and nothing is tidied up afterwards."""
+
+
+def dead_mark():
+    """A mark of this machine whose process id is none (beyond Linux's largest): claims and litter lapse."""
+    return f"{process._here()}-4194399-0-{uuid.uuid4().hex[:8]}"
+
+
+def source(split, layer):
+    """All rows that the split may ever hold, as they are stored."""
+    neurons, dtype = LAYERS[layer]
+    rng = np.random.default_rng(sum(map(ord, split + layer)))
+    spec = LayerSpec(layer, neurons, dtype)
+    values = rng.standard_normal((MOST, neurons)).astype(np.float32)
+    values[failed(split)] = np.nan
+    return spec, values
+
+
+def failed(split):
+    return np.random.default_rng(len(split)).random(MOST) < 0.1
+
+
+class Store(RuleBasedStateMachine):
+    @initialize()
+    def start(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
+        self.path = self.folder / "store"
+        self.sizes = {}  # split -> samples
+        self.done = {}  # (split, layer) -> shards whose write returned, with the rows they held
+        self.patches = [mock.patch(f"store.{name}.mark", dead_mark) for name in ("files", "claims")]
+        self.patches.append(mock.patch.object(files.os, "fsync"))  # for speed: nothing here loses power
+        for patch in self.patches:
+            patch.start()
+
+    def teardown(self):
+        if not hasattr(self, "folder"):
+            return
+        try:
+            for split in self.sizes:
+                self.write(split, [k[1] for k in self.done if k[0] == split], 99, None, 0)
+            if self.sizes:
+                assert list(verify(self.path)) == []
+                self.reads_are_true(partial=False)
+        finally:
+            for patch in self.patches:
+                patch.stop()
+            shutil.rmtree(self.folder)
+
+    @rule(
+        split=st.sampled_from(["train", "test"]),
+        layers=st.sets(st.sampled_from(sorted(LAYERS)), min_size=1),
+        shards=st.integers(0, 5),
+        kill=st.none() | st.integers(0, 60),
+        growth=st.integers(0, 20),
+    )
+    def write(self, split, layers, shards, kill, growth):
+        """Open a writer, write some shards, and finish, or die at the kill-th system call."""
+        if not layers:
+            return
+        n = min(self.sizes.get(split, 0) + (growth if split in self.sizes else growth + 1), MOST)
+        known = self.sizes.get(split)
+        try:
+            with dying(kill):
+                self.sizes[split] = n
+                for layer in layers:
+                    self.done.setdefault((split, layer), {})
+                writer = open_writer(
+                    self.path,
+                    split=split,
+                    n_samples=n,
+                    layers=[source(split, layer)[0] for layer in sorted(layers)],
+                    class_names=["x", "y", "z"],
+                    fingerprint=Fingerprint({"model": "m"}, {}, {"dataset": split}),
+                    shard_rows=SHARD_ROWS,
+                )
+                self.fill(writer, split, shards)
+        except Killed:
+            writer = locals().get("writer")
+            if writer is not None:
+                writer.claims._stop.set()
+            if known is None:  # the split may not have come to be, or with this size
+                self.sizes[split] = self.size_now(split, n)
+
+    def size_now(self, split, n):
+        try:
+            return pc.open_store(self.path).split_info(split).geometry.n_samples
+        except pc.ProbecacheError:
+            return n
+
+    def fill(self, writer, split, shards):
+        for shard in list(writer.pending())[:shards]:
+            at = slice(shard.start, shard.stop)
+            status = np.where(failed(split)[at], FAILED, OK)
+            names = [f"{split}/{i}" for i in range(MOST)][at]
+            given = {layer: source(split, layer)[1][at] for layer in shard.layers}
+            writer.write(shard, given, np.arange(MOST)[at] % 3, names, status)
+            for layer in shard.layers:
+                self.done[split, layer][shard.index] = shard.stop
+        writer.finish()
+
+    @rule(data=st.data())
+    def damage(self, data):
+        """Change one byte of one committed shard's file; repair drops that shard and no other."""
+        shards = sorted(self.path.glob("*/*/activations/c/*/0")) if self.sizes else []
+        shards = [s for s in shards if (s.parents[3] / "commit/c" / s.parent.name / "0").exists()]
+        if not shards or {d.kind for d in verify(self.path)} - {"unwritten", "moments"}:
+            return
+        file = data.draw(st.sampled_from(shards))
+        raw = bytearray(file.read_bytes())
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+        file.write_bytes(raw)
+        split, layer, index = file.parents[4].name, file.parents[3].name, int(file.parent.name)
+        found = [d for d in repair(self.path) if d.kind == "shard"]
+        assert {(d.split, d.layer, d.shard) for d in found} == {(split, layer, index)}
+        self.done[split, layer].pop(index, None)
+
+    @invariant()
+    def reads_are_true(self, partial=True):
+        """What a write returned for is there, the rest is NaN or true; nothing else is ever read."""
+        if not getattr(self, "sizes", None):
+            return
+        try:
+            store = pc.open_store(self.path, partial=partial)
+        except pc.NotAStore:
+            assert not any(self.done.values())
+            return
+        for (split, layer), shards in self.done.items():
+            if split not in store.splits or layer not in store.layers_of(split):
+                assert not shards
+                continue
+            try:
+                got = store.matrix(split, layer).astype(np.float32)
+            except pc.DamagedStore as error:
+                if "does not fit its group" in str(error) or "zarr.json is missing" in str(error):
+                    continue  # killed while the split was made, or made to grow: the next run mends it
+                raise
+            spec, values = source(split, layer)
+            expected = values.astype(store.matrix(split, layer, rows=(0, 0)).dtype).astype(np.float32)[
+                : len(got)
+            ]
+            for index, stop in shards.items():
+                at = slice(index * SHARD_ROWS, stop)
+                np.testing.assert_array_equal(got[at], expected[at])
+            there = ~np.isnan(got).all(axis=1)
+            np.testing.assert_array_equal(got[there], expected[there])
+            if not partial:
+                assert (there | failed(split)[: len(got)]).all()
+                assert spec.neurons == got.shape[1]
+
+
+class dying:
+    """A context in which the kill-th call that changes the disk raises Killed, as does every one after it."""
+
+    calls = ("replace", "unlink", "link", "fsync", "makedirs")
+
+    def __init__(self, kill):
+        self.left = kill
+        self.patches = []
+
+    def __enter__(self):
+        if self.left is None:
+            return
+        for name in self.calls:
+            self.patches.append(mock.patch.object(files.os, name, self.counted(getattr(os, name))))
+        for patch in self.patches:
+            patch.start()
+
+    def counted(self, call):
+        def counting(*arguments, **options):
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return call(*arguments, **options)
+
+        return counting
+
+    def __exit__(self, *_):
+        for patch in self.patches:
+            patch.stop()
+
+
+SETTINGS = settings(
+    max_examples=15, stateful_step_count=6, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+class TestStore(Store.TestCase):
+    settings = SETTINGS
+
+
+@pytest.mark.slow
+class TestStoreLonger(Store.TestCase):
+    settings = settings(SETTINGS, max_examples=300, stateful_step_count=15)
