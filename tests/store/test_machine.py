@@ -91,7 +91,10 @@ class Store(RuleBasedStateMachine):
             with dying(kill):
                 self.sizes[split] = n
                 for layer in layers:
-                    self.done.setdefault((split, layer), {})
+                    held = self.done.setdefault((split, layer), {})
+                    # a partial shard that grows is written anew: until then it may be missing, never wrong
+                    for index in [i for i, stop in held.items() if stop < min((i + 1) * SHARD_ROWS, n)]:
+                        del held[index]
                 writer = open_writer(
                     self.path,
                     split=split,
