@@ -39,12 +39,10 @@ class Claims:
     def take(self, shards: Iterable[int]) -> None:
         """Claim all of `shards`, or none: InputError names the living writer that holds one of them."""
         self._renew()
+        claim = f"{self.mark} {socket.gethostname()}".encode()
         try:
-            self._sweep()
             for index in sorted(shards):
-                while not self.files.create(
-                    self._claim(index), f"{self.mark} {socket.gethostname()}".encode()
-                ):
+                while not self.files.create(self._claim(index), claim):
                     self._remove_if_dead(index)
                 self.held.add(index)
         except BaseException:
@@ -79,8 +77,12 @@ class Claims:
             return ""
         return f"last sign {age:.0f} s ago; the claim of a dead writer lapses after {LEASE:.0f} s"
 
-    def _sweep(self) -> None:
-        """Remove the leases of dead writers."""
+    def sweep(self) -> None:
+        """Remove what dead writers left: claims, on shards that they finished too, and leases."""
+        for name in self.files.names(f"{self.split}/commit"):
+            if name.startswith("claim-"):
+                with contextlib.suppress(InputError):  # a living writer's
+                    self._remove_if_dead(int(name.removeprefix("claim-")))
         for name in self.files.names(f"{self.split}/commit"):
             owner = name.removeprefix("lease-")
             if owner not in (name, self.mark) and not self._sign(owner):

@@ -85,6 +85,7 @@ class SplitWriter:
             )
         self.claims = Claims(files, split.name)
         files.sweep("")
+        self.claims.sweep()
         if self._todo:
             self.claims.take(s.index for s in self._todo)
             self._todo = [s for s in self._missing() if s.index in self.claims.held]
