@@ -80,12 +80,13 @@ class Claims:
     def sweep(self) -> None:
         """Remove what dead writers left: claims, on shards that they finished too, and leases."""
         for name in self.files.names(f"{self.split}/commit"):
-            if name.startswith("claim-"):
+            index = name.removeprefix("claim-")
+            if index != name and index.isdigit():
                 with contextlib.suppress(InputError):  # a living writer's
-                    self._remove_if_dead(int(name.removeprefix("claim-")))
+                    self._remove_if_dead(int(index))
         for name in self.files.names(f"{self.split}/commit"):
             owner = name.removeprefix("lease-")
-            if owner not in (name, self.mark) and not self._sign(owner):
+            if owner not in (name, self.mark) and not name.endswith(".tmp") and not self._sign(owner):
                 self.files.delete(self._lease(owner))
 
     def release(self, index: int) -> None:
