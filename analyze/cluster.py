@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -72,12 +73,12 @@ def _connect_to(address: str) -> Client:
 
 
 def _gpu_cluster(gpus: str) -> Any:
-    from importlib.util import find_spec
+    import torch
 
+    if not torch.cuda.is_available():
+        raise InputError(f"got --gpus {gpus}, and this machine has no CUDA device; use --workers")
     if find_spec("dask_cuda") is None:
-        raise InputError(
-            "got --gpus without dask-cuda; install probecache[gpu-cu12] or [gpu-cu13], or use --device"
-        )
+        raise InputError(f"got --gpus {gpus} without dask-cuda; install probecache[gpu-cu12] or [gpu-cu13]")
     from dask_cuda import LocalCUDACluster
 
     devices = None if gpus == "all" else gpus

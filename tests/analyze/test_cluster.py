@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from distributed import Client
 from sklearn.datasets import load_digits
 
 import probecache as pc
 from analyze.cluster import connect
+from analyze.sweep import machine_for
 from store.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +147,15 @@ def test_a_cluster_started_by_hand_from_another_folder(store, here, tmp_path):
     assert_same_probes(xr.open_zarr(tmp_path / "r").load(), here)
 
 
+def test_workers_tagged_as_gpus_get_blocks_that_carry_the_tag(store, here):
+    with Client(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, resources={"GPU": 1}
+    ) as client:
+        assert machine_for(client, "cpu", None).device == "gpu"
+        results = pc.sweep(store, **PLAN, client=client)
+    assert_same_probes(results, here)
+
+
 def test_a_second_writer_of_the_same_results_is_refused(store, tmp_path):
     def again(finished, total):
         with pytest.raises(InputError, match=f"r is being written by process {os.getpid()} on"):
@@ -157,6 +168,7 @@ def test_a_second_writer_of_the_same_results_is_refused(store, tmp_path):
     ("arguments", "message"),
     [
         (["--workers", "2", "--gpus", "all"], "got more than one of --workers, --scheduler and --gpus"),
+        (["--gpus", "all"], "got --gpus all, and this machine has no CUDA device"),
         (["--workers", "0"], "got --workers 0; allowed: 1 or more"),
         (["--scheduler", "tcp://127.0.0.1:9"], "got --scheduler tcp://127.0.0.1:9, which does not answer"),
         (["--memory-limit", "lots"], "got --memory-limit 'lots'"),
@@ -166,7 +178,8 @@ def test_a_second_writer_of_the_same_results_is_refused(store, tmp_path):
         (["--performance-report", "r.html"], "got --performance-report without a cluster"),
     ],
 )
-def test_wrong_flags_are_one_line_and_exit_code_2(store, tmp_path, capsys, arguments, message):
+def test_wrong_flags_are_one_line_and_exit_code_2(store, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit) as caught:
         pc.main(["sweep", str(store), *FLAGS, "--out", str(tmp_path / "r"), *arguments])
     assert caught.value.code == 2
