@@ -15,12 +15,19 @@ from torch import Tensor
 
 HISTORY = 10
 ARMIJO = 1e-4
-MAX_HALVINGS = 25
+
+Pairs = deque[tuple[Tensor, Tensor, Tensor]]
+Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Solve(Protocol):
+    def __call__(self, gradient: Tensor, which: Tensor) -> Tensor: ...
 
 
 @dataclass
 class Solution:
-    """Per problem: x (m, ...), objective, grad_norm, gap (relative, estimated) float64; n_iter, converged."""
+    """Per problem: x (m, ...); objective, grad_norm, gap (relative, estimated) float64; n_iter: evaluations
+    of the objective, int64; converged, bool."""
 
     x: Tensor
     objective: Tensor
@@ -30,11 +37,49 @@ class Solution:
     converged: Tensor
 
 
-Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+def lbfgs(
+    evaluate: Evaluate, solve: Solve, start: Tensor, tol: float, max_iter: int, noise: float = 1e-6
+) -> Solution:
+    """Minimise m convex problems from `start` (m, ...).
 
-
-class Solve(Protocol):
-    def __call__(self, gradient: Tensor, which: Tensor) -> Tensor: ...
+    evaluate(x, which) -> objective float64 (a,), gradient (a, ...) for the problems `which` int64 (a,).
+    solve(gradient, which) -> the preconditioner's inverse applied.
+    tol: a problem has converged when its estimated gap, half the quasi-Newton decrement, is at most
+    tol * objective. max_iter: evaluations per problem; those left then report converged = False.
+    noise: relative rounding of the objective; a rise below it does not fail a line search.
+    """
+    m, device = start.shape[0], start.device
+    zeros = torch.zeros(m, dtype=torch.float64, device=device)
+    done = Solution(start.clone(), zeros, zeros.clone(), zeros.clone(), zeros.long(), zeros.bool())
+    active = torch.arange(m, device=device)
+    x = start.clone()
+    f, g = evaluate(x, active)
+    used = torch.ones_like(active)
+    stuck = torch.zeros_like(active, dtype=torch.bool)
+    pairs: Pairs = deque(maxlen=HISTORY)
+    while True:
+        direction = _two_loop(g, pairs, partial(solve, which=active))
+        slope = dot(g, direction)
+        gap = -0.5 * slope
+        within = gap <= tol * f.abs()
+        finished = within | stuck | (used >= max_iter) | ~torch.isfinite(slope)
+        if bool(finished.any()):
+            ids = active[finished]
+            done.x[ids], done.objective[ids] = x[finished], f[finished]
+            done.gap[ids] = (gap / f.abs().clamp(min=1e-300))[finished]
+            done.grad_norm[ids] = dot(g, g).sqrt()[finished]
+            done.n_iter[ids], done.converged[ids] = used[finished], within[finished]
+            keep = ~finished
+            if not bool(keep.any()):
+                return done
+            active, x, f, g, direction, slope, used = (
+                t[keep] for t in (active, x, f, g, direction, slope, used)
+            )
+            pairs = deque(((s[keep], y[keep], r[keep]) for s, y, r in pairs), maxlen=HISTORY)
+        old_x, old_g = x, g
+        x, f, g, cost, stuck = _search(evaluate, active, x, f, g, direction, slope, noise, max_iter)
+        used = used + cost
+        pairs.appendleft(_pair(x - old_x, g - old_g))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -46,51 +91,15 @@ def _spread(scalars: Tensor, like: Tensor) -> Tensor:
     return scalars.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
-def lbfgs(evaluate: Evaluate, solve: Solve, start: Tensor, tol: float, max_iter: int) -> Solution:
-    """Minimise m convex problems from `start` (m, ...).
-
-    evaluate(x, which) -> objective float64 (a,), gradient (a, ...) for the problems `which` int64 (a,).
-    solve(gradient, which) -> the preconditioner's inverse applied.
-    tol: a problem has converged when its estimated gap, half the quasi-Newton decrement, is below
-    tol * objective. max_iter: steps per problem; those left report converged = False.
-    """
-    m = start.shape[0]
-    device = start.device
-    zeros = torch.zeros(m, dtype=torch.float64, device=device)
-    done = Solution(start.clone(), zeros, zeros.clone(), zeros.clone(), zeros.long(), zeros.bool())
-    active = torch.arange(m, device=device)
-    x = start.clone()
-    f, g = evaluate(x, active)
-    pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
-    evaluations = 1
-    while True:
-        direction = _two_loop(g, pairs, partial(solve, which=active))
-        slope = dot(g, direction)
-        gap = -0.5 * slope
-        finished = (gap <= tol * f.abs()) | (slope >= 0) | (evaluations >= max_iter)
-        if bool(finished.any()):
-            ids = active[finished]
-            done.x[ids], done.objective[ids], done.gap[ids] = (
-                x[finished],
-                f[finished],
-                (gap / f.abs())[finished],
-            )
-            done.grad_norm[ids], done.n_iter[ids] = dot(g, g).sqrt()[finished], evaluations
-            done.converged[ids] = (gap <= tol * f.abs())[finished]
-            keep = ~finished
-            if not bool(keep.any()):
-                return done
-            active, x, f, g, direction, slope = (t[keep] for t in (active, x, f, g, direction, slope))
-            pairs = deque(((s[keep], y[keep], r[keep]) for s, y, r in pairs), maxlen=HISTORY)
-        x, f, g, pair, used = _step(evaluate, active, x, f, g, direction, slope)
-        evaluations += used
-        pairs.appendleft(pair)
+def _pair(s: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(s, y, 1 / s'y), the last 0, which skips the pair, where rounding hides the curvature."""
+    curvature = dot(s, y)
+    usable = curvature > 1e-10 * (dot(s, s) * dot(y, y)).sqrt()
+    return s, y, torch.where(usable, 1 / torch.where(usable, curvature, 1.0), 0.0)
 
 
-def _two_loop(
-    g: Tensor, pairs: "deque[tuple[Tensor, Tensor, Tensor]]", solve: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Minus the quasi-Newton inverse applied to g; pairs (s, y, 1 / s'y), newest first, weight 0 to skip."""
+def _two_loop(g: Tensor, pairs: Pairs, solve: Callable[[Tensor], Tensor]) -> Tensor:
+    """Minus the quasi-Newton inverse applied to g; pairs newest first."""
     q = g.clone()
     alphas = []
     for s, y, r in pairs:
@@ -99,34 +108,44 @@ def _two_loop(
         alphas.append(alpha)
     q = solve(q)
     for (s, y, r), alpha in zip(reversed(pairs), reversed(alphas), strict=True):
-        beta = r * dot(y, q)
-        q += _spread(alpha - beta, q) * s
+        q += _spread(alpha - r * dot(y, q), q) * s
     return q.neg_()
 
 
-def _step(
-    evaluate: Evaluate, active: Tensor, x: Tensor, f: Tensor, g: Tensor, direction: Tensor, slope: Tensor
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor], int]:
-    """One line search per problem, from step 1; only those that did not descend are evaluated again."""
+def _search(
+    evaluate: Evaluate,
+    active: Tensor,
+    x: Tensor,
+    f: Tensor,
+    g: Tensor,
+    direction: Tensor,
+    slope: Tensor,
+    noise: float,
+    max_halvings: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One backtracking line search per problem, from step 1: (x, f, g, evaluations, stuck).
+
+    Only problems that did not descend are evaluated again. One whose step underflows keeps its x and is
+    stuck: float32 sees no descent.
+    """
     t = torch.ones_like(f)
     new_x = x + direction
     new_f, new_g = evaluate(new_x, active)
-    used = 1
-    noise = 1e-6 * f.abs()  # float32 sums: a smaller change is not seen
-    while used < MAX_HALVINGS:
-        bad = ~(new_f <= f + ARMIJO * t * slope + noise)
+    used = torch.ones_like(active)
+    stuck = torch.zeros_like(active, dtype=torch.bool)
+    slack = noise * f.abs()
+    for _ in range(min(max_halvings, 30)):
+        bad = ~(new_f <= f + ARMIJO * t * slope + slack)
         if not bool(bad.any()):
-            break
+            return new_x, new_f, new_g, used, stuck
         ids = bad.nonzero()[:, 0]
-        curve = 2 * (new_f - f - t * slope)[ids]
-        guess = -slope[ids] * t[ids] ** 2 / curve  # the parabola through f, slope and the failed value
+        # The parabola through f, its slope and the value that failed.
+        guess = -slope[ids] * t[ids] ** 2 / (2 * (new_f - f - t * slope)[ids])
         guess = torch.where(torch.isfinite(guess), guess, 0.1 * t[ids])
-        t[ids] = torch.clamp(guess, 0.1 * t[ids], 0.5 * t[ids])
+        t[ids] = torch.clamp(guess, min=0.1 * t[ids], max=0.5 * t[ids])
         new_x[ids] = x[ids] + _spread(t[ids], x) * direction[ids]
         new_f[ids], new_g[ids] = evaluate(new_x[ids], active[ids])
-        used += 1
-    s, y = new_x - x, new_g - g
-    curvature = dot(s, y)
-    usable = curvature > 1e-10 * (dot(s, s) * dot(y, y)).sqrt()
-    r = torch.where(usable, 1 / torch.where(usable, curvature, 1.0), 0.0)
-    return new_x, new_f, new_g, (s, y, r), used
+        used[ids] += 1
+    stuck = ~(new_f <= f + ARMIJO * t * slope + slack)
+    new_x[stuck], new_f[stuck], new_g[stuck] = x[stuck], f[stuck], g[stuck]
+    return new_x, new_f, new_g, used, stuck

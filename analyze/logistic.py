@@ -1,61 +1,70 @@
-"""Multinomial logistic probes on nested column subsets, all of one column order in one batch.
+"""Multinomial logistic probes on nested column subsets, many in one batch.
 
 Minimises, for each probe,
 
     (1 / sum w) sum_i w_i CE(y_i, W x_i + b)  +  (l2 / 2) ||W||^2,
 
-by L-BFGS in lock step, preconditioned by the Cholesky factor of the Gram matrix. Equal to scikit-learn's
-LogisticRegression(C = 1 / (l2 sum w)); two classes have one weight vector, as there.
+by L-BFGS in lock step. Equal to scikit-learn's LogisticRegression(C = 1 / (l2 sum w)); two classes have one
+weight vector, as there. Where the device multiplies bfloat16 faster, the search runs on a bfloat16 copy of
+the panels and a float32 finish follows: what is reported always comes from float32 products.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from analyze import crossentropy
+from analyze.crossentropy import loss_and_residual
 from analyze.lockstep import Solution, lbfgs
-from analyze.nested import backward, forward, segments
+from analyze.nested import Segment, backward, forward, segments
 from analyze.panels import Panels
-from analyze.precondition import gram_preconditioner
+from analyze.precondition import Preconditioner
+
+STRIP = 2048  # rows whose logits are in cache together
+SEARCH_MAX = 60  # a search that rounding has stalled is left to the float32 finish
 
 
 @dataclass(frozen=True)
-class Objective:
-    """The objective of m nested probes over panels; `evaluate` gives values and gradients of some of them.
+class Batch:
+    """m nested probes over panels, sorted by column order and, within it, by size, largest first.
 
-    widths: int64 (m,), 1 + k, not increasing; l2: float64 (m,); truth: (c, n) from `crossentropy.indicator`;
-    weights: float32 (n,) or None.
+    groups: int64 (m,), the column order of each; widths: int64 (m,), 1 + k; l2: float64 (m,);
+    truth: (c, n) from `crossentropy.indicator`; weights: float32 (n,) or None.
     """
 
     panels: Panels
+    groups: Tensor
     widths: Tensor
     l2: Tensor
     truth: Tensor
-    weights: Tensor | None
+    weights: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
         """bool (m, 1, w): the panel rows that each probe sees."""
         return torch.arange(self.panels.width, device=self.widths.device) < self.widths[:, None, None]
 
-    def evaluate(self, x: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective float64 (a,) and gradient (a, c, w) at x (a, c, w)."""
-        widths, l2 = self.widths[which], self.l2[which]
-        parts = segments(widths.tolist())
-        gradient = torch.zeros_like(x)
+    def evaluate(self, x: Tensor, which: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Objective float64 (a,) and gradient float32 (a, c, w) of the probes `which` (a,) at x (a, c, w).
+
+        dtype: of the products' inputs. One pass over the rows for all probes.
+        """
+        groups, widths, l2 = self.groups[which], self.widths[which], self.l2[which]
+        spans = []  # (order, first probe, last probe + 1, segments)
+        for group in groups.unique().tolist():
+            rows = (groups == group).nonzero()[:, 0].tolist()
+            spans.append((group, rows[0], rows[-1] + 1, segments(widths[rows].tolist())))
+        gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
         loss = torch.zeros_like(l2)
-        for start, panel in self.panels:
-            rows = slice(start, start + panel.shape[1])
-            weights = None if self.weights is None else self.weights[rows]
-            logits = forward(x, panel, parts)
-            part, residual = crossentropy.loss_and_residual(logits, self.truth[:, rows], weights)
-            loss += part
-            backward(residual, panel, parts, gradient)
-        total = (
-            self.panels.n_samples if self.weights is None else float(self.weights.sum(dtype=torch.float64))
-        )
+        for panel in self.panels:
+            for group, first, last, parts in spans:
+                columns = panel.of(group, dtype)
+                part, residual = self._residual(x[first:last], columns, parts, panel.rows)
+                loss[first:last] += part
+                backward(residual, columns, parts, gradient[first:last])
+        total = float(self.panels.n_samples)
+        if self.weights is not None:
+            total = float(self.weights.sum(dtype=torch.float64))
         penalised = x.clone()
         penalised[..., 0] = 0
         gradient = gradient / total + penalised * l2.to(x.dtype)[:, None, None]
@@ -63,34 +72,60 @@ class Objective:
         square = penalised.square().flatten(1).sum(dim=1, dtype=torch.float64)
         return loss / total + 0.5 * l2 * square, gradient
 
+    def _residual(
+        self, x: Tensor, columns: Tensor, parts: list[Segment], rows: slice
+    ) -> tuple[Tensor, Tensor]:
+        """Loss float64 (a,) and residual (a, c, rows) in the columns' dtype, made strip by strip."""
+        count = columns.shape[1]
+        residual = torch.empty(*x.shape[:2], count, dtype=columns.dtype, device=x.device)
+        loss = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
+        strip = count if x.is_cuda else STRIP
+        for start in range(0, count, strip):
+            stop = min(start + strip, count)
+            here = slice(rows.start + start, rows.start + stop)
+            logits = forward(x, columns[:, start:stop], parts)
+            weights = None if self.weights is None else self.weights[here]
+            part, residual[:, :, start:stop] = loss_and_residual(logits, self.truth[:, here], weights)
+            loss += part
+        return loss, residual
+
 
 def fit_logistic(
-    panels: Panels,
-    labels: Tensor,
-    n_classes: int,
-    sizes: np.ndarray,
-    l2: np.ndarray,
-    gram: Tensor,
+    batch: Batch,
+    preconditioner: Preconditioner,
+    start: Tensor,
     *,
-    weights: Tensor | None = None,
-    tol: float = 1e-5,
-    max_iter: int = 500,
+    tol: float,
+    max_iter: int,
+    search: torch.dtype,
 ) -> Solution:
-    """Fit m probes: sizes int64 (m,) not increasing, l2 float64 (m,).
+    """Fit the batch from `start` (m, c, w). Solution.x: intercept first, zero beyond each probe's columns.
 
-    gram: float64 (1 + d, 1 + d), `moments(panels).gram`. Solution.x: (m, c, 1 + d), intercept first, zero
-    beyond each probe's columns; objective, grad_norm and converged from float32 products, float64 sums.
+    tol: estimated relative gap of the objective. max_iter: evaluations per probe. search: the dtype of the
+    search's products, torch.float32 for none but exact ones.
     """
-    device = panels.device
-    widths = torch.from_numpy(sizes + 1).to(device)
-    penalty = torch.from_numpy(np.asarray(l2, dtype=np.float64)).to(device)
-    outputs = crossentropy.n_outputs(n_classes)
-    objective = Objective(panels, widths, penalty, crossentropy.indicator(labels, outputs), weights)
-    preconditioner = gram_preconditioner(gram, penalty, 1 / max(n_classes, 4))
-    mask = objective.mask
-    start = torch.zeros(len(sizes), outputs, panels.width, device=device)
+    searched = None
+    if search != torch.float32:
+        searched = lbfgs(
+            lambda x, which: batch.evaluate(x, which, search),
+            preconditioner.solve,
+            start,
+            tol,
+            min(max_iter, SEARCH_MAX),
+            noise=1e-5,
+        )
+        start = searched.x
+    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, max_iter)
+    if searched is not None:
+        solution.n_iter += searched.n_iter
+    return solution
 
-    def solve(gradient: Tensor, which: Tensor) -> Tensor:
-        return preconditioner.take(which).solve(gradient, mask[which])
 
-    return lbfgs(objective.evaluate, solve, start, tol, max_iter)
+def search_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively (AMX, AVX512-BF16, CUDA 8.0), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+    native = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # not in every torch, hence the getattr
+    if any(getattr(torch.cpu, name, lambda: False)() for name in native):
+        return torch.bfloat16
+    return torch.float32

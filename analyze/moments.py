@@ -47,8 +47,7 @@ def moments(panels: Panels, targets: Tensor, weights: Tensor | None = None) -> M
     cross = torch.zeros(width, targets.shape[1], dtype=torch.float64, device=device)
     square = torch.zeros(targets.shape[1], dtype=torch.float64, device=device)
     count = 0.0
-    for start, panel in panels:
-        rows = slice(start, start + panel.shape[1])
+    for rows, panel in ((p.rows, p.of(0)) for p in panels):
         y = targets[rows].to(panel.dtype)
         weighted = panel if weights is None else panel * weights[rows].to(panel.dtype)
         gram += weighted @ panel.T

@@ -2,8 +2,12 @@
 
 Probes are sorted by size, largest first, and share one weight array W (m, c, 1 + d) that is zero beyond each
 probe's own columns. The columns are cut where probes end; segment j is multiplied by the weights of the
-probes that reach it, one wide GEMM. Cuts closer than `MIN_SEGMENT` columns are merged: a GEMM that is too
-narrow costs more than the zeros it would save.
+probes that reach it, one wide product. Cuts closer than `MIN_SEGMENT` columns are merged: a product that is
+too narrow costs more than the zeros it would save.
+
+A bfloat16 panel is multiplied by weights split into two bfloat16 terms, high and low: rounding the weights
+once would shift every row's logits alike and stall a search near its optimum, while the rounding of panel
+entries and products differs from row to row and averages out. Sums over segments and rows are float32.
 """
 
 from dataclasses import dataclass
@@ -12,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-MIN_SEGMENT = 64
+MIN_SEGMENT = 128
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Segment:
 def segments(widths: list[int]) -> list[Segment]:
     """Segments for probes of `widths` panel rows (1 + k each), which must not increase.
 
-    >>> [(s.start, s.stop, s.probes) for s in segments([301, 201, 191, 101])]
-    [(0, 101, 4), (101, 201, 3), (201, 301, 1)]
+    >>> [(s.start, s.stop, s.probes) for s in segments([601, 401, 391, 201])]
+    [(0, 201, 4), (201, 401, 3), (401, 601, 1)]
     """
     cuts = [0]
     for width in sorted(set(widths)):
@@ -38,24 +42,38 @@ def segments(widths: list[int]) -> list[Segment]:
 
 
 def forward(weights: Tensor, panel: Tensor, parts: list[Segment]) -> Tensor:
-    """Logits (m, c, rows) of every probe: sum over segments of W[:, :, segment] panel[segment]."""
+    """Logits float32 (m, c, rows) of every probe: sum over segments of W[:, :, segment] panel[segment]."""
     m, c, _ = weights.shape
-    flat = weights.view(m * c, -1)
-    logits = torch.empty(m * c, panel.shape[1], dtype=panel.dtype, device=panel.device)
+    flat = weights.reshape(m * c, -1)
+    if panel.dtype != torch.float32:
+        high = flat.to(panel.dtype)
+        return _forward_split(high, (flat - high).to(panel.dtype), panel, parts, c)
+    logits = torch.empty(m * c, panel.shape[1], device=panel.device)
     for i, part in enumerate(parts):
-        top = part.probes * c
-        block = flat[:top, part.start : part.stop]
+        left, right = flat[: part.probes * c, part.start : part.stop], panel[part.start : part.stop]
+        out = logits[: part.probes * c]
         if i == 0:
-            torch.mm(block, panel[part.start : part.stop], out=logits[:top])
+            torch.mm(left, right, out=out)
         else:
-            logits[:top].addmm_(block, panel[part.start : part.stop])
+            out.addmm_(left, right)
     return logits.view(m, c, -1)
+
+
+def _forward_split(high: Tensor, low: Tensor, panel: Tensor, parts: list[Segment], c: int) -> Tensor:
+    logits = torch.empty(high.shape[0], panel.shape[1], device=panel.device)
+    for i, part in enumerate(parts):
+        top, columns = part.probes * c, slice(part.start, part.stop)
+        product = high[:top, columns] @ panel[columns]
+        _ = logits[:top].copy_(product) if i == 0 else logits[:top].add_(product)
+        logits[:top] += low[:top, columns] @ panel[columns]
+    return logits.view(-1, c, panel.shape[1])
 
 
 def backward(residual: Tensor, panel: Tensor, parts: list[Segment], out: Tensor) -> None:
     """Adds residual (m, c, rows) times panel' to out (m, c, 1 + d), within each probe's segments."""
     m, c, rows = residual.shape
-    flat, total = residual.view(m * c, rows), out.view(m * c, -1)
+    flat, total = residual.reshape(m * c, rows), out.view(m * c, -1)
     for part in parts:
-        top = part.probes * c
-        total[:top, part.start : part.stop].addmm_(flat[:top], panel[part.start : part.stop].T)
+        left, right = flat[: part.probes * c], panel[part.start : part.stop].T
+        target = total[: part.probes * c, part.start : part.stop]
+        _ = target.add_(left @ right) if panel.dtype != torch.float32 else target.addmm_(left, right)

@@ -6,7 +6,7 @@ memory, so every nested probe multiplies a slice and nothing is gathered.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,60 +14,89 @@ from torch import Tensor
 
 from analyze.task import Matrix, row_blocks
 
-PANEL_ROWS = 2048  # a panel of 1280 neurons is 10 MB, so that logits and residual stay in cache
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows start..start + rows of the matrix, in every column order that is asked of them.
+
+    `base` is (1 + d, rows) with columns as stored; `of(g)` is the panel of order g, and `low(g)` the same in
+    bfloat16, both remembered only where `held` is set.
+    """
+
+    start: int
+    base: Tensor
+    orders: tuple[Tensor, ...]  # int64 (1 + d',) panel rows, the intercept's first
+    held: dict[tuple[int, torch.dtype], Tensor] | None = None
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + self.base.shape[1])
+
+    def of(self, group: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        if self.held is not None and (group, dtype) in self.held:
+            return self.held[group, dtype]
+        panel = self.base[self.orders[group]].to(dtype) if self.orders else self.base.to(dtype)
+        if self.held is not None:
+            self.held[group, dtype] = panel
+        return panel
 
 
 @dataclass
 class Panels:
-    """Panels of one matrix. Iterate: (start, panel) in row order; held in memory or made anew at each pass.
+    """Panels of one matrix. Iterating gives them in row order: one pass over the matrix.
 
-    order: int64 (d',) columns, or None for all as stored; mean, scale: float32 (d,) or None.
-    keep: hold the panels on `device` after the first pass.
+    orders: int64 (d',) columns each, or empty for one order, as stored. mean, scale: float32 (d,) or None.
+    keep: hold what the first pass made, on `device`; else each pass reads and arranges the rows again.
     """
 
     matrix: Matrix
-    order: np.ndarray | None
     mean: np.ndarray | None
     scale: np.ndarray | None
     device: torch.device
-    rows: int = PANEL_ROWS
-    keep: bool = True
+    orders: list[np.ndarray] = field(default_factory=list)
+    rows: int = 0
+    keep: bool = False
 
     def __post_init__(self) -> None:
-        self._held: list[tuple[int, Tensor]] = []
+        # A gradient is rounded to bfloat16 once per panel: the more rows cancel in it, the finer.
+        self.rows = self.rows or (65536 if isinstance(self.matrix, np.ndarray) else 8192)
+        self._orders = tuple(
+            torch.from_numpy(np.concatenate([[0], order + 1])).to(self.device) for order in self.orders
+        )
+        self._held: list[Panel] = []
 
     @property
     def width(self) -> int:
-        """1 + the number of columns: rows of a panel."""
-        return 1 + (self.matrix.shape[1] if self.order is None else len(self.order))
+        """Rows of a panel: 1 + the number of columns."""
+        return 1 + (len(self.orders[0]) if self.orders else self.matrix.shape[1])
 
     @property
     def n_samples(self) -> int:
         return self.matrix.shape[0]
 
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+    def __iter__(self) -> Iterator[Panel]:
         if self._held:
             yield from self._held
             return
-        held = []
+        made = []
         for start, block in row_blocks(self.matrix, self.rows):
-            panel = self._panel(block)
+            base = self._standardised(block)
+            if self.keep and len(self._orders) == 1:
+                # Only the ordered columns are kept: the stored order would double the memory.
+                panel = Panel(start, base[self._orders[0]], (), {})
+            else:
+                panel = Panel(start, base, self._orders, {} if self.keep else None)
             if self.keep:
-                held.append((start, panel))
-            yield start, panel
-        self._held = held
+                made.append(panel)
+            yield panel
+        self._held = made
 
-    def _panel(self, block: np.ndarray) -> Tensor:
-        columns = torch.from_numpy(block).to(self.device).T  # (d, rows), a view
-        panel = torch.empty(self.width, columns.shape[1], device=self.device)
+    def _standardised(self, block: np.ndarray) -> Tensor:
+        columns = torch.from_numpy(np.ascontiguousarray(block)).to(self.device).T  # (d, rows), a view
+        panel = torch.empty(1 + columns.shape[0], columns.shape[1], device=self.device)
         panel[0] = 1
-        order = slice(None) if self.order is None else torch.from_numpy(self.order).to(self.device)
-        chosen = columns[order]
+        panel[1:] = columns
         if self.mean is not None and self.scale is not None:
-            mean = torch.from_numpy(self.mean).to(self.device)[order]
-            scale = torch.from_numpy(self.scale).to(self.device)[order]
-            torch.sub(chosen, mean[:, None], out=panel[1:])
-            panel[1:] /= scale[:, None]
-        else:
-            panel[1:] = chosen
+            panel[1:] -= torch.from_numpy(self.mean).to(self.device)[:, None]
+            panel[1:] /= torch.from_numpy(self.scale).to(self.device)[:, None]
         return panel

@@ -1,8 +1,11 @@
-"""Preconditioner of nested probes: Cholesky factors of (curvature * Gram + l2), shared by every prefix.
+"""Preconditioners of nested probes: Cholesky factors shared by every prefix of a column order.
 
-With G the Gram matrix of the panel's columns (mean over rows) and a the mean curvature of one class, the
-Hessian of a probe is roughly a G + l2. Its Cholesky factor L is lower triangular, so the leading block of L
-is the factor of the leading block of the matrix: one factor serves every nested subset.
+The factor L of a matrix is lower triangular, and its leading block is the factor of the matrix's leading
+block: one factor serves every nested subset. Two kinds, both approximate Hessians with l2 added:
+
+- class: one factor per class from `curvature.class_grams`. Close to the Hessian, so that a probe takes about
+  ten evaluations; c d^2 numbers per order and l2.
+- gram: the Gram matrix over the number of classes, one factor for all: the Hessian at zero weights.
 """
 
 from dataclasses import dataclass
@@ -15,56 +18,57 @@ from store.errors import InputError
 
 @dataclass(frozen=True)
 class Preconditioner:
-    """`solve` applies the inverse; factors: float32 lower triangles, one per distinct l2 of the batch."""
+    """Approximate inverse Hessians of m probes.
+
+    factors: float32 (c or 1, w, w) lower triangles, one tensor per distinct (order, l2);
+    which: int64 (m,), each probe's; mask: bool (m, 1, w), each probe's columns.
+    """
 
     factors: list[Tensor]
-    which: Tensor  # int64 (m,): the factor of each probe
+    which: Tensor
+    mask: Tensor
 
-    def solve(self, gradient: Tensor, mask: Tensor) -> Tensor:
-        """(L_k L_k')^-1 gradient for each probe's own prefix; gradient and result (m, c, w), zero beyond it.
-
-        mask: bool (m, 1, w), the columns of each probe.
-        """
-        result = torch.empty_like(gradient)
-        for i, factor in enumerate(self.factors):
-            chosen = (self.which == i).nonzero()[:, 0]
-            if not len(chosen):
-                continue
-            part = gradient[chosen]  # (m', c, w)
-            width = int(mask[chosen].any(dim=0).sum())
-            small = factor[:width, :width]
-            flat = part[..., :width].reshape(-1, width).T  # (w, m' c)
-            flat = torch.linalg.solve_triangular(small, flat, upper=False)
-            # Forward substitution never looks ahead: the prefix is right, what is beyond it is dropped.
-            flat = flat.T.reshape(len(chosen), -1, width) * mask[chosen][..., :width]
-            flat = torch.linalg.solve_triangular(small.T, flat.reshape(-1, width).T, upper=True)
-            out = torch.zeros_like(part)
-            out[..., :width] = flat.T.reshape(len(chosen), -1, width)
-            result[chosen] = out
+    def solve(self, gradient: Tensor, which: Tensor) -> Tensor:
+        """(L_k L_k')^-1 gradient (a, c, w) for the probes `which` (a,), each in its own columns."""
+        result = torch.zeros_like(gradient)
+        mask, own = self.mask[which], self.which[which]
+        for i in own.unique().tolist():
+            rows = (own == i).nonzero()[:, 0]
+            result[rows] = _solve(self.factors[i], gradient[rows], mask[rows])
         return result
 
-    def take(self, keep: Tensor) -> "Preconditioner":
-        return Preconditioner(self.factors, self.which[keep])
 
-
-def gram_preconditioner(gram: Tensor, l2: Tensor, curvature: float) -> Preconditioner:
-    """From the Gram matrix of the panels, float64 (w, w), and each probe's l2 (m,)."""
-    values, which = torch.unique(l2, return_inverse=True)
-    factors = [cholesky(gram * curvature, float(value)) for value in values]
-    return Preconditioner([factor.float() for factor in factors], which)
+def _solve(factor: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
+    a, c, width = gradient.shape
+    if factor.shape[0] == 1:
+        columns = gradient.reshape(1, a * c, width).mT  # (1, w, a c)
+        columns = torch.linalg.solve_triangular(factor, columns, upper=False)
+        # Forward substitution never looks ahead: the prefix is right, what is beyond it is dropped.
+        columns = (columns.mT.reshape(a, c, width) * mask).reshape(1, a * c, width).mT
+        return torch.linalg.solve_triangular(factor.mT, columns, upper=True).mT.reshape(a, c, width)
+    columns = gradient.permute(1, 2, 0)  # (c, w, a)
+    columns = torch.linalg.solve_triangular(factor, columns, upper=False) * mask.permute(1, 2, 0)
+    columns = torch.linalg.solve_triangular(factor.mT, columns, upper=True)
+    solved = columns.permute(2, 0, 1)  # (a, c, w)
+    # Shifting all classes alike changes no probability: without the projection the factors, which do not
+    # know that, would send steps into that flat direction.
+    return solved - solved.mean(dim=1, keepdim=True) if c > 1 else solved
 
 
 def cholesky(matrix: Tensor, ridge: float) -> Tensor:
-    """Lower factor of matrix + ridge on the diagonal, intercept (row 0) left out; float64.
+    """Lower factors of (..., w, w) with `ridge` added to the diagonal, the intercept's row 0 left out.
 
     Rounding may leave a singular Gram (duplicate columns, n < d) slightly negative: the ridge is then raised,
-    at most to a 1e-6th of the mean diagonal.
+    at most to a 1e-4th of the mean diagonal.
     """
-    size = float(matrix.diagonal().mean())
-    for extra in (0.0, 1e-12, 1e-9, 1e-6):
+    size = float(matrix.diagonal(dim1=-2, dim2=-1).mean())
+    for extra in (0.0, 1e-12, 1e-9, 1e-6, 1e-5, 1e-4):
         shifted = matrix.clone()
-        shifted.diagonal()[1:] += ridge + extra * size
+        shifted.diagonal(dim1=-2, dim2=-1)[..., 1:] += ridge + extra * size
+        shifted.diagonal(dim1=-2, dim2=-1)[..., 0] += extra * size
         factor, failed = torch.linalg.cholesky_ex(shifted)
-        if not int(failed):
+        if not bool(failed.any()):
             return factor
-    raise InputError(f"got a Gram matrix that is not positive definite even with l2={ridge:g}; raise l2")
+    raise InputError(
+        f"got columns whose Gram matrix is not positive definite even with l2={ridge:g}; raise l2"
+    )

@@ -1,4 +1,6 @@
-"""Predictions and accuracies of nested linear probes, one pass over the test rows for the whole batch."""
+"""Predictions and accuracies of nested linear probes: one pass over the test rows for the whole batch."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -7,14 +9,25 @@ from analyze.nested import forward, segments
 from analyze.panels import Panels
 
 
-def predict(x: Tensor, widths: Tensor, panels: Panels) -> Tensor:
-    """Predicted classes int64 (m, n) of probes x (m, c, w), sizes not increasing; c = 1 means two classes."""
-    parts = segments(widths.tolist())
+def _logits(
+    x: Tensor, widths: Tensor, groups: Tensor, panels: Panels
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """(probes, rows, logits (probes, c, rows)), order by order within each panel."""
+    spans = []
+    for group in groups.unique().tolist():
+        probes = (groups == group).nonzero()[:, 0].tolist()
+        spans.append((group, slice(probes[0], probes[-1] + 1), segments(widths[probes].tolist())))
+    for panel in panels:
+        for group, probes, parts in spans:
+            yield probes, panel.rows, forward(x[probes], panel.of(group), parts)
+
+
+def predict(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels) -> Tensor:
+    """Predicted classes int64 (m, n) of probes x (m, c, w), laid out as in `logistic.Batch`; one output means
+    two classes."""
     predictions = torch.empty(x.shape[0], panels.n_samples, dtype=torch.int64, device=x.device)
-    for start, panel in panels:
-        logits = forward(x, panel, parts)  # (m, c, rows)
-        chosen = logits.argmax(dim=1) if x.shape[1] > 1 else (logits[:, 0] > 0).long()
-        predictions[:, start : start + panel.shape[1]] = chosen
+    for probes, rows, logits in _logits(x, widths, groups, panels):
+        predictions[probes, rows] = logits.argmax(dim=1) if x.shape[1] > 1 else (logits[:, 0] > 0).long()
     return predictions
 
 
@@ -27,12 +40,10 @@ def accuracies(predictions: Tensor, labels: Tensor, n_classes: int) -> tuple[Ten
     return right.mean(dim=1), hits / counts
 
 
-def r_squared(x: Tensor, widths: Tensor, panels: Panels, targets: Tensor) -> Tensor:
-    """Coefficient of determination (m,), mean over targets, float64: of regression targets (n, t)."""
-    parts = segments(widths.tolist())
+def r_squared(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels, targets: Tensor) -> Tensor:
+    """Coefficient of determination float64 (m,), mean over the targets (n, t) of a regression."""
     squared = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
-    for start, panel in panels:
-        truth = targets[start : start + panel.shape[1]].T.double()  # (t, rows)
-        squared += (forward(x, panel, parts).double() - truth).square().sum(dim=2)
+    for probes, rows, predicted in _logits(x, widths, groups, panels):
+        squared[probes] += (predicted.double() - targets[rows].T).square().sum(dim=2)
     spread = (targets - targets.mean(dim=0)).square().sum(dim=0).double()
     return (1 - squared / spread).mean(dim=1)

@@ -1,0 +1,147 @@
+"""Fitting and scoring the probes of some column orders together: what `fit_block` does once per batch."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analyze.crossentropy import indicator, n_outputs
+from analyze.logistic import Batch, fit_logistic
+from analyze.panels import Panels
+from analyze.precondition import Preconditioner, cholesky
+from analyze.prepared import Prepared, gram_factor, task_panels, task_weights
+from analyze.ridge import fit_ridge
+from analyze.score import accuracies, predict, r_squared
+from analyze.start import best_scale, newton_start
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a batch is fitted and what of it is returned; see `fit_block`."""
+
+    probe: str
+    tol: float
+    max_iter: int
+    search: torch.dtype
+    coef: bool
+    predictions: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The m = s f p probes of a batch in the solver's order: by column order, then size, largest first.
+
+    group, size, l2: (m,); back: where in the solver's order the probes of the (s, f, p) grid are.
+    """
+
+    shape: tuple[int, int, int]
+    group: np.ndarray
+    size: np.ndarray
+    l2: np.ndarray
+    back: np.ndarray
+
+
+def layout(orders: int, sizes: np.ndarray, l2s: np.ndarray) -> Layout:
+    grid = np.meshgrid(np.arange(orders), sizes, l2s, indexing="ij")
+    group, size, l2 = (axis.ravel() for axis in grid)
+    rank = np.lexsort((-size, group))
+    back = np.empty_like(rank)
+    back[rank] = np.arange(rank.size)
+    return Layout(grid[0].shape, group[rank], size[rank], l2[rank], back)
+
+
+def fit_orders(
+    shared: Prepared, orders: list[np.ndarray], sizes: np.ndarray, l2s: np.ndarray, options: Options
+) -> dict[str, np.ndarray]:
+    """Arrays of shape (s, f, p, ...) under the names of `BlockResult`."""
+    begun = time.perf_counter()
+    task, device = shared.task, shared.device
+    orders = [order[: sizes.max()] for order in orders]
+    plan = layout(len(orders), sizes, l2s)
+    if options.probe == "logistic":
+        x, out = _logistic(shared, orders, plan, options)
+    else:
+        x, out = _ridge(shared, orders, plan)
+    mean, scale = (task.mean, task.scale) if shared.standardize else (None, None)
+    test = Panels(task.test, mean, scale, device, orders)
+    widths, groups = torch.from_numpy(plan.size + 1), torch.from_numpy(plan.group)
+    truth = torch.from_numpy(task.test_labels).to(device)
+    if task.is_regression:
+        out["accuracy"] = r_squared(x, widths, groups, test, truth if truth.dim() == 2 else truth[:, None])
+        out["class_accuracy"] = torch.empty(len(x), 0)
+    else:
+        predictions = predict(x, widths, groups, test)
+        out["accuracy"], out["class_accuracy"] = accuracies(predictions, truth, len(task.classes))
+        if options.predictions:
+            out["predictions"] = predictions.int()
+    if options.coef:
+        out["coef"], out["intercept"] = x[..., 1:], x[..., 0]
+    out["seconds"] = torch.full((len(x),), (time.perf_counter() - begun) / len(x), dtype=torch.float64)
+    arrays = {name: value.cpu().numpy()[plan.back] for name, value in out.items()}
+    return {name: array.reshape(*plan.shape, *array.shape[1:]) for name, array in arrays.items()}
+
+
+def _ridge(shared: Prepared, orders: list[np.ndarray], plan: Layout) -> tuple[Tensor, dict[str, Tensor]]:
+    parts = [
+        fit_ridge(shared.moments.take(order), plan.size[plan.group == g], plan.l2[plan.group == g])
+        for g, order in enumerate(orders)
+    ]
+    once = torch.ones(len(plan.size), dtype=torch.int64, device=shared.device)
+    return torch.cat([part.x for part in parts]), {
+        "objective": torch.cat([part.objective for part in parts]),
+        "grad_norm": torch.cat([part.grad_norm for part in parts]),
+        "n_iter": once,
+        "converged": once.bool(),
+    }
+
+
+def _logistic(
+    shared: Prepared, orders: list[np.ndarray], plan: Layout, options: Options
+) -> tuple[Tensor, dict[str, Tensor]]:
+    task, device = shared.task, shared.device
+    classes = len(task.classes)
+    batch = Batch(
+        task_panels(task, shared.standardize, device, orders, keep=isinstance(task.train, np.ndarray)),
+        torch.from_numpy(plan.group).to(device),
+        torch.from_numpy(plan.size + 1).to(device),
+        torch.from_numpy(plan.l2).to(device),
+        indicator(torch.from_numpy(task.train_labels).to(device), n_outputs(classes)),
+        task_weights(task, device),
+    )
+    preconditioner, start = _prepared_for(shared, orders, batch)
+    fit = fit_logistic(
+        batch, preconditioner, start, tol=options.tol, max_iter=options.max_iter, search=options.search
+    )
+    names = ("objective", "grad_norm", "n_iter", "converged")
+    return fit.x, {name: getattr(fit, name) for name in names}
+
+
+def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> tuple[Preconditioner, Tensor]:
+    """The preconditioner and the starting weights (m, c, w) of a batch."""
+    classes, device = len(shared.task.classes), shared.device
+    outputs = n_outputs(classes)
+    truth = indicator(shared.sample_labels, outputs)
+    mask = batch.mask
+    factors: list[Tensor] = []
+    which = torch.zeros_like(batch.groups)
+    start = torch.zeros(len(which), outputs, batch.panels.width, device=device)
+    sample = next(iter(shared.sample)).base
+    for g, order in enumerate(orders):
+        part = shared.moments.take(order)
+        index = torch.from_numpy(np.concatenate([[0], order + 1])).to(device)
+        panel = sample[index]
+        for l2 in batch.l2.unique().tolist():
+            probes = ((batch.groups == g) & (batch.l2 == l2)).nonzero()[:, 0]
+            gram = Preconditioner([gram_factor(part, l2, classes)], torch.zeros_like(which), mask)
+            x = newton_start(part, gram, probes)
+            widths, penalties = batch.widths[probes], batch.l2[probes]
+            start[probes] = best_scale(x, widths, penalties, panel, truth[:, : panel.shape[1]])
+            which[probes] = len(factors)
+            curvature = shared.curvature(l2)
+            if curvature is None:
+                factors.append(gram.factors[0])
+            else:
+                factors.append(cholesky(curvature[:, index][:, :, index], l2))
+    return Preconditioner(factors, which, mask), start
