@@ -1,19 +1,21 @@
 """Fitting and scoring the probes of some column orders together: what `fit_block` does once per batch."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from analyze.crossentropy import indicator, n_outputs
+from analyze.knn import knn_predictions
+from analyze.lockstep import dot
 from analyze.logistic import Batch, fit_logistic
-from analyze.panels import Panels
 from analyze.precondition import Preconditioner, cholesky
 from analyze.prepared import Prepared, gram_factor, task_panels, task_weights
 from analyze.ridge import fit_ridge
 from analyze.score import accuracies, predict, r_squared
+from analyze.sgd import Schedule, fit_sgd
 from analyze.start import best_scale, newton_start
 
 
@@ -27,6 +29,7 @@ class Options:
     search: torch.dtype
     coef: bool
     predictions: bool
+    schedule: Schedule = field(default_factory=Schedule)
 
 
 @dataclass(frozen=True)
@@ -60,30 +63,85 @@ def fit_orders(
     task, device = shared.task, shared.device
     orders = [order[: sizes.max()] for order in orders]
     plan = layout(len(orders), sizes, l2s)
-    if options.probe == "logistic":
-        x, out = _logistic(shared, orders, plan, options)
-    else:
-        x, out = _ridge(shared, orders, plan)
-    mean, scale = (task.mean, task.scale) if shared.standardize else (None, None)
-    test = Panels(task.test, mean, scale, device, orders)
-    widths, groups = torch.from_numpy(plan.size + 1), torch.from_numpy(plan.group)
     truth = torch.from_numpy(task.test_labels).to(device)
-    if task.is_regression:
-        out["accuracy"] = r_squared(x, widths, groups, test, truth if truth.dim() == 2 else truth[:, None])
-        out["class_accuracy"] = torch.empty(len(x), 0)
+    x: Tensor | None = None
+    if options.probe == "knn":
+        predictions, out = _knn(shared, orders, plan)
     else:
-        predictions = predict(x, widths, groups, test)
+        fit = {"logistic": _logistic, "ridge": _ridge, "sgd": _sgd}[options.probe]
+        x, out = fit(shared, orders, plan, options)
+        widths, groups = torch.from_numpy(plan.size + 1), torch.from_numpy(plan.group)
+        test = task_panels(task, shared.standardize, device, orders, test=True)
+        if task.is_regression:
+            out["accuracy"] = r_squared(
+                x, widths, groups, test, truth if truth.dim() == 2 else truth[:, None]
+            )
+            out["class_accuracy"] = torch.empty(len(x), 0)
+        else:
+            predictions = predict(x, widths, groups, test)
+    if not task.is_regression:
         out["accuracy"], out["class_accuracy"] = accuracies(predictions, truth, len(task.classes))
         if options.predictions:
             out["predictions"] = predictions.int()
-    if options.coef:
+    if options.coef and x is not None:
         out["coef"], out["intercept"] = x[..., 1:], x[..., 0]
-    out["seconds"] = torch.full((len(x),), (time.perf_counter() - begun) / len(x), dtype=torch.float64)
+    m = len(plan.size)
+    out["seconds"] = torch.full((m,), (time.perf_counter() - begun) / m, dtype=torch.float64)
     arrays = {name: value.cpu().numpy()[plan.back] for name, value in out.items()}
     return {name: array.reshape(*plan.shape, *array.shape[1:]) for name, array in arrays.items()}
 
 
-def _ridge(shared: Prepared, orders: list[np.ndarray], plan: Layout) -> tuple[Tensor, dict[str, Tensor]]:
+def _knn(shared: Prepared, orders: list[np.ndarray], plan: Layout) -> tuple[Tensor, dict[str, Tensor]]:
+    """Predictions (m, n_test), and NaN for what a probe without weights does not have."""
+    task, device = shared.task, shared.device
+    labels = torch.from_numpy(task.train_labels).to(device)
+    found = []
+    for g, order in enumerate(orders):
+        train = task_panels(task, shared.standardize, device, [order], keep=True)
+        test = task_panels(task, shared.standardize, device, [order], test=True)
+        ks, which = np.unique(plan.size[plan.group == g], return_inverse=True)
+        found.append(knn_predictions(train, test, labels, len(task.classes), ks)[which])
+    nothing = torch.full((len(plan.size),), torch.nan, dtype=torch.float64)
+    zero = torch.zeros(len(plan.size), dtype=torch.int64)
+    return torch.cat(found), {
+        "objective": nothing,
+        "grad_norm": nothing,
+        "n_iter": zero,
+        "converged": torch.ones_like(zero).bool(),
+    }
+
+
+def _sgd(
+    shared: Prepared, orders: list[np.ndarray], plan: Layout, options: Options
+) -> tuple[Tensor, dict[str, Tensor]]:
+    task, device = shared.task, shared.device
+    labels = torch.from_numpy(task.train_labels).to(device)
+    truth, weights = indicator(labels, len(task.classes)), task_weights(task, device)
+    found, objective, grad_norm = [], [], []
+    for g, order in enumerate(orders):
+        chosen = plan.group == g
+        panels = task_panels(task, shared.standardize, device, [order], keep=True)
+        x = fit_sgd(panels, truth, plan.size[chosen], options.schedule, weights=weights)
+        zero = torch.zeros(int(chosen.sum()), dtype=torch.int64, device=device)
+        widths = torch.from_numpy(plan.size[chosen] + 1).to(device)
+        batch = Batch(panels, zero, widths, zero.double(), truth, weights)
+        f, gradient = batch.evaluate(x, torch.arange(len(x), device=device))
+        found.append(x)
+        objective.append(f)
+        grad_norm.append(dot(gradient, gradient).sqrt())
+    values = torch.cat(objective)
+    steps = options.schedule.epochs * -(-panels.n_samples // options.schedule.batch)
+    return torch.cat(found), {
+        "objective": values,
+        "grad_norm": torch.cat(grad_norm),
+        "n_iter": torch.full((len(values),), steps),
+        "converged": torch.isfinite(values),
+    }
+
+
+def _ridge(
+    shared: Prepared, orders: list[np.ndarray], plan: Layout, options: Options
+) -> tuple[Tensor, dict[str, Tensor]]:
     parts = [
         fit_ridge(shared.moments.take(order), plan.size[plan.group == g], plan.l2[plan.group == g])
         for g, order in enumerate(orders)

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from analyze.batches import Options, fit_orders
+from analyze.crossentropy import n_outputs
 from analyze.logistic import search_dtype
 from analyze.prepared import Prepared, prepare
 from analyze.subsets import check_orders, check_sizes
-from analyze.task import Task
+from analyze.task import StoredRows, Task
 from store.errors import InputError
 
-PROBES = ("logistic", "ridge")
+PROBES = ("logistic", "ridge", "knn", "sgd")
 
 
 @dataclass
@@ -50,7 +51,7 @@ def fit_block(
     standardize: bool = True,
     device: str = "auto",
     memory_limit: int | None = None,
-    tol: float = 2e-5,
+    tol: float = 2e-6,
     max_iter: int = 500,
     shared: Prepared | None = None,
     return_coef: bool = False,
@@ -59,6 +60,14 @@ def fit_block(
     """Fit and score a probe on the first `sizes` columns of every order, for every l2.
 
     orders: int64 (s, d'), one column order per seed; sizes: int64 (f,), each at most d'; l2s: float64 (p,).
+    A list of indices that nests in nothing is an order of its own, with one size.
+    probe: 'logistic', 'ridge', 'knn' (cosine, 20 neighbours, temperature 0.07), 'sgd' (the paper's schedule);
+    the last two have no l2: every l2 gives the same values.
+    standardize: by the training rows' moments; 'knn' and 'sgd' follow it as well.
+    device: 'auto', 'cpu', 'cuda', 'cuda:N'. memory_limit: bytes, for what is held beside the task.
+    tol: the estimated relative gap of the objective at which a logistic probe has converged; the true gap was
+    at most twenty times the estimate in every case measured (docs/probes.md).
+    max_iter: evaluations per logistic probe; a probe that needs more has converged = False.
     shared: `task_moments(task)`, to be computed once per task instead of once per block.
     """
     orders, sizes = check_orders(orders, task.n_neurons), np.asarray(sizes)
@@ -68,12 +77,25 @@ def fit_block(
         raise InputError(f"got probe {probe!r}; allowed: {', '.join(PROBES)}")
     if solver not in ("auto", "torch"):
         raise InputError(f"got solver {solver!r}; the batched solver is torch")
-    if probe == "logistic" and task.is_regression:
-        raise InputError("got real-valued targets for a logistic probe; use probe='ridge'")
+    if probe != "ridge" and task.is_regression:
+        raise InputError(f"got real-valued targets for a {probe} probe; use probe='ridge'")
+    if probe in ("knn", "sgd") and isinstance(task.train, StoredRows):
+        raise InputError(f"got a layer that stays on disk; {probe} needs it in memory: raise memory_limit")
     where = pick_device(device)
-    shared = prepare(task, standardize, where) if shared is None else shared
+    shared = prepare(task, standardize, where, memory_limit) if shared is None else shared
     options = Options(probe, tol, max_iter, search_dtype(where), return_coef, return_predictions)
-    results = [fit_orders(shared, [order], sizes, l2s, options) for order in orders]
+    # On disk, the orders of a batch share each pass over the rows; in memory, one order at a time is smaller.
+    per_batch = len(orders)
+    if isinstance(task.train, StoredRows):
+        outputs, width = n_outputs(len(task.classes)), 1 + sizes.max()
+        factors = 4 * len(l2s) * (outputs if probe == "logistic" else 1) * width**2
+        per_batch = max(1, int((memory_limit or 2**33) // 4 // factors))
+    elif probe == "logistic":
+        per_batch = 1
+    results = [
+        fit_orders(shared, list(orders[i : i + per_batch]), sizes, l2s, options)
+        for i in range(0, len(orders), per_batch)
+    ]
     stacked = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
     attrs: dict[str, str | int | float | bool]
     attrs = {
@@ -86,9 +108,11 @@ def fit_block(
     return BlockResult(**stacked, attrs=attrs)
 
 
-def task_moments(task: Task, standardize: bool = True, device: str = "auto") -> Prepared:
+def task_moments(
+    task: Task, standardize: bool = True, device: str = "auto", memory_limit: int | None = None
+) -> Prepared:
     """What every block of a task shares, for `fit_block(shared=...)`: compute it once per task."""
-    return prepare(task, standardize, pick_device(device))
+    return prepare(task, standardize, pick_device(device), memory_limit)
 
 
 def check_l2s(l2s: np.ndarray) -> np.ndarray:

@@ -21,21 +21,21 @@ class _Probe(ClassifierMixin, BaseEstimator):
 
     _probe = ""
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> Self:  # noqa: N803
+    def _fit(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> Self:
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise InputError(f"got one class only, {self.classes_[0]!r}; a probe needs samples of two or more")
+            raise InputError(f"got one class only, {self.classes_[0]!r}; a probe needs two classes")
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         kept = weights > 0
-        weights = weights * compute_sample_weight(self.class_weight, y)  # type: ignore[attr-defined]
+        weights = weights * compute_sample_weight(self.class_weight, y)
         X, labels, weights = X[kept].astype(np.float64), labels[kept], weights[kept]
         mean = np.average(X, axis=0, weights=weights)
         scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
         constant = scale <= 1e-7 * np.abs(mean)
         scale = np.where(constant | (scale == 0), 1.0, scale)
-        if not self.standardize:  # type: ignore[attr-defined]
+        if not self.standardize:
             mean, scale = mean * 0, scale * 0 + 1
         d = X.shape[1]
         ready = ((X - mean) / scale).astype(np.float32)
@@ -53,10 +53,10 @@ class _Probe(ClassifierMixin, BaseEstimator):
             task,
             np.arange(d)[None],
             np.array([d]),
-            np.array([self.l2]),  # type: ignore[attr-defined]
+            np.array([self.l2]),
             probe=self._probe,
             standardize=False,
-            device=self.device,  # type: ignore[attr-defined]
+            device=self.device,
             return_coef=True,
             **options,
         )
@@ -69,14 +69,14 @@ class _Probe(ClassifierMixin, BaseEstimator):
         self.converged_ = bool(result.converged[0, 0, 0])
         return self
 
-    def decision_function(self, X: Any) -> np.ndarray:  # noqa: N803
+    def decision_function(self, X: Any) -> np.ndarray:
         """X coef_' + intercept_, float64 (n, c), or (n,) for two classes."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict(self, X: Any) -> np.ndarray:
         """The class of the largest score, (n,)."""
         scores = self.decision_function(X)
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
@@ -100,7 +100,7 @@ class LogisticProbe(_Probe):
         *,
         standardize: bool = True,
         class_weight: Any = None,
-        tol: float = 1e-6,
+        tol: float = 1e-7,
         max_iter: int = 1000,
         device: str = "cpu",
     ) -> None:
@@ -111,10 +111,10 @@ class LogisticProbe(_Probe):
         self.max_iter = max_iter
         self.device = device
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         return self._fit(X, y, sample_weight, tol=self.tol, max_iter=self.max_iter)
 
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities float64 (n, classes): the softmax of the scores."""
         scores = self.decision_function(X)
         if scores.ndim == 1:
@@ -144,5 +144,5 @@ class RidgeProbe(_Probe):
         self.class_weight = class_weight
         self.device = device
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         return self._fit(X, y, sample_weight)

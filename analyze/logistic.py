@@ -21,6 +21,8 @@ from analyze.panels import Panels
 from analyze.precondition import Preconditioner
 
 STRIP = 2048  # rows whose logits are in cache together
+SEARCH_NOISE = 2e-4  # logits rounded to bfloat16 move the mean loss by a few 1e-5
+SEARCH_TOL = 2e-5
 SEARCH_MAX = 60  # a search that rounding has stalled is left to the float32 finish
 
 
@@ -110,9 +112,9 @@ def fit_logistic(
             lambda x, which: batch.evaluate(x, which, search),
             preconditioner.solve,
             start,
-            tol,
+            max(tol, SEARCH_TOL),
             min(max_iter, SEARCH_MAX),
-            noise=1e-5,
+            noise=SEARCH_NOISE,
         )
         start = searched.x
     solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, max_iter)

@@ -45,7 +45,12 @@ class Prepared:
     def nbytes(self) -> int:
         """Bytes held: moments, sampled rows and the curvatures computed so far."""
         grams = sum(gram.nbytes for gram in self.grams.values() if gram is not None)
-        return self.moments.gram.nbytes + self.moments.cross.nbytes + self.sample.matrix.nbytes + grams
+        return (
+            self.moments.gram.nbytes
+            + self.moments.cross.nbytes
+            + 4 * self.sample.n_samples * self.sample.width
+            + grams
+        )
 
     def curvature(self, l2: float) -> Tensor | None:
         """Class Grams float32 (c, 1 + d, 1 + d) for probes of this penalty; computed at the first call."""
@@ -86,8 +91,8 @@ class Prepared:
         )
 
 
-def prepare(task: Task, standardize: bool, device: torch.device, gram_limit: int | None = None) -> Prepared:
-    """One pass over the training rows."""
+def prepare(task: Task, standardize: bool, device: torch.device, memory_limit: int | None = None) -> Prepared:
+    """One pass over the training rows. memory_limit: bytes for all that this process holds."""
     labels = torch.from_numpy(task.train_labels).to(device)
     if task.is_regression:
         targets = labels if labels.dim() == 2 else labels[:, None]
@@ -98,8 +103,9 @@ def prepare(task: Task, standardize: bool, device: torch.device, gram_limit: int
     rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE_ROWS)).astype(np.int64))
     mean, scale = (task.mean, task.scale) if standardize else (None, None)
     sample = Panels(_take_rows(task, rows), mean, scale, device)
-    if gram_limit is None:
-        gram_limit = 2**30 if device.type == "cpu" else 2**33
+    gram_limit = 2**30 if device.type == "cpu" else 2**33
+    if memory_limit is not None:
+        gram_limit = min(gram_limit, memory_limit // 8)
     return Prepared(task, standardize, device, found, sample, labels[rows], gram_limit)
 
 
@@ -114,10 +120,11 @@ def task_panels(
     device: torch.device,
     orders: list[np.ndarray] | None = None,
     keep: bool = False,
+    test: bool = False,
 ) -> Panels:
-    """Panels of the training rows."""
+    """Panels of the training rows, or of the test rows in the training rows' standard units."""
     mean, scale = (task.mean, task.scale) if standardize else (None, None)
-    return Panels(task.train, mean, scale, device, orders or [], keep=keep)
+    return Panels(task.test if test else task.train, mean, scale, device, orders or [], keep=keep)
 
 
 def task_weights(task: Task, device: torch.device) -> Tensor | None:

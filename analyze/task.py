@@ -118,14 +118,14 @@ class Task:
             names = tuple(str(i) for i in range(int(self.train_labels.max(initial=-1)) + 1))
             object.__setattr__(self, "classes", names)
         count = len(self.classes)
+        present = np.unique(self.train_labels)
+        if present.size < 2:
+            raise InputError(f"got one class only in train, {self.classes[0]!r}; a probe needs two")
         for name in ("train", "test"):
             labels = getattr(self, name + "_labels")
             if labels.min() < 0 or labels.max() >= count:
                 bad = labels[(labels < 0) | (labels >= count)][0]
                 raise InputError(f"got {name} label {bad}; the training classes are 0 to {count - 1}")
-        present = np.unique(self.train_labels)
-        if present.size < 2:
-            raise InputError(f"got one class only in train, {self.classes[present[0]]!r}; a probe needs two")
         if present.size < count:
             missing = sorted(set(range(count)) - set(present.tolist()))
             raise InputError(f"got no train sample of class {self.classes[missing[0]]!r}; leave it out")

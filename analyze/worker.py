@@ -20,7 +20,7 @@ from analyze.subsets import sizes
 from store.errors import InputError
 
 if TYPE_CHECKING:
-    from analyze.moments import Moments
+    from analyze.prepared import Prepared
     from analyze.task import Task
     from store.reader import Store
 
@@ -136,7 +136,7 @@ def working_memory(limit: int | None) -> int | None:
     return None if limit is None else max(limit // 4, limit - BASELINE)
 
 
-def _load(store: "Store", layer: str, digest: str, job: Job) -> "tuple[Task, Moments]":
+def _load(store: "Store", layer: str, digest: str, job: Job) -> "tuple[Task, Prepared]":
     from analyze.block import task_moments
     from analyze.task import load_task
 
@@ -154,10 +154,10 @@ def layer_digest(store: Any, layer: str, train: str, test: str) -> str:
     return f"{store.digest(train, layer)}+{store.digest(test, layer)}"
 
 
-def _size(held: "tuple[Task, Moments]") -> int:
+def _size(held: "tuple[Task, Prepared]") -> int:
     task, shared = held
     matrices = sum(getattr(matrix, "nbytes", 0) for matrix in (task.train, task.test))
-    return matrices + shared.gram.nbytes + shared.cross.nbytes
+    return matrices + shared.nbytes
 
 
 def _join(parts: list[dict[str, Any]], axis: int) -> dict[str, Any]:
