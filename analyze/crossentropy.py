@@ -29,16 +29,20 @@ def loss_and_residual(logits: Tensor, truth: Tensor, weights: Tensor | None) -> 
     """
     if logits.shape[1] == 1:
         z = logits
-        loss = (functional.softplus(z) - z * truth)[:, 0]  # (m, rows)
-        residual = torch.sigmoid_(z).sub_(truth)
+        wrong = torch.where(truth > 0, -z, z)  # log-odds of being wrong
+        loss = functional.softplus(wrong)[:, 0]  # (m, rows)
+        residual = torch.sigmoid_(wrong).mul_(1 - 2 * truth)
     else:
+        # p_y - 1 and a loss near zero are made from the other classes' share: subtracting from 1 would leave
+        # nothing of them in float32 where data are nearly separable.
         top = logits.amax(dim=1, keepdim=True)  # (m, 1, rows)
         z = logits.sub_(top)
-        chosen = (z * truth).sum(dim=1)  # (m, rows)
-        z = z.exp_()
-        total = z.sum(dim=1, keepdim=True)
-        loss = total[:, 0].log() - chosen
-        residual = z.div_(total).sub_(truth)
+        chosen = (z * truth).sum(dim=1)  # (m, rows), 0 where the true class leads
+        others = z.exp_().mul_(1 - truth)
+        rest = others.sum(dim=1)
+        loss = torch.where(chosen == 0, torch.log1p(rest), torch.log(rest + chosen.exp()) - chosen)
+        total = (rest + chosen.exp())[:, None]
+        residual = others.div_(total).addcmul_(truth, rest[:, None] / total, value=-1)
     if weights is not None:
         loss, residual = loss * weights, residual.mul_(weights)
     return loss.sum(dim=1, dtype=torch.float64), residual

@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+import torch
+
+from analyze.crossentropy import indicator, loss_and_residual, n_outputs
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("size", [0.1, 5.0, 60.0])
+def test_equals_float64_by_definition(classes, size):
+    generator = torch.Generator().manual_seed(0)
+    logits = size * torch.randn(4, n_outputs(classes), 50, generator=generator)
+    labels = torch.randint(0, classes, (50,), generator=generator)
+    weights = torch.rand(50, generator=generator)
+    z = logits.double().requires_grad_()
+    full = torch.cat([torch.zeros_like(z), z], dim=1) if classes == 2 else z
+    each = torch.nn.functional.cross_entropy(full, labels.expand(4, 50), reduction="none")
+    expected = (each * weights).sum(dim=1)
+    (gradient,) = torch.autograd.grad(expected.sum(), z)
+    loss, residual = loss_and_residual(logits, indicator(labels, n_outputs(classes)), weights)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=0)
+    # Relative, entry by entry: small residuals are what nearly separable data are decided by.
+    torch.testing.assert_close(residual.double(), gradient, rtol=1e-4, atol=1e-15)
+
+
+def test_a_loss_far_below_float32s_unit_is_kept():
+    logits = torch.tensor([[[20.0], [0.0], [0.0]]])
+    loss, residual = loss_and_residual(logits, indicator(torch.tensor([0]), 3), None)
+    assert loss.item() == pytest.approx(2 * np.exp(-20), rel=1e-5)
+    assert residual[0, 0, 0].item() == pytest.approx(-2 * np.exp(-20), rel=1e-5)
