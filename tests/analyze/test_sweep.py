@@ -131,7 +131,8 @@ def test_block_size_does_not_change_a_number(store, monkeypatch):
 
 def test_methods_that_draw_nothing_give_every_seed_the_same_probe(store):
     results = pc.sweep(store, layer="wide", fractions=[0.5], seeds=3, method=["first", "pca", "randproj"])
-    spread = results["objective"].std("seed").squeeze(["layer", "fraction", "l2"])
+    values = results["objective"].squeeze(["layer", "fraction", "l2"])
+    spread = values.max("seed") - values.min("seed")  # a standard deviation of equal values need not be 0
     assert (spread.sel({"method": ["first", "pca"]}) == 0).all()
     assert spread.sel({"method": "randproj"}) > 0
 
