@@ -42,7 +42,7 @@ def command(line, model, dataset, images):
         words.remove("--dataset-download")
         words += ["--no-pretrained", "--batch-size", "8", "--workers", "0", "--device", "cpu"]
     elif words[1] == "sweep":
-        # Eight images of random features are separable: a penalty at which that is solved at once, fewer probes.
+        # Eight images are separable: a penalty under which that is solved at once, and fewer probes.
         for flag, value in (("--l2", "1"), ("--seeds", "2"), ("--fractions", "0.1,0.5,1.0")):
             words[words.index(flag) + 1] = value
         words += ["--device", "cpu"]
