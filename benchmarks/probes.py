@@ -1,0 +1,310 @@
+"""Probes per second against scikit-learn, torch L-BFGS and himalaya, in one run on the same cores.
+
+    python -m benchmarks.probes --features DIR             all 20 fractions of every peer (tens of minutes)
+    python -m benchmarks.probes --features DIR --quick  peers on 5 of the 20 fractions (minutes)
+    python -m benchmarks.probes --device cuda --quick      synthetic features, under 3 minutes on one H100
+
+DIR holds train.npy, test.npy (samples, neurons), train_labels.npy, test_labels.npy; `--prefix`, for example
+`cifar_{split}_penultimate`, names other files. Without DIR the features are synthetic.
+Peers see the same standardised float32 columns. Every row of the record says which fractions were timed.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analyze.block import fit_block, task_moments
+from analyze.subsets import permutation, sizes
+from analyze.task import Task
+from benchmarks.record import record
+
+L2 = 1e-4
+FRACTIONS = np.arange(1, 21) / 20
+
+
+def synthetic(n: int, d: int, classes: int, spread: float, seed: int = 0) -> Task:
+    """Correlated features with class means: `spread` is the noise in units of the distance of the means."""
+    rng = np.random.default_rng(seed)
+    rank = max(classes, d // 4)
+    mixing = rng.normal(size=(rank, d)).astype(np.float32) * np.geomspace(1, 0.05, rank)[:, None]
+    means = rng.normal(size=(classes, rank))
+    parts = []
+    for count in (n, max(1000, n // 5)):
+        y = np.arange(count) % classes
+        hidden = means[y] + spread * rng.normal(size=(count, rank))
+        noise = 0.1 * rng.normal(size=(count, d)).astype(np.float32)
+        parts += [np.maximum(hidden.astype(np.float32) @ mixing.astype(np.float32) + noise, 0), y]
+    return Task(*parts, layer="synthetic")
+
+
+def from_files(folder: Path, pattern: str) -> Task:
+    def load(split: str) -> tuple[np.ndarray, np.ndarray]:
+        labels = folder / f"{split}_labels.npy"
+        if not labels.exists():
+            labels = folder / (pattern.split("{split}")[0] + f"{split}_labels.npy")
+        return np.load(folder / f"{pattern.format(split=split)}.npy"), np.load(labels).astype(np.int64)
+
+    return Task(*load("train"), *load("test"), layer=pattern)
+
+
+def columns(task: Task, order: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(  # type: ignore[return-value]
+        np.ascontiguousarray(((m - task.mean) / task.scale)[:, order[:k]].astype(np.float32))
+        for m in (task.train, task.test)
+    )
+
+
+def objective(x: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> float:
+    """The penalised mean cross-entropy, in float64."""
+    z = x.astype(np.float64) @ coef.T.astype(np.float64) + intercept
+    if z.shape[1] == 1:
+        z = np.hstack([np.zeros_like(z), z])
+    top = z.max(axis=1)
+    entropy = np.log(np.exp(z - top[:, None]).sum(axis=1)) + top - z[np.arange(len(y)), y]
+    return float(entropy.mean() + L2 / 2 * (coef.astype(np.float64) ** 2).sum())
+
+
+def sklearn_logistic(solver: str, tol: float) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    from sklearn.linear_model import LogisticRegression
+
+    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        model = LogisticRegression(C=1 / (L2 * len(x)), solver=solver, tol=tol, max_iter=10_000).fit(x, y)
+        return model.coef_, model.intercept_
+
+    return fit
+
+
+def torch_lbfgs(device: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        data, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+        layer = torch.nn.Linear(x.shape[1], int(y.max()) + 1, device=device)
+        torch.nn.init.zeros_(layer.weight)
+        optimiser = torch.optim.LBFGS(
+            layer.parameters(), max_iter=2000, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> torch.Tensor:
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(layer(data), labels)
+            loss = loss + L2 / 2 * layer.weight.square().sum()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        return layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()
+
+    return fit
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    value = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun, value
+
+
+def logistic_case(name: str, task: Task, args: argparse.Namespace, peers: list[str]) -> dict[str, Any]:
+    """Our 20 probes of one seed and of five, and each peer's fits on the chosen fractions."""
+    d, y = task.n_neurons, task.train_labels
+    ks = sizes(FRACTIONS, d)
+    chosen = np.array([0, 4, 9, 14, 19]) if args.quick else np.arange(20)
+    orders = np.stack([permutation(d, seed) for seed in range(5)])
+    fit_block(task, orders[:1], ks[:1], np.array([L2]), device=args.device)  # warm the libraries up
+    prepared, shared = timed(lambda: task_moments(task, device=args.device))
+    curved, _ = timed(lambda: shared.curvature(L2))
+    options: dict[str, Any] = {"device": args.device, "shared": shared}
+    one, result = timed(lambda: fit_block(task, orders[:1], ks, np.array([L2]), return_coef=True, **options))
+    five, _ = timed(lambda: fit_block(task, orders, ks, np.array([L2]), **options))
+    once = prepared + curved
+    out: dict[str, Any] = {
+        "shape": [*task.train.shape, len(task.classes)],
+        "moments_seconds": prepared,
+        "curvature_seconds": curved,
+        "one_seed_seconds": once + one,
+        "five_seeds_seconds_per_seed": (once + five) / 5,
+        "evaluations": result.n_iter[0, :, 0].tolist(),
+        "converged": bool(result.converged.all()),
+        "search_dtype": result.attrs["search_dtype"],
+        "fractions_of_peers": FRACTIONS[chosen].tolist(),
+        "peers": {},
+    }
+    makers = {
+        "sklearn lbfgs 1e-8": sklearn_logistic("lbfgs", 1e-8),
+        "sklearn lbfgs 1e-4": sklearn_logistic("lbfgs", 1e-4),
+        "sklearn newton-cholesky": sklearn_logistic("newton-cholesky", 1e-4),
+        "torch lbfgs": torch_lbfgs(args.device),
+    }
+    best = np.full(20, np.inf)
+    for peer in peers:
+        rows = []
+        for f in chosen:
+            if peer == "sklearn newton-cholesky" and ks[f] * len(task.classes) > 3500:
+                continue  # its Hessian is (k c)^2: gigabytes and hours
+            x, test = columns(task, orders[0], int(ks[f]))
+            seconds, (coef, intercept) = timed(lambda p=peer, x=x: makers[p](x, y))
+            value = objective(x, y, coef, intercept)
+            best[f] = min(best[f], value)
+            z = test @ coef.T + intercept
+            guess = z.argmax(axis=1) if z.shape[1] > 1 else (z[:, 0] > 0).astype(int)
+            accuracy = float(np.mean(guess == task.test_labels))
+            rows.append([int(ks[f]), seconds, value, accuracy])
+            print(f"{name}: {peer}: k={ks[f]} {seconds:.2f} s objective {value:.6f} accuracy {accuracy:.4f}")
+        out["peers"][peer] = rows
+    ours = result.objective[0, :, 0]
+    known = np.isfinite(best)
+    out["largest_relative_gap"] = float(np.max((ours - best)[known] / best[known]))
+    if "sklearn lbfgs 1e-8" in out["peers"]:
+        reference = {row[0]: row[3] for row in out["peers"]["sklearn lbfgs 1e-8"]}
+        accuracy = {int(k): a for k, a in zip(ks, result.accuracy[0, :, 0], strict=True)}
+        out["largest_accuracy_difference"] = max(abs(accuracy[k] - reference[k]) for k in reference)
+    base = out["peers"].get("sklearn lbfgs 1e-4")
+    if base:
+        # With --quick the sum over all fractions is interpolated on k; the record holds what was timed.
+        spent = np.interp(ks, [row[0] for row in base], [row[1] for row in base]).sum()
+        out["sklearn_seconds_all_fractions"] = float(spent)
+        out["times_sklearn_one_seed"] = float(spent / out["one_seed_seconds"])
+        out["times_sklearn_five_seeds"] = float(spent / out["five_seeds_seconds_per_seed"])
+    print(name, {key: value for key, value in out.items() if key != "peers"}, flush=True)
+    return out
+
+
+def ridge_case(task: Task, args: argparse.Namespace) -> dict[str, Any]:
+    from sklearn.linear_model import RidgeClassifier
+
+    d, y = task.n_neurons, task.train_labels
+    ks, order = sizes(FRACTIONS, d), permutation(d, 0)
+    chosen = np.array([0, 4, 9, 14, 19]) if args.quick else np.arange(20)
+    gram, shared = timed(lambda: task_moments(task, device=args.device))
+    options: dict[str, Any] = {"probe": "ridge", "device": args.device, "shared": shared}
+    one, result = timed(
+        lambda: fit_block(task, order[None], ks, np.array([L2]), return_predictions=True, **options)
+    )
+    orders = np.stack([permutation(d, seed) for seed in range(5)])
+    five, _ = timed(lambda: fit_block(task, orders, ks, np.array([L2]), **options))
+    rows, himalaya, different = [], [], 0
+    for f in chosen:
+        x, test = columns(task, order, int(ks[f]))
+        seconds, guess = timed(
+            lambda x=x, test=test: RidgeClassifier(alpha=L2 * len(x)).fit(x, y).predict(test)
+        )
+        rows.append([int(ks[f]), seconds])
+        different += int((guess != result.predictions[0, f, 0]).sum())
+        himalaya.append([int(ks[f]), himalaya_seconds(x, y, test)])
+        print(f"ridge: k={ks[f]} sklearn {seconds:.2f} s, himalaya {himalaya[-1][1]}", flush=True)
+    spent = float(np.interp(ks, [r[0] for r in rows], [r[1] for r in rows]).sum())
+    return {
+        "gram_seconds": gram,
+        "one_seed_seconds_after_gram": one,
+        "five_seeds_seconds_after_gram": five,
+        "sklearn": rows,
+        "himalaya": himalaya,
+        "sklearn_seconds_all_fractions": spent,
+        "times_sklearn_after_gram": spent / one,
+        "times_sklearn_five_seeds_with_gram": 5 * spent / (gram + five),
+        "predictions_that_differ": different,
+    }
+
+
+def himalaya_seconds(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> float | None:
+    try:
+        from himalaya.ridge import Ridge
+    except ImportError:
+        return None
+    targets = (2 * np.eye(int(y.max()) + 1)[y] - 1).astype(np.float32)
+    return timed(lambda: Ridge(alpha=L2 * len(x), fit_intercept=True).fit(x, targets).predict(test))[0]
+
+
+def scaling(args: argparse.Namespace) -> dict[str, list[list[float]]]:
+    """Seconds of logistic probes against one size at a time: [size, probes, seconds]."""
+    small = {"rows": 8000, "neurons": 256, "classes": 10, "probes": 20}
+    axes = {
+        "probes": [1, 10, 100, 1000] + ([] if args.quick else [10_000]),
+        "rows": [2000, 8000, 32000] + ([] if args.quick else [128_000]),
+        "neurons": [64, 256, 1024],
+        "classes": [2, 10, 100],
+    }
+    out: dict[str, list[list[float]]] = {}
+    for axis, values in axes.items():
+        out[axis] = []
+        for value in values:
+            size = small | {axis: value}
+            task = synthetic(size["rows"], size["neurons"], size["classes"], 2.0)
+            per_seed = min(size["probes"], 20)
+            seeds = size["probes"] // per_seed
+            orders = np.stack([permutation(size["neurons"], seed) for seed in range(seeds)])
+            ks = sizes(np.arange(1, per_seed + 1) / per_seed, size["neurons"])
+            seconds, _ = timed(
+                lambda t=task, o=orders, k=ks: fit_block(t, o, k, np.array([L2]), device=args.device)
+            )
+            out[axis].append([value, seeds * per_seed, seconds])
+            print(f"scaling: {axis}={value}: {seeds * per_seed} probes in {seconds:.2f} s", flush=True)
+    return out
+
+
+def plot(curves: dict[str, list[list[float]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(3.2 * len(curves), 3), constrained_layout=True)
+    for axis, (name, rows) in zip(axes, curves.items(), strict=True):
+        axis.loglog([row[0] for row in rows], [row[2] for row in rows], "o-")
+        axis.set_xlabel(name)
+        axis.set_ylabel("seconds")
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--features", type=Path, help="folder of .npy files")
+    parser.add_argument("--prefix", default="{split}", help="file names, with {split}")
+    parser.add_argument("--flowers", type=Path, help="folder of Flowers102 features, named as train, test")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--cases", default="logistic,classes,separable,ridge,scaling")
+    parser.add_argument("--out", type=Path, help="folder of the record and the plot (benchmarks/results)")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")  # peers that stop early say so; their objective shows it
+    cases = args.cases.split(",")
+    gpu = args.device != "cpu"
+    task = from_files(args.features, args.prefix) if args.features else synthetic(50_000, 1280, 10, 2.0)
+    peers = ["torch lbfgs"] if gpu else ["sklearn lbfgs 1e-8", "sklearn lbfgs 1e-4", "torch lbfgs"]
+    results: dict[str, Any] = {
+        "features": args.prefix if args.features else "synthetic",
+        "device": args.device,
+    }
+    if "logistic" in cases:
+        more = [] if gpu else ["sklearn newton-cholesky"]
+        results["logistic"] = logistic_case("logistic", task, args, peers + more)
+    few = ["torch lbfgs"] if gpu else ["sklearn lbfgs 1e-8", "sklearn lbfgs 1e-4"]
+    if "classes" in cases:
+        rows, d = (50_000, 1280) if gpu or not args.quick else (10_000, 512)
+        results["hundred_classes"] = logistic_case("100 classes", synthetic(rows, d, 100, 2.0), args, few)
+    if args.flowers:
+        results["flowers"] = logistic_case("flowers", from_files(args.flowers, "{split}"), args, few)
+    if "separable" in cases:
+        rows, d = (50_000, 512) if gpu or not args.quick else (10_000, 256)
+        results["nearly_separable"] = logistic_case("separable", synthetic(rows, d, 10, 0.5), args, few)
+    if "ridge" in cases:
+        results["ridge"] = ridge_case(task, args)
+    if "scaling" in cases:
+        results["scaling"] = scaling(args)
+    name = f"probes-{args.device.replace(':', '')}" + ("-quick" if args.quick else "")
+    path = record(name, results, folder=args.out)
+    if "scaling" in cases:
+        plot(results["scaling"], path.with_suffix(".svg"))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
