@@ -35,7 +35,8 @@ def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
     results = late_layer_last(pick_l2(results.load()))
     layers = [str(v) for v in results["layer"].values]
     main = results.sel(layer=layers[-1])
-    methods = [str(v) for v in main["method"].values]
+    measured = score_of(main).notnull().any([d for d in score_of(main).dims if d != "method"])
+    methods = [str(v) for v in main["method"].values[measured.to_numpy()]]
     out: list[Finding] = []
     if "random" in methods:
         out += _headline(main, layers[-1])

@@ -1,0 +1,103 @@
+"""Sentences against numbers worked out by hand, and the commands that print them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analyze.findings import findings
+from tests.analyze.synthetic import synthetic_results
+
+ROOT = Path(__file__).parents[2]
+
+
+def curves(**accuracy):
+    """Results whose accuracy is given per method over the fractions 0.1, 0.2, 0.5, 1, equal for all seeds."""
+    results = synthetic_results(methods=tuple(accuracy), fractions=(0.1, 0.2, 0.5, 1.0), n_classes=2)
+    for method, values in accuracy.items():
+        results["accuracy"].loc[{"method": method}] = np.array(values).reshape(1, 4, 1, 1)
+    return results
+
+
+def told(results, topic):
+    return [f for f in findings(results) if f.topic == topic]
+
+
+@pytest.mark.parametrize(("at_a_fifth", "agrees"), [(0.77, True), (0.75, False)])
+def test_headline_is_within_five_percent_or_not(at_a_fifth, agrees):
+    (finding,) = told(curves(random=[0.5, at_a_fifth, 0.8, 0.8]), "headline")
+    assert finding.agrees is agrees
+    assert finding.text.startswith(
+        f"8 of the 40 neurons of penultimate (20%), picked at random, reach {at_a_fifth:.1%}"
+    )
+    assert f"{at_a_fifth / 0.8:.1%} of the full layer's 80.0%" in finding.text
+
+
+def test_critical_mass_sentence():
+    (finding,) = told(curves(random=[0.5, 0.73, 0.8, 0.8]), "critical mass")
+    assert finding.text.startswith("Critical mass at delta 0.9: 8 neurons; DR 0.80")
+    (finding,) = told(curves(random=[0.79, 0.79, 0.8, 0.8]), "critical mass")
+    assert "the smallest size measured" in finding.text
+
+
+def test_where_random_meets_pca():
+    (finding,) = told(curves(random=[0.5, 0.6, 0.795, 0.8], pca=[0.7, 0.75, 0.8, 0.8]), "pca")
+    assert finding.text == (
+        "From 50% of the layer on, random neurons are at most a point behind as many principal components; "
+        "the widest gap is 20.0 points, at 10%."
+    )
+    assert finding.agrees
+    # A meeting that does not last is none.
+    (finding,) = told(curves(random=[0.7, 0.6, 0.7, 0.8], pca=[0.7, 0.75, 0.8, 0.8]), "pca")
+    assert finding.text.startswith("Below the full layer, random neurons stay more than a point behind")
+    assert finding.agrees is False
+
+
+def test_least_components_and_first_neurons():
+    results = curves(
+        random=[0.5, 0.6, 0.7, 0.8], **{"pca-least": [0.1, 0.2, 0.3, 0.8], "first": [0.5, 0.58, 0.75, 0.8]}
+    )
+    (least,) = told(results, "pca-least")
+    assert (
+        least.text
+        == "At 20% of the layer the least principal components are 40.0 points below random neurons."
+    )
+    (first,) = told(results, "first")
+    assert "differ most at 50% of the layer: +5.0 points" in first.text
+
+
+def test_gaps_are_told_and_what_was_not_asked_for_is_not():
+    results = curves(random=[0.5, 0.6, 0.7, 0.8], pca=[0.5, 0.6, 0.7, 0.8])
+    results["accuracy"].loc[{"method": "pca"}] = np.nan
+    assert told(results, "health") == []
+    results["accuracy"][0, 0, 1, 2, 0] = np.nan
+    (finding,) = told(results, "health")
+    assert finding.text.startswith("1 of 40 probes have no score")
+
+
+def test_penultimate_is_the_main_layer_wherever_it_stands():
+    results = synthetic_results(layers=("penultimate", "blocks.3"))
+    (finding,) = told(results, "headline")
+    assert "neurons of penultimate" in finding.text
+
+
+def test_redundancy_command_prints_and_exports(tmp_path):
+    results = synthetic_results()
+    text = {name: results[name].astype(np.dtypes.StringDType()) for name in ("layer", "method", "class")}
+    results.assign_coords(text).to_zarr(tmp_path / "r.zarr", consolidated=False)
+    keep = ["--keep", "0.9", "--indices", str(tmp_path / "i.txt")]
+    done = run("redundancy", str(tmp_path / "r.zarr"), "--delta", "0.9", *keep)
+    assert done.returncode == 0, done.stderr
+    assert "penultimate, random, 0.0001" in done.stdout
+    assert "smallest subset that keeps 0.9:" in done.stdout
+    kept = np.loadtxt(tmp_path / "i.txt", dtype=int)
+    assert f"{len(kept)} of 40 neurons" in done.stdout
+
+
+def run(*line):
+    return subprocess.run(
+        [sys.executable, "-m", "probecache", *line], cwd=ROOT, env=os.environ, capture_output=True, text=True
+    )
