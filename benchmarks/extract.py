@@ -10,8 +10,8 @@ Same images, batch size, precision and memory format for all:
 - hand: a DataLoader, features kept in a list, one .npy at the end.
 
 Runs alternate; what is reported are medians, and ratios of paired runs: ours/bare is our rate over the bare
-loop's. Seconds run from the first batch to the last committed shard or saved file; `whole_call_seconds` is a
-whole call of `extract`, with building and hashing the backbone. thingsvision is not beside us: version 2.7.3
+loop's. Seconds run from the start of the decoding processes to the last committed shard or saved file;
+`whole_call_seconds` is a whole call of `extract`, with building and hashing the backbone. thingsvision is not beside us: version 2.7.3
 pins torch 2.0, numpy 1 and TensorFlow 2.15, which do not install next to a current timm.
 """
 
@@ -194,13 +194,13 @@ def hand(setup: Setup, arguments: argparse.Namespace, path: Path) -> float:
     """What people write: a DataLoader over decoded images, a list of features, np.save."""
     run = forward(setup)
     gpu = setup.compute.device.type == "cuda"
-    start = perf_counter()
     if arguments.data_dir:
         images = open_images("", arguments.data_dir, "train")
         transform = setup.preprocess.transform()
         source: Any = torch.utils.data.Subset(_Decoded(images, transform), range(setup.n_samples))
     else:
         source = setup.images.source
+    start = perf_counter()
     loader = DataLoader(source, arguments.batch_size, num_workers=arguments.workers, pin_memory=gpu)
     found = []
     with setup.compute.precision():

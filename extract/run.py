@@ -105,12 +105,12 @@ def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -
     )
     workers = default_workers(compute.device.type) if settings.workers is None else settings.workers
     ranges = batch_ranges([(shard.start, shard.stop) for shard in shards], batch_size)
+    timing = Timing()
     # Worker processes are forked here, before any thread of ours runs.
     pin = compute.device.type == "cuda"
     batches = open_batches(images, setup.preprocess, ranges, workers=workers, pin=pin)
     features = build_features(setup, wanted)
     forward = Forward(features, compute, batch_size)
-    timing = Timing()
     failed: dict[int, str] = {}
 
     def write(shard: Any, arrays: Mapping[str, np.ndarray], labels: np.ndarray, status: np.ndarray) -> None:
