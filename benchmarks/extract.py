@@ -11,8 +11,9 @@ Same images, batch size, precision and memory format for all:
 
 Runs alternate; what is reported are medians, and ratios of paired runs: ours/bare is our rate over the bare
 loop's. Seconds run from the start of the decoding processes to the last committed shard or saved file;
-`whole_call_seconds` is a whole call of `extract`, with building and hashing the backbone. thingsvision is not beside us: version 2.7.3
-pins torch 2.0, numpy 1 and TensorFlow 2.15, which do not install next to a current timm.
+`whole_call_seconds` is a whole call of `extract`, with building and hashing the backbone. thingsvision is not
+beside us: version 2.7.3 pins torch 2.0, numpy 1 and TensorFlow 2.15, which do not install next to a current
+timm.
 """
 
 import argparse
