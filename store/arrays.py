@@ -41,7 +41,7 @@ def write_arrays(
 
     Read shard by shard, so a memory-mapped array is never loaded whole. Killed, the same call goes on
     where it
-    stopped.
+    stopped; FingerprintMismatch if the store holds other values, labels or identity than those given.
 
     labels       (samples,) integers
     samples      what identifies the rows; default the row numbers
@@ -72,14 +72,19 @@ def write_arrays(
         allow_saturated=allow_saturated,
     ) as writer:
 
+        def names(shard: Shard) -> list[str]:
+            if samples is None:
+                return [str(i) for i in range(shard.start, shard.stop)]
+            return [str(name) for name in samples[shard.start : shard.stop]]
+
         def write(shard: Shard) -> None:
             at = slice(shard.start, shard.stop)
-            names = (
-                list(samples[at]) if samples is not None else [str(i) for i in range(shard.start, shard.stop)]
-            )
             states = None if status is None else np.asarray(status)[at]
-            writer.write(shard, {layer: np.asarray(values[at])}, classes[at], names, states)
+            writer.write(shard, {layer: np.asarray(values[at])}, classes[at], names(shard), states)
 
+        for shard in writer.finished():
+            at = slice(shard.start, shard.stop)
+            writer.require_same(shard, layer, np.asarray(values[at]), classes[at], names(shard))
         with ThreadPoolExecutor(2) as pool:  # one encodes while the other waits for the disk
             for _ in pool.map(write, writer.pending()):
                 pass

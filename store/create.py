@@ -20,14 +20,16 @@ def open_split(
     class_names: tuple[str, ...],
     fingerprint: Fingerprint,
     shard_rows: int | None,
+    rows: tuple[int, int] | None = None,
 ) -> Split:
     """The split, made or grown to `n_samples` as needed; refused if what decides its values differs."""
     check_name(name, "split")
+    geometry = Geometry(n_samples, SHARD_ROWS if shard_rows is None else shard_rows)
+    if rows is not None and (shard_rows is not None or files.read(f"{name}/zarr.json") is None):
+        geometry.require_whole_shards(rows)
     _open_root(files, fingerprint)
     if files.read(f"{name}/zarr.json") is None:
-        split = Split(
-            name, Geometry(n_samples, shard_rows or SHARD_ROWS), class_names, dict(fingerprint.data)
-        )
+        split = Split(name, geometry, class_names, dict(fingerprint.data))
         # the commit folder first: later documents of the split are staged in it
         _write_arrays(files, name, split.arrays())
         _write_group(files, name, split.attributes())

@@ -17,10 +17,11 @@ from store.catalog import Layer, Split
 from store.chunks import BadChunk
 from store.claims import Claims
 from store.create import layer_names, metadata_changed, open_layers, open_split
-from store.errors import InputError, ProbecacheError
+from store.errors import FingerprintMismatch, InputError, ProbecacheError
 from store.files import Files, Pieces, open_files
 from store.fingerprint import Fingerprint
-from store.layout import DTYPES, FAILED, OK, LayerSpec, Shard
+from store.layout import COMPRESSIONS, DTYPES, FAILED, OK, LayerSpec, Shard
+from store.panels import read_matrix
 from store.reader import Store, open_store
 
 Array = np.ndarray[Any, Any]
@@ -54,7 +55,9 @@ def open_writer(
     files = open_files(path)
     if not layers or len({spec.name for spec in layers}) != len(layers):
         raise InputError(f"layers to write: {[spec.name for spec in layers]}: name at least one, each once")
-    target = open_split(files, split, n_samples, tuple(class_names), fingerprint, shard_rows)
+    if compression not in COMPRESSIONS:
+        raise InputError(f"compression {compression!r:.40}: allowed none or zstd")
+    target = open_split(files, split, n_samples, tuple(class_names), fingerprint, shard_rows, rows)
     if rows is not None:
         target.geometry.require_whole_shards(rows)
     opened = open_layers(files, target, layers, compression)
@@ -112,6 +115,11 @@ class SplitWriter:
                 if any(isinstance(c, BadChunk) or c[0] < s.rows for c in (mine, shared)):
                     lacking.setdefault(s.index, []).append(name)
         return [replace(s, layers=tuple(lacking[s.index])) for s in self._shards if s.index in lacking]
+
+    def finished(self) -> Iterator[Shard]:
+        """The shards of this writer's rows that were there when it was opened."""
+        todo = {s.index for s in self._todo}
+        yield from (s for s in self._shards if s.index not in todo)
 
     def pending(self) -> Iterator[Shard]:
         """The shards still to be written, in row order, with the layers that lack each."""
@@ -208,6 +216,25 @@ class SplitWriter:
             crcs.append(crc)
         items[self.split.commit_key(s)] = [commit.encode(f"{self.split.name}/{s.index}", s.rows, crcs)]
         return status, items
+
+    def require_same(self, s: Shard, name: str, values: Array, labels: Array, names: list[str]) -> None:
+        """FingerprintMismatch unless a committed shard of a layer holds these values, labels and identity."""
+        layer = self.layers[name]
+        found = catalog.read_commits(self.files, layer, [s])[0]
+        stored = catalog.read_rows(self.files, self.split, s)
+        if isinstance(found, BadChunk) or stored is None:
+            return
+        self._compare(s, "label", stored[0].tolist(), labels.tolist())
+        self._compare(s, "sample", stored[1], names)
+        got = read_matrix(self.files, layer, [(s, *found)], (s.start, s.stop), None)
+        ok, given = stored[2] == OK, cast_rows(values, layer.spec.dtype)
+        other = np.flatnonzero((got.view(np.uint8) != given.view(np.uint8)).any(axis=1) & ok)
+        if len(other):
+            row = s.start + int(other[0])
+            raise FingerprintMismatch(
+                f"layer {name!r} of split {self.split.name!r} in {self.files.url} holds other values than "
+                f"those given, first in row {row}: use another layer name or another store"
+            )
 
     def _has_other_layers(self, s: Shard) -> bool:
         others = [n for n in layer_names(self.files, self.split) if n not in s.layers]

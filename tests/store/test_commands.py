@@ -1,0 +1,86 @@
+"""import and info from the command line: what they print, and one line with exit code 2 for wrong input."""
+
+import json
+
+import numpy as np
+import pytest
+
+import probecache as pc
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        pc.main([str(a) for a in arguments])
+    told = capsys.readouterr()
+    return stop.value.code, told.out, told.err
+
+
+@pytest.fixture
+def files(tmp_path):
+    np.save(tmp_path / "X.npy", np.arange(60, dtype=np.float32).reshape(20, 3))
+    np.save(tmp_path / "y.npy", np.arange(20) % 2)
+    np.save(tmp_path / "short.npy", np.arange(19) % 2)
+    np.save(tmp_path / "cube.npy", np.zeros((2, 3, 4)))
+    (tmp_path / "text.npy").write_text("not an array")
+    (tmp_path / "ids.txt").write_text("".join(f"cat/{i}.png\n" for i in range(20)))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    return tmp_path
+
+
+def command(files, activations="X.npy", labels="y.npy", split="train", layer="l"):
+    names = ["import", files / "s", "--split", split, "--layer", layer]
+    return [*names, "--activations", files / activations, "--labels", files / labels]
+
+
+def test_import_and_info(files, capsys):
+    more = ["--samples", files / "ids.txt", "--class-names", files / "classes.txt", "--dtype", "bfloat16"]
+    code, out, _ = run(capsys, *command(files), *more)
+    assert (code, out.strip()) == (0, f"{files / 's'}: split train, layer l: 20 samples x 3 neurons")
+    store = pc.open_store(files / "s")
+    assert store.samples("train")[3] == "cat/3.png"
+    assert store.class_names("train") == ["cat", "dog"]
+    code, out, _ = run(capsys, "info", files / "s", "--json")
+    layer = json.loads(out)["splits"]["train"]["layers"]["l"]
+    assert (layer["dtype"], layer["rows_written"], layer["finished"]) == ("bfloat16", 20, True)
+    code, out, _ = run(capsys, "info", files / "s")
+    assert code == 0
+    assert "finished" in out
+    assert "backbone: source = arrays" in out
+
+
+@pytest.mark.parametrize(
+    ("changed", "more", "says"),
+    [
+        ({"activations": "none.npy"}, [], "--activations: no file"),
+        ({"activations": "text.npy"}, [], "is not a .npy file of numbers"),
+        ({"activations": "cube.npy"}, [], "activations have shape (2, 3, 4)"),
+        ({"labels": "short.npy"}, [], "labels are int64 (19,): use (20,) integers"),
+        ({"labels": "X.npy"}, [], "labels are float32"),
+        ({"split": "a/b"}, [], "split 'a/b' cannot be a group name"),
+        ({"layer": "label"}, [], "layer 'label' cannot be a group name"),
+        ({}, ["--dtype", "float64"], "dtype 'float64' of layer 'l': allowed float16, bfloat16, float32"),
+        ({}, ["--compression", "lz4"], "compression 'lz4': allowed none or zstd"),
+        ({}, ["--rows", "3"], "--rows '3': write a:b"),
+        ({}, ["--rows", "0:7", "--shard-rows", "4"], "rows 0:7 cut through a shard of 4 rows"),
+        ({}, ["--shard-rows", "0"], "a shard holds 1 to 2**24 rows, not 0"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(files, capsys, changed, more, says):
+    code, out, err = run(capsys, *command(files, **changed), *more)
+    assert (code, out) == (2, "")
+    assert err.strip().count("\n") == 0
+    assert says in err
+
+
+def test_another_origin_is_refused_with_the_difference(files, capsys):
+    run(capsys, *command(files))
+    np.save(files / "X.npy", np.zeros((20, 4), np.float32))
+    code, _, err = run(capsys, *command(files))
+    assert code == 2
+    assert "neurons: stored 3, asked 4" in err
+    changed = np.arange(60, dtype=np.float32).reshape(20, 3)
+    changed[7, 1] += 1
+    np.save(files / "X.npy", changed)
+    code, _, err = run(capsys, *command(files))
+    assert code == 2
+    assert "holds other values than those given, first in row 7" in err
