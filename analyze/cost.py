@@ -76,7 +76,7 @@ class Projection:
         )
 
 
-def block_seconds(block: Block, size: LayerSize, machine: Machine, probe: str) -> float:
+def expected_seconds(block: Block, size: LayerSize, machine: Machine, probe: str) -> float:
     """Expected seconds of a block in one process, loading the layer not counted."""
     ks = sizes(block.fractions, size.d).astype(float)
     widest = float(ks.max())
@@ -109,7 +109,7 @@ def block_bytes(fractions: int, l2s: int, size: LayerSize) -> int:
 def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Machine) -> float:
     """How long a block should take: shorter than BLOCK_SECONDS where that keeps all workers busy."""
     whole = sum(
-        block_seconds(Block(name, method, plan.fractions, plan.seeds, plan.l2), size, machine, plan.probe)
+        expected_seconds(Block(name, method, plan.fractions, plan.seeds, plan.l2), size, machine, plan.probe)
         for name, size in layers.items()
         for method in plan.method
     )
@@ -120,7 +120,7 @@ def project(
     blocks: list[Block], layers: Mapping[str, LayerSize], machine: Machine, probe: str, streams: bool = True
 ) -> Projection:
     """What the blocks cost on the machine. streams: a layer that does not fit may stay on disk."""
-    seconds = sum(block_seconds(block, layers[block.layer], machine, probe) for block in blocks)
+    seconds = sum(expected_seconds(block, layers[block.layer], machine, probe) for block in blocks)
     read, peak, worst = 0, 0, "none"
     for name, size in layers.items():
         mine = [block for block in blocks if block.layer == name]

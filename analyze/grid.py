@@ -21,7 +21,7 @@ VARIABLES: dict[str, tuple[str, Any, str]] = {
     "grad_norm": ("float64", np.nan, "norm of the objective's gradient at those weights"),
     "n_iter": ("int32", -1, "iterations of the solver"),
     "converged": ("bool", False, "whether the solver met its tolerance"),
-    "seconds": ("float64", np.nan, "the block's time, shared evenly by its probes"),
+    "seconds": ("float64", np.nan, "the probe's share of its block's seconds in a worker, loading included"),
     "state": ("int8", 0, "0 missing, 1 done, 2 failed"),
 }
 

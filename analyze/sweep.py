@@ -21,8 +21,8 @@ from analyze.cost import (
     LayerSize,
     Machine,
     Projection,
-    block_seconds,
     check_fits,
+    expected_seconds,
     product_rate,
     project,
     target_seconds,
@@ -92,8 +92,9 @@ def run_plan(
     device: str = "auto",
     memory_limit: int | None = None,
     progress: Progress | None = None,
+    block_seconds: float | None = None,
 ) -> xr.Dataset:
-    """`sweep` for a plan."""
+    """`sweep` for a plan. block_seconds: how long a block should take (default: the cost model's choice)."""
     sized = size_up(plan, store)
     machine = machine_for(client, device, memory_limit)
     check_solver_there(plan.solver, client)
@@ -103,7 +104,7 @@ def run_plan(
         temporary as folder,
         Results(Path(folder) / "results.zarr" if out is None else out, sized.grid, sized.settings) as results,
     ):
-        blocks = sized.blocks(results.missing(sized.grid), machine)
+        blocks = sized.blocks(results.missing(sized.grid), machine, block_seconds)
         check_fits(project(blocks, sized.layers, machine, plan.probe), machine)
         # on a cluster each worker knows its own limit
         job = sized.job(device, machine.memory if client is None else memory_limit)
@@ -145,13 +146,12 @@ class Sized:
         """What must agree with RESULTS: the plan's settings, the store, and each layer's digest."""
         return self.plan.settings() | {"digests": self.digests}
 
-    def blocks(self, missing: np.ndarray, machine: Machine) -> list[Block]:
+    def blocks(self, missing: np.ndarray, machine: Machine, target: float | None = None) -> list[Block]:
         def seconds(block: Block) -> float:
-            return block_seconds(block, self.layers[block.layer], machine, self.plan.probe)
+            return expected_seconds(block, self.layers[block.layer], machine, self.plan.probe)
 
-        return list(
-            missing_blocks(self.plan, missing, seconds, target_seconds(self.plan, self.layers, machine))
-        )
+        target = target_seconds(self.plan, self.layers, machine) if target is None else target
+        return list(missing_blocks(self.plan, missing, seconds, target))
 
     def job(self, device: str, memory: int | None) -> Job:
         plan = self.plan
