@@ -8,6 +8,7 @@ import torch
 from analyze.batches import Options, fit_orders
 from analyze.crossentropy import n_outputs
 from analyze.logistic import search_dtype
+from analyze.moments import Moments
 from analyze.prepared import Prepared, prepare
 from analyze.subsets import check_orders, check_sizes
 from analyze.task import StoredRows, Task
@@ -109,10 +110,17 @@ def fit_block(
 
 
 def task_moments(
-    task: Task, standardize: bool = True, device: str = "auto", memory_limit: int | None = None
+    task: Task,
+    standardize: bool = True,
+    device: str = "auto",
+    memory_limit: int | None = None,
+    found: Moments | None = None,
 ) -> Prepared:
-    """What every block of a task shares, for `fit_block(shared=...)`: compute it once per task."""
-    return prepare(task, standardize, pick_device(device), memory_limit)
+    """What every block of a task shares, for `fit_block(shared=...)`: compute it once per task.
+
+    found: the task's moments where they are known, standardised as `standardize` says.
+    """
+    return prepare(task, standardize, pick_device(device), memory_limit, found)
 
 
 def check_l2s(l2s: np.ndarray) -> np.ndarray:

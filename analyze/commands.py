@@ -16,7 +16,7 @@ def sweep(
     fractions: str = typer.Option(None, "--fractions", help="Comma list in (0, 1]."),
     seeds: str = typer.Option(None, "--seeds", help="A count, or a comma list of seeds  [5]"),
     method: list[str] = typer.Option(None, "--method", help="How columns are picked; repeatable  [random]"),
-    probe: str = typer.Option(None, "--probe", help="logistic or ridge  [logistic]"),
+    probe: str = typer.Option(None, "--probe", help="logistic, ridge, knn or sgd  [logistic]"),
     l2: str = typer.Option(None, "--l2", help="Comma list of penalties  [1e-4]"),
     solver: str = typer.Option(None, "--solver", help="auto, torch, sklearn or cuml  [auto]"),
     standardize: bool = typer.Option(

@@ -23,6 +23,10 @@ class Moments:
     square: Tensor
     count: float
 
+    def to(self, device: torch.device) -> "Moments":
+        """The moments on a device."""
+        return Moments(self.gram.to(device), self.cross.to(device), self.square.to(device), self.count)
+
     def take(self, order: np.ndarray) -> "Moments":
         """The moments with neurons in the given order; the intercept stays first."""
         index = torch.from_numpy(np.concatenate([[0], order + 1])).to(self.gram.device)

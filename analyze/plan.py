@@ -18,7 +18,7 @@ from typing import Any
 from analyze.projections import check_method
 from store.errors import InputError, close_names
 
-PROBES = ("logistic", "ridge")
+PROBES = ("logistic", "ridge", "knn", "sgd")
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
 DIMS = ("layer", "method", "fraction", "seed", "l2")
 
@@ -57,6 +57,8 @@ class SweepPlan:
             check_method(method)
         _one_of("probe", self.probe, PROBES)
         _one_of("solver", self.solver, SOLVERS)
+        if self.solver in ("sklearn", "cuml") and self.probe not in ("logistic", "ridge"):
+            raise InputError(f"got solver {self.solver!r} for a {self.probe} probe; only torch has it")
         for name in ("train", "test"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"got {name} split {getattr(self, name)!r}; it must be a split's name")

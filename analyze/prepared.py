@@ -91,14 +91,26 @@ class Prepared:
         )
 
 
-def prepare(task: Task, standardize: bool, device: torch.device, memory_limit: int | None = None) -> Prepared:
-    """One pass over the training rows. memory_limit: bytes for all that this process holds."""
+def prepare(
+    task: Task,
+    standardize: bool,
+    device: torch.device,
+    memory_limit: int | None = None,
+    found: Moments | None = None,
+) -> Prepared:
+    """One pass over the training rows. memory_limit: bytes for all that this process holds.
+
+    found: the task's moments where they were computed already, by `analyze.reduce` on a cluster.
+    """
     labels = torch.from_numpy(task.train_labels).to(device)
     if task.is_regression:
         targets = labels if labels.dim() == 2 else labels[:, None]
     else:
         targets = class_targets(labels, len(task.classes))
-    found = moments(task_panels(task, standardize, device), targets, task_weights(task, device))
+    if found is None:
+        found = moments(task_panels(task, standardize, device), targets, task_weights(task, device))
+    else:
+        found = found.to(device)
     n = task.train.shape[0]
     rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE_ROWS)).astype(np.int64))
     mean, scale = (task.mean, task.scale) if standardize else (None, None)

@@ -1,6 +1,6 @@
 """Run blocks somewhere and yield what became of each: in this process in order, or on a Dask cluster."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,9 @@ from analyze.worker import CACHE_SHARE, Cache, Job, run_block
 from store.errors import InputError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
+    from analyze.moments import Moments
     from store.reader import Store
 
 TRIES = 3
@@ -50,31 +51,29 @@ def run_here(blocks: Sequence[Block], job: Job, store: "Store") -> Iterator[Outc
 
 
 def run_on(
-    client: "Client", blocks: Sequence[Block], job: Job, resources: dict[str, float] | None = None
+    client: "Client",
+    blocks: Sequence[Block],
+    job: Job,
+    resources: dict[str, float] | None = None,
+    moments: "Mapping[str, Future] | None" = None,
 ) -> Iterator[Outcome]:
     """Blocks on a cluster, in the order in which they finish.
 
     A block whose worker dies goes to another one; one that raises, or kills its workers, three times is
     given up. resources: what a worker must offer, {"GPU": 1} for workers started with that tag.
+    moments: of layers that stay on disk, from `analyze.reduce`, so that the workers share that pass.
     """
     from distributed import as_completed
 
     from analyze.cluster import prepare
 
     prepare(client, job.memory_limit)
-    futures = {
-        client.submit(
-            run_on_worker,
-            block,
-            job,
-            pure=False,
-            retries=TRIES - 1,
-            resources=resources,
-            priority=-i,
-            key=f"block-{i}",
-        ): block
-        for i, block in enumerate(blocks)
-    }
+    options = {"pure": False, "retries": TRIES - 1, "resources": resources}
+    futures = {}
+    for i, block in enumerate(blocks):
+        found = (moments or {}).get(block.layer)
+        future = client.submit(run_on_worker, block, job, found, priority=-i, key=f"block-{i}", **options)
+        futures[future] = block
     finished = as_completed(list(futures), raise_errors=False)
     try:
         for future in finished:
@@ -88,11 +87,11 @@ def run_on(
         client.cancel(list(futures))
 
 
-def run_on_worker(block: Block, job: Job) -> dict[str, Any]:
+def run_on_worker(block: Block, job: Job, found: "Moments | None" = None) -> dict[str, Any]:
     from analyze.cluster import this_worker
 
     worker = this_worker()
-    return run_block(block, replace(job, memory_limit=worker.memory_limit), worker.cache)
+    return run_block(block, replace(job, memory_limit=worker.memory_limit), worker.cache, found)
 
 
 def describe(error: BaseException | None) -> str:

@@ -32,13 +32,13 @@ from analyze.plan import SweepPlan
 from analyze.results import Results
 from analyze.run import Outcome, run_here, run_on
 from analyze.solvers import check_solver
-from analyze.task import load_labels
-from analyze.worker import Job, layer_digest
+from analyze.task import load_labels, stays_on_disk
+from analyze.worker import Job, layer_digest, working_memory
 from store.errors import InputError, ProbecacheError, close_names
 from store.layout import DTYPES
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
     from store.reader import Store
 
@@ -110,7 +110,9 @@ def run_plan(
         job = sized.job(device, machine.memory if client is None else memory_limit)
         resources = {"GPU": 1.0} if machine.device == "gpu" else None
         outcomes = (
-            run_here(blocks, job, sized.store) if client is None else run_on(client, blocks, job, resources)
+            run_here(blocks, job, sized.store)
+            if client is None
+            else run_on(client, blocks, job, resources, shared_moments(sized, blocks, machine, client))
         )
         failed = _collect(outcomes, results, blocks, progress)
         if blocks:
@@ -215,6 +217,25 @@ def check_solver_there(solver: str, client: "Client | None") -> None:
         check_solver(solver)
     else:
         client.submit(check_solver, solver, pure=False).result()
+
+
+def shared_moments(
+    sized: Sized, blocks: list[Block], machine: Machine, client: "Client"
+) -> "dict[str, Future]":
+    """The moments of each layer that is too large for a worker's memory, being summed up by all workers."""
+    from analyze.reduce import moments_on
+
+    plan, limit = sized.plan, working_memory(machine.memory)
+    large = {b.layer for b in blocks if stays_on_disk(sized.layers[b.layer].loaded, limit)}
+    if not large:
+        return {}
+    found = load_labels(sized.store, plan.train, plan.test)
+    labels = np.full(len(found.train_keep), -1, np.int32)
+    labels[found.train_keep] = found.train
+    return {
+        layer: moments_on(client, sized.store, plan.train, layer, labels, plan.standardize)
+        for layer in sorted(large)
+    }
 
 
 def projection(plan: SweepPlan, store: "Store | str | Path", machine: Machine) -> tuple[Projection, Sized]:

@@ -21,6 +21,7 @@ from analyze.subsets import sizes
 from store.errors import InputError
 
 if TYPE_CHECKING:
+    from analyze.moments import Moments
     from analyze.prepared import Prepared
     from analyze.task import Task
     from store.reader import Store
@@ -83,36 +84,38 @@ class Cache:
             self.held.popitem(last=False)
 
 
-def run_block(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
+def run_block(block: Block, job: Job, cache: Cache, found: "Moments | None" = None) -> dict[str, Any]:
     """The block's arrays, (seed, fraction, l2[, class]), and its attributes under the key "attrs".
 
     Where memory runs out, the block's halves are computed one after the other; one probe that does not fit
-    raises MemoryError.
+    raises MemoryError. found: the moments of a layer that stays on disk, where a cluster summed them up.
     """
     with cache.lock:
         begun = time.perf_counter()
-        values = _run(block, job, cache)
+        values = _run(block, job, cache, found)
         # loading the layer and its moments is part of what the probes took
         values["seconds"] *= (time.perf_counter() - begun) / values["seconds"].sum()
         return values
 
 
-def _run(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
+def _run(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[str, Any]:
     try:
-        return _fit(block, job, cache)
+        return _fit(block, job, cache, found)
     except (MemoryError, RuntimeError) as error:
         halves = block.halves()
         if not is_out_of_memory(error) or len(halves) == 1:
             raise
     free_device_memory()
     cut = [name for name in AXES if getattr(halves[0], name) != getattr(block, name)]
-    return _join([_run(half, job, cache) for half in halves], AXES.index(cut[0]))
+    return _join([_run(half, job, cache, found) for half in halves], AXES.index(cut[0]))
 
 
-def _fit(block: Block, job: Job, cache: Cache) -> dict[str, Any]:
+def _fit(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[str, Any]:
     digest = dict(job.digests)[block.layer]
     key = (job.store, digest, block.layer, job.train, job.test, job.standardize)
-    task, shared = cache.get(key, lambda: _load(cache.open(job.store), block.layer, digest, job), _size)
+    task, shared = cache.get(
+        key, lambda: _load(cache.open(job.store), block.layer, digest, job, found), _size
+    )
     parts = []
     for prepared in prepare(task, block.method, block.seeds, standardize=job.standardize):
         result = solve(
@@ -139,17 +142,20 @@ def working_memory(limit: int | None) -> int | None:
     return None if limit is None else max(limit // 4, limit - BASELINE)
 
 
-def _load(store: "Store", layer: str, digest: str, job: Job) -> "tuple[Task, Prepared]":
+def _load(
+    store: "Store", layer: str, digest: str, job: Job, found: "Moments | None"
+) -> "tuple[Task, Prepared]":
     from analyze.block import task_moments
     from analyze.task import load_task
 
-    found = layer_digest(store, layer, job.train, job.test)
-    if found != digest:
+    now = layer_digest(store, layer, job.train, job.test)
+    if now != digest:
         raise InputError(
-            f"{job.store} changed while the sweep ran: layer {layer!r} is {found}, it was {digest}"
+            f"{job.store} changed while the sweep ran: layer {layer!r} is {now}, it was {digest}"
         )
-    task = load_task(store, layer, job.train, job.test, memory_limit=working_memory(job.memory_limit))
-    return task, task_moments(task, job.standardize, device=job.device)
+    limit = working_memory(job.memory_limit)
+    task = load_task(store, layer, job.train, job.test, memory_limit=limit)
+    return task, task_moments(task, job.standardize, job.device, limit, found)
 
 
 def layer_digest(store: Any, layer: str, train: str, test: str) -> str:

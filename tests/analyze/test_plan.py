@@ -39,6 +39,7 @@ def test_fractions_that_differ_in_the_last_bits_are_one():
         ({"l2": float("inf")}, "got l2 inf"),
         ({"probe": "logstic"}, "close names: logistic"),
         ({"solver": "tensorflow"}, "got solver 'tensorflow'"),
+        ({"probe": "knn", "solver": "sklearn"}, "got solver 'sklearn' for a knn probe; only torch has it"),
         ({"method": "randm"}, "close names: random"),
         ({"layer": []}, "got layer"),
         ({"train": ""}, "got train split"),

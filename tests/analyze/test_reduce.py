@@ -39,8 +39,7 @@ def client():
 
 @pytest.mark.parametrize("standardize", [True, False])
 def test_the_reduction_is_the_single_pass(store, client, standardize):
-    single = task_moments(load_task(store, "a"), standardize)
-    single = getattr(single, "moments", single)
+    single = task_moments(load_task(store, "a"), standardize).moments
     reduced = moments_on(client, store, "train", "a", labels_of(store), standardize, rows=512).result()
     assert reduced.count == single.count
     for name in ("gram", "cross", "square"):
@@ -59,6 +58,16 @@ def test_a_layer_on_disk_gives_the_probes_of_the_layer_in_memory(store, monkeypa
     assert not isinstance(load_task(store, "a").train, np.ndarray)
     streamed = pc.sweep(store, layer="a", fractions=[0.3, 1], seeds=2, l2=1e-2)
     np.testing.assert_allclose(streamed["objective"], here["objective"], rtol=1e-5)
+
+
+def test_workers_share_the_pass_for_the_moments_of_a_layer_on_disk(store, client, monkeypatch):
+    here = pc.sweep(store, layer="a", fractions=[0.3, 1], seeds=2, l2=1e-2)
+    asked = []
+    monkeypatch.setattr("analyze.task.stays_on_disk", lambda size, limit: True)
+    monkeypatch.setattr("analyze.sweep.stays_on_disk", lambda size, limit: asked.append(size) or True)
+    there = pc.sweep(store, layer="a", fractions=[0.3, 1], seeds=2, l2=1e-2, client=client)
+    assert asked
+    np.testing.assert_allclose(there["objective"], here["objective"], rtol=1e-5)
 
 
 def test_sums_add_up():
