@@ -64,9 +64,8 @@ def test_logistic_probes_meet_the_oracle(task, solver):
         best, predicted = oracle(task, orders[s], SIZES[f], L2S[p])
         assert objective == pytest.approx(best, rel=1e-4)
         assert objective >= best * (1 - 1e-6)
-        assert result.accuracy[s, f, p] == pytest.approx(
-            (predicted == task.test_labels).mean(), abs=6e-3
-        )  # 5 of 899 samples
+        share = (predicted == task.test_labels).mean()
+        assert result.accuracy[s, f, p] == pytest.approx(share, abs=6e-3)  # 5 of 899 samples
     assert (result.grad_norm < 2e-3).all()
     assert result.converged.all()
 
