@@ -152,9 +152,12 @@ def extract(
     if devices > 1:
         from extract.distributed import spawn
 
+        from store.reader import open_store
+
         spawn(devices, run, {**options, "out": out})
-        return
-    store = run(out=out, progress=True, **options)
+        store = open_store(out)
+    else:
+        store = run(out=out, progress=True, **options)
     print(f"{store.path}: split {split!r}, {', '.join(store.layers_of(split))}")
 
 
