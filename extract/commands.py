@@ -151,7 +151,6 @@ def extract(
 
     if devices > 1:
         from extract.distributed import spawn
-
         from store.reader import open_store
 
         spawn(devices, run, {**options, "out": out})

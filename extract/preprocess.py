@@ -49,12 +49,18 @@ class Preprocess:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
         )
+        return _ToUint8(geometry)
 
-        def apply(image: Any) -> Tensor:
-            out = geometry(image)
-            return out if isinstance(out, Tensor) else torch.from_numpy(np.ascontiguousarray(out))
 
-        return apply
+@dataclass(frozen=True)
+class _ToUint8:
+    """A transform that gives a tensor whatever timm's version gives; picklable, for spawned processes."""
+
+    geometry: Callable[[Any], Any]
+
+    def __call__(self, image: Any) -> Tensor:
+        out = self.geometry(image)
+        return out if isinstance(out, Tensor) else torch.from_numpy(np.ascontiguousarray(out))
 
 
 def resolve_preprocess(
