@@ -31,9 +31,9 @@ _PUBLIC = {
     "open_store": "store.reader",
     "write_arrays": "store.arrays",
     "extract": "extract.run",
-    "cka": "analyze.cka",
-    "redundancy": "analyze.redundancy",
-    "sweep": "analyze.sweep",
+    "cka": "analyze.similarity.cka",
+    "redundancy": "analyze.findings.redundancy",
+    "sweep": "analyze.sweeps.sweep",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -34,7 +34,7 @@ def sweep(
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the cost and stop."),
 ) -> int:
     """Probe every layer x method x fraction x seed x l2. A killed sweep goes on by the same command."""
-    from analyze.launch import run_sweep
+    from analyze.sweeps.launch import run_sweep
 
     given: dict[str, Any] = {
         "layer": layer or None,
@@ -76,8 +76,8 @@ def cka(
     out: Path = typer.Option(None, "--out", help="Folder to write, for `report`."),
 ) -> None:
     """Linear CKA of random column subsets with the full layer, and of two subsets of one size."""
-    from analyze.cka import cka as compute
-    from analyze.tell import save_new, tell_cka
+    from analyze.findings.tell import save_new, tell_cka
+    from analyze.similarity.cka import cka as compute
     from store.reader import open_store
 
     chosen: Any = _list(seeds) if "," in seeds else _number(seeds)
@@ -97,7 +97,7 @@ def redundancy(
     indices: Path = typer.Option(None, "--indices", help="Write that subset's neurons, one a line."),
 ) -> None:
     """Critical mass and DR of every layer, method and l2, with intervals over seeds."""
-    from analyze.tell import tell_redundancy, tell_subset
+    from analyze.findings.tell import tell_redundancy, tell_subset
 
     tell_redundancy(results, _list(delta) or [])
     if keep is not None or indices is not None:

@@ -26,12 +26,12 @@ import numpy as np
 import xarray as xr
 
 import probecache as pc
-from analyze.cka import cka
-from analyze.findings import findings
-from analyze.redundancy import redundancy
+from analyze.findings.redundancy import redundancy
+from analyze.findings.sentences import findings
+from analyze.findings.summary import late_layer_last
+from analyze.findings.tell import save_new
 from analyze.report.write import write_report
-from analyze.summary import late_layer_last
-from analyze.tell import save_new
+from analyze.similarity.cka import cka
 
 TASKS = ("pets37", "flowers102", "cifar10")
 # The paper's table (first version, delta 0.9): ResNet18, ViT-S/16, ViT-S/32 span these on the same data sets.

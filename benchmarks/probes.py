@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyze.block import fit_block, task_moments
+from analyze.probes.block import fit_block, task_moments
 from analyze.subsets import permutation, sizes
 from analyze.task import Task
 from benchmarks.record import record

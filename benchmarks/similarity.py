@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from analyze.cka import cka_between, cka_with_full, nested_masks, products_squared
-from analyze.gram import Gram
+from analyze.similarity.cka import cka_between, cka_with_full, nested_masks, products_squared
+from analyze.similarity.gram import Gram
 from analyze.subsets import permutation, sizes
 from benchmarks.record import record
 

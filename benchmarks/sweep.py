@@ -16,10 +16,10 @@ import numpy as np
 from distributed import Client
 
 import probecache as pc
-from analyze.cluster import connect
-from analyze.plan import SweepPlan
 from analyze.subsets import permutation, sizes
-from analyze.sweep import run_plan
+from analyze.sweeps.cluster import connect
+from analyze.sweeps.plan import SweepPlan
+from analyze.sweeps.sweep import run_plan
 from benchmarks.record import record
 from store.reader import Store
 

@@ -25,8 +25,8 @@ import psutil
 import xarray as xr
 import zarr
 
-from analyze.plan import SweepPlan
-from analyze.sweep import run_plan
+from analyze.sweeps.plan import SweepPlan
+from analyze.sweeps.sweep import run_plan
 from benchmarks.record import record
 from benchmarks.sweep import build_store
 

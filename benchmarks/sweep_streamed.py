@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import xarray as xr
 
-from analyze.launch import parse_bytes
+from analyze.sweeps.launch import parse_bytes
 from benchmarks.record import record
 from store.fingerprint import Fingerprint
 from store.layout import OK, LayerSpec

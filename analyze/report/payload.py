@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analyze.classes import class_effects, hardest_hit
-from analyze.findings import findings
-from analyze.pareto import pareto
-from analyze.redundancy import redundancy, score_of
-from analyze.summary import late_layer_last, pick_l2, seed_band
+from analyze.findings.classes import class_effects, hardest_hit
+from analyze.findings.pareto import pareto
+from analyze.findings.redundancy import redundancy, score_of
+from analyze.findings.sentences import findings
+from analyze.findings.summary import late_layer_last, pick_l2, seed_band
 
 DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 

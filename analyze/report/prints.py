@@ -8,10 +8,19 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from analyze.classes import class_effects
-from analyze.figures import COLOURS, MARKERS, columns_of, draw_band, log_fractions, panels, save, styled
-from analyze.redundancy import full_scores, redundancy, score_of
-from analyze.summary import pick_l2, seed_band
+from analyze.findings.classes import class_effects
+from analyze.findings.redundancy import full_scores, redundancy, score_of
+from analyze.findings.summary import pick_l2, seed_band
+from analyze.report.figures import (
+    COLOURS,
+    MARKERS,
+    columns_of,
+    draw_band,
+    log_fractions,
+    panels,
+    save,
+    styled,
+)
 
 
 def dr_figure(results: xr.Dataset, deltas: Sequence[float], path: str | Path) -> Path:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import xarray as xr
 
-from analyze.classes import class_effects
-from analyze.figures import accuracy_figure
-from analyze.pareto import pareto
-from analyze.redundancy import redundancy, score_of
+from analyze.findings.classes import class_effects
+from analyze.findings.pareto import pareto
+from analyze.findings.redundancy import redundancy, score_of
+from analyze.findings.summary import pick_l2
+from analyze.report.figures import accuracy_figure
 from analyze.report.page import build_page
 from analyze.report.payload import DELTAS, build_payload
 from analyze.report.prints import cka_figure, dr_figure, layers_figure, pareto_figure, spread_figure
-from analyze.summary import pick_l2
 from store.errors import InputError
 
 FORMATS = (".svg", ".png")

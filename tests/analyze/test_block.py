@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
-from analyze.block import fit_block
+from analyze.probes.block import fit_block
 from analyze.subsets import permutation
 from analyze.task import Task
 from store.errors import InputError

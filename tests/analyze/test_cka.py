@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from analyze.cka import cka, cka_between, cka_with_full, debiased_form, nested_masks, products_squared
-from analyze.gram import centred_gram, cross_products
+from analyze.similarity.cka import (
+    cka,
+    cka_between,
+    cka_with_full,
+    debiased_form,
+    nested_masks,
+    products_squared,
+)
+from analyze.similarity.gram import centred_gram, cross_products
 from analyze.subsets import permutation
 from store.errors import InputError
 from tests.analyze.synthetic import MemoryStore, features

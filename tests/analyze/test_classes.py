@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analyze.classes import class_effects, gini, hardest_hit
+from analyze.findings.classes import class_effects, gini, hardest_hit
 from store.errors import InputError
 from tests.analyze.synthetic import synthetic_results
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from analyze.solvers import check_solver, cuml
+from analyze.sweeps.solvers import check_solver, cuml
 from store.errors import InputError
 
 pytestmark = pytest.mark.skipif(find_spec("cuml") is None, reason="cuML is not installed")

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from analyze.ensembles import disjoint_ensemble
+from analyze.findings.ensembles import disjoint_ensemble
 from analyze.subsets import permutation
 from analyze.task import Task
 from store.errors import InputError

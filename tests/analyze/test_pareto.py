@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyze.pareto import frontier, pareto
-from analyze.redundancy import redundancy
+from analyze.findings.pareto import frontier, pareto
+from analyze.findings.redundancy import redundancy
 from tests.analyze.synthetic import synthetic_results
 
 

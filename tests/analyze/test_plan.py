@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyze.plan import SweepPlan, read_config
+from analyze.sweeps.plan import SweepPlan, read_config
 from store.errors import InputError
 
 

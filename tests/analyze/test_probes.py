@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from analyze.batches import Options, fit_orders
-from analyze.block import fit_block, task_moments
-from analyze.crossentropy import indicator
-from analyze.panels import Panels
-from analyze.sgd import Schedule, fit_sgd
+from analyze.probes.batches import Options, fit_orders
+from analyze.probes.block import fit_block, task_moments
+from analyze.probes.crossentropy import indicator
+from analyze.probes.panels import Panels
+from analyze.probes.sgd import Schedule, fit_sgd
 from analyze.subsets import permutation
 from analyze.task import StoredRows, Task
 from store.errors import InputError

@@ -5,7 +5,7 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from analyze.block import fit_block
+from analyze.probes.block import fit_block
 from analyze.projections import check_method, prepare, principal_components, random_basis, read_indices
 from analyze.subsets import permutation
 from analyze.task import Task

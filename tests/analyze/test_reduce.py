@@ -5,8 +5,8 @@ import pytest
 from distributed import Client
 
 import probecache as pc
-from analyze.block import task_moments
-from analyze.reduce import Sums, add, moments_on
+from analyze.probes.block import task_moments
+from analyze.sweeps.reduce import Sums, add, moments_on
 from analyze.task import column_moments, load_labels, load_task, stored_moments
 
 
@@ -64,7 +64,7 @@ def test_workers_share_the_pass_for_the_moments_of_a_layer_on_disk(store, client
     here = pc.sweep(store, layer="a", fractions=[0.3, 1], seeds=2, l2=1e-2)
     asked = []
     monkeypatch.setattr("analyze.task.stays_on_disk", lambda size, limit: True)
-    monkeypatch.setattr("analyze.sweep.stays_on_disk", lambda size, limit: asked.append(size) or True)
+    monkeypatch.setattr("analyze.sweeps.sweep.stays_on_disk", lambda size, limit: asked.append(size) or True)
     there = pc.sweep(store, layer="a", fractions=[0.3, 1], seeds=2, l2=1e-2, client=client)
     assert asked
     np.testing.assert_allclose(there["objective"], here["objective"], rtol=1e-5)

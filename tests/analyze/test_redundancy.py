@@ -8,7 +8,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyze.redundancy import redundancy
+from analyze.findings.redundancy import redundancy
 from store.errors import InputError
 from tests.analyze.synthetic import synthetic_results
 

@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `report`")
 pytest.importorskip("plotly", reason="plotly comes with the extra `report`")
 
-from analyze.cka import cka
-from analyze.redundancy import redundancy
+from analyze.findings.redundancy import redundancy
 from analyze.report.write import report_files, write_report
+from analyze.similarity.cka import cka
 from store.errors import InputError
 from tests.analyze.synthetic import MemoryStore, features, synthetic_results
 

@@ -6,9 +6,9 @@ from scipy.linalg import orthogonal_procrustes, qr
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
-from analyze.measures import MEASURES
-from analyze.rsa import rsa
-from analyze.similarity import similarity, subset_similarity
+from analyze.similarity.compare import similarity, subset_similarity
+from analyze.similarity.measures import MEASURES
+from analyze.similarity.rsa import rsa
 from analyze.subsets import permutation
 from store.errors import InputError
 from tests.analyze.synthetic import MemoryStore, features

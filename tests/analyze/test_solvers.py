@@ -8,9 +8,9 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
-from analyze.solvers import SOLVERS, check_solver, cuml, solve
-from analyze.solvers.single import Fit, logistic_objective
 from analyze.subsets import permutation
+from analyze.sweeps.solvers import SOLVERS, check_solver, cuml, solve
+from analyze.sweeps.solvers.single import Fit, logistic_objective
 from analyze.task import StoredRows, Task
 from store.errors import InputError
 

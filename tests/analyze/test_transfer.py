@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from analyze.findings.transfer import efficient_subset, write_indices
 from analyze.projections import read_indices
 from analyze.subsets import permutation
-from analyze.transfer import efficient_subset, write_indices
 from store.errors import InputError
 from tests.analyze.synthetic import synthetic_results
 

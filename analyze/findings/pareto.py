@@ -1,0 +1,70 @@
+"""The redundancy-performance frontier: how much of a layer can go, at what score, over layers, backbones
+and tasks.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+
+from analyze.findings.redundancy import redundancy, score_of
+from analyze.findings.summary import pick_l2
+
+DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
+
+
+def pareto(
+    studies: Mapping[str, xr.Dataset],
+    *,
+    deltas: Sequence[float] = DELTAS,
+    task_of: Mapping[str, str] | None = None,
+    method: str = "random",
+) -> xr.Dataset:
+    """For each study, layer and delta: DR, and the mean score at the critical mass; and which points no
+    other beats.
+
+    A point is on the frontier of its task where no other point of that task has both at least its DR and at
+    least its score, and more of one. `studies` maps a name to RESULTS; `task_of` maps the name to its task,
+    by default all are one task. Points that never reach delta are left out.
+
+    Returns a Dataset along `point`: `dr` (with `dr_low`, `dr_high`), `score`, `critical_mass`, `frontier`
+    (bool), with the coordinates `study`, `task`, `layer`, `delta`.
+    """
+    rows = []
+    for name, results in studies.items():
+        results = pick_l2(results)
+        if "method" in results.dims:
+            results = results.sel(
+                {"method": [method if method in results["method"] else results["method"].values[0]]}
+            )
+        found = redundancy(results, deltas)
+        mean = score_of(results).mean("seed")
+        layers = found["layer"].values if "layer" in found.dims else [""]
+        for layer in layers:
+            part = found.sel(layer=layer) if layer else found
+            curve = (mean.sel(layer=layer) if layer else mean).squeeze(drop=True)
+            part = part.isel({"method": 0}) if "method" in part.dims else part
+            for delta in deltas:
+                cell = part.sel(delta=delta)
+                if np.isfinite(cell["critical_mass"]):
+                    score = float(curve.sel(fraction=cell["critical_fraction"], method="nearest"))
+                    task = task_of[name] if task_of else ""
+                    bounds = [float(cell[v]) for v in ("dr", "dr_low", "dr_high", "critical_mass")]
+                    rows.append((name, task, str(layer), float(delta), score, *bounds))
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 9
+    names = ("study", "task", "layer", "delta", "score", "dr", "dr_low", "dr_high", "critical_mass")
+    out = xr.Dataset({n: ("point", np.asarray(c)) for n, c in zip(names, columns, strict=True)})
+    out["frontier"] = (
+        "point",
+        frontier(out["dr"].to_numpy(), out["score"].to_numpy(), out["task"].to_numpy()),
+    )
+    out["dr"].attrs = {"long_name": "diffused redundancy", "units": "1"}
+    out["score"].attrs = {"long_name": "mean score at the critical mass", "units": "1"}
+    return out.set_coords(["study", "task", "layer", "delta"])
+
+
+def frontier(x: np.ndarray, y: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Which points no other of their group beats in both x and y (more is better), bool (n,)."""
+    at_least = (x[None] >= x[:, None]) & (y[None] >= y[:, None])
+    more = (x[None] > x[:, None]) | (y[None] > y[:, None])
+    return ~(at_least & more & (group[None] == group[:, None])).any(1)

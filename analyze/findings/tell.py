@@ -1,0 +1,72 @@
+"""What `probecache cka` and `probecache redundancy` print, and write."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from analyze.findings.redundancy import redundancy
+from analyze.findings.transfer import efficient_subset, write_indices
+from analyze.report.write import open_results
+from store.errors import InputError
+
+
+def tell_cka(found: xr.Dataset, out: Path | None) -> None:
+    """A line per fraction: mean over seeds and pairs."""
+    print(
+        f"linear CKA of {found.attrs['layer']}, {found.attrs['samples']} samples of {found.attrs['split']}:"
+    )
+    print(f"{'neurons':>8} {'fraction':>9} {'with full':>10} {'debiased':>10} {'two subsets':>12}")
+    for i, k in enumerate(found["n_neurons"].to_numpy()):
+        at = found.isel(fraction=i)
+        pair = f"{float(at['cka_pair'].mean()):12.4f}" if found.sizes["pair"] else f"{'-':>12}"
+        values = f"{float(at['cka'].mean()):10.4f} {float(at['cka_debiased'].mean()):10.4f} {pair}"
+        print(f"{k:8d} {float(at['fraction']):9.4g} {values}")
+    if out is not None:
+        print(f"written: {out}")
+
+
+def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
+    """A line per layer, method, l2 and delta."""
+    found = redundancy(open_results(path).load(), deltas)
+    print(f"{'delta':>6} {'critical mass':>14} {'DR':>6}  {'95% interval':16}")
+    dims = [d for d in found["dr"].dims if d != "delta"]
+    for cell in found.stack(cell=dims).transpose("cell", "delta")["cell"] if dims else [None]:
+        part = found if cell is None else found.sel(dict(zip(dims, cell.item(), strict=True)))
+        name = "" if cell is None else ", ".join(str(v) for v in cell.item())
+        for delta in deltas:
+            at = part.sel(delta=delta)
+            mass = float(at["critical_mass"])
+            if mass != mass:  # NaN: no measured size reaches delta
+                print(f"{delta:6g} {'not reached':>14} {'':6}  {'':16} {name}")
+                continue
+            low, high = float(at["dr_low"]), float(at["dr_high"])
+            interval = f"{low:.3f} to {high:.3f}" if low == low else "one seed"
+            print(f"{delta:6g} {mass:14.0f} {float(at['dr']):6.3f}  {interval:16} {name}")
+
+
+def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None) -> None:
+    """The smallest subset that keeps a share, and what it saves."""
+    found = efficient_subset(open_results(path).load(), keep, layer=layer)
+    k, d = int(found["n_neurons"]), int(found["layer_size"])
+    print(
+        f"smallest subset that keeps {keep:g}: {k} of {d} neurons, seed {int(found['seed'])}, accuracy "
+        f"{float(found['score']):.4f} of {float(found['full_score']):.4f} (mean over seeds at that size "
+        f"{float(found['mean_score']):.4f}); {int(found['bytes_per_sample'])} instead of "
+        f"{int(found['full_bytes_per_sample'])} bytes a sample in float16, {k / d:.1%} of the multiply-adds"
+    )
+    if indices is not None:
+        print(f"written: {write_indices(found, indices)}")
+
+
+def save_new(data: xr.Dataset, path: Path) -> None:
+    """Write a Dataset as a Zarr store, whole or not at all; InputError where something is there already."""
+    if path.exists():
+        raise InputError(f"{path} exists already: name another --out, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        made = Path(folder) / "data"
+        data.to_zarr(made, consolidated=False)
+        os.rename(made, path)

@@ -1,0 +1,148 @@
+"""scikit-learn estimators on the probe engine: one probe on all columns, for pipelines and cross-validation.
+
+For many subsets, seeds or penalties use `fit_block` or `sweep`: fitting one by one gives their speed away.
+"""
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from analyze.probes.block import fit_block
+from analyze.task import Task
+from store.errors import InputError
+
+
+class _Probe(ClassifierMixin, BaseEstimator):
+    """What both probes share: checks, class and sample weights, weights in the units of the input."""
+
+    _probe = ""
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> Self:
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InputError(f"got one class only, {self.classes_[0]!r}; a probe needs two classes")
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        kept = weights > 0
+        weights = weights * compute_sample_weight(self.class_weight, y)
+        X, labels, weights = X[kept].astype(np.float64), labels[kept], weights[kept]
+        mean = np.average(X, axis=0, weights=weights)
+        scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
+        constant = scale <= 1e-7 * np.abs(mean)
+        scale = np.where(constant | (scale == 0), 1.0, scale)
+        if not self.standardize:
+            mean, scale = mean * 0, scale * 0 + 1
+        d = X.shape[1]
+        ready = ((X - mean) / scale).astype(np.float32)
+        task = Task(
+            ready,
+            labels,
+            ready[:1],
+            labels[:1],
+            tuple(str(c) for c in self.classes_),
+            mean=np.zeros(d, np.float32),
+            scale=np.ones(d, np.float32),
+            weights=None if np.ptp(weights) == 0 else weights,
+        )
+        result = fit_block(
+            task,
+            np.arange(d)[None],
+            np.array([d]),
+            np.array([self.l2]),
+            probe=self._probe,
+            standardize=False,
+            device=self.device,
+            return_coef=True,
+            **options,
+        )
+        assert result.coef is not None
+        assert result.intercept is not None
+        self.coef_ = result.coef[0, 0, 0].astype(np.float64) / scale  # (c, d), or (1, d) for two classes
+        self.intercept_ = result.intercept[0, 0, 0].astype(np.float64) - self.coef_ @ mean
+        self.n_iter_ = int(result.n_iter[0, 0, 0])
+        self.objective_ = float(result.objective[0, 0, 0])
+        self.converged_ = bool(result.converged[0, 0, 0])
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """X coef_' + intercept_, float64 (n, c), or (n,) for two classes."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        scores = X @ self.coef_.T + self.intercept_
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class of the largest score, (n,)."""
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+
+class LogisticProbe(_Probe):
+    """Minimises (1 / sum w) sum_i w_i CE(y_i, W x_i + b) + (l2 / 2) ||W||^2 over standardised columns.
+
+    Equal to LogisticRegression(C = 1 / (l2 sum w)) behind a StandardScaler. After `fit`: classes_, coef_ and
+    intercept_ in the input's units, n_iter_ (evaluations), objective_, converged_.
+
+    class_weight: None, 'balanced' or a dict; tol: estimated relative gap of the objective; max_iter:
+    evaluations; device: 'cpu', 'cuda', 'auto'.
+    """
+
+    _probe = "logistic"
+
+    def __init__(
+        self,
+        l2: float = 1e-4,
+        *,
+        standardize: bool = True,
+        class_weight: Any = None,
+        tol: float = 1e-7,
+        max_iter: int = 1000,
+        device: str = "cpu",
+    ) -> None:
+        self.l2 = l2
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.device = device
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        return self._fit(X, y, sample_weight, tol=self.tol, max_iter=self.max_iter)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities float64 (n, classes): the softmax of the scores."""
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            scores = np.stack([np.zeros_like(scores), scores], axis=1)
+        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return p / p.sum(axis=1, keepdims=True)
+
+
+class RidgeProbe(_Probe):
+    """Minimises (1 / sum w) sum_i w_i ||y_i - W x_i - b||^2 + l2 ||W||^2, y +-1, over standardised columns.
+
+    Equal to RidgeClassifier(alpha = l2 sum w) behind a StandardScaler. It has scores, not probabilities.
+    """
+
+    _probe = "ridge"
+
+    def __init__(
+        self,
+        l2: float = 1e-4,
+        *,
+        standardize: bool = True,
+        class_weight: Any = None,
+        device: str = "cpu",
+    ) -> None:
+        self.l2 = l2
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.device = device
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        return self._fit(X, y, sample_weight)

@@ -1,0 +1,49 @@
+"""Predictions and accuracies of nested linear probes: one pass over the test rows for the whole batch."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from analyze.probes.nested import forward, segments
+from analyze.probes.panels import Panels
+
+
+def _logits(
+    x: Tensor, widths: Tensor, groups: Tensor, panels: Panels
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """(probes, rows, logits (probes, c, rows)), order by order within each panel."""
+    spans = []
+    for group in groups.unique().tolist():
+        probes = (groups == group).nonzero()[:, 0].tolist()
+        spans.append((group, slice(probes[0], probes[-1] + 1), segments(widths[probes].tolist())))
+    for panel in panels:
+        for group, probes, parts in spans:
+            yield probes, panel.rows, forward(x[probes], panel.of(group), parts)
+
+
+def predict(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels) -> Tensor:
+    """Predicted classes int64 (m, n) of probes x (m, c, w), laid out as in `logistic.Batch`; one output means
+    two classes."""
+    predictions = torch.empty(x.shape[0], panels.n_samples, dtype=torch.int64, device=x.device)
+    for probes, rows, logits in _logits(x, widths, groups, panels):
+        predictions[probes, rows] = logits.argmax(dim=1) if x.shape[1] > 1 else (logits[:, 0] > 0).long()
+    return predictions
+
+
+def accuracies(predictions: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Accuracy (m,) and per-class accuracy (m, classes), float64; NaN for a class without test samples."""
+    right = (predictions == labels).double()  # (m, n)
+    counts = torch.bincount(labels, minlength=n_classes).double()
+    hits = torch.zeros(right.shape[0], n_classes, dtype=torch.float64, device=right.device)
+    hits.index_add_(1, labels, right)
+    return right.mean(dim=1), hits / counts
+
+
+def r_squared(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels, targets: Tensor) -> Tensor:
+    """Coefficient of determination float64 (m,), mean over the targets (n, t) of a regression."""
+    squared = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
+    for probes, rows, predicted in _logits(x, widths, groups, panels):
+        squared[probes] += (predicted.double() - targets[rows].T).square().sum(dim=2)
+    spread = (targets - targets.mean(dim=0)).square().sum(dim=0).double()
+    return (1 - squared / spread).mean(dim=1)

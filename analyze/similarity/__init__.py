@@ -1,0 +1,1 @@
+"""Similarity of representations, computed in batch from moments."""

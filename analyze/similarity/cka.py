@@ -1,0 +1,127 @@
+"""Linear CKA of column subsets, thousands at a time, from one Gram matrix.
+
+With X centred, C = X'X, Q = C * C elementwise, and subsets as 0/1 vectors s, t:
+
+    CKA(S, T) = ||X_S' X_T||_F^2 / (||X_S' X_S||_F ||X_T' X_T||_F) = s'Qt / sqrt(s'Qs  t'Qt)
+
+so that one subset costs a sum over Q instead of a pass over the data. Debiased CKA (Song et al. 2012's
+unbiased HSIC) is the same form with another matrix: with P = sum_i (x_i^2)(x_i^2)', c = diag C and n samples,
+
+    n (n - 3) HSIC(S, T) = s'Mt,    M = Q - n/(n - 2) P + c c' / ((n - 1)(n - 2))
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from analyze.similarity.gram import FeatureStore, Gram, centred_gram
+from analyze.subsets import permutation, sizes
+from store.errors import InputError
+
+
+def cka(
+    store: FeatureStore,
+    *,
+    layer: str,
+    split: str,
+    fractions: Sequence[float],
+    seeds: int | Sequence[int] = 5,
+) -> xr.Dataset:
+    """Linear CKA of random subsets with the full layer, and with each other.
+
+    Columns are centred, not scaled (the paper's form). Subsets of one seed nest: the first k of
+    `permutation`.
+
+    Returns
+    -------
+    Dataset with `cka` and `cka_debiased` (fraction, seed): subset against full layer; `cka_pair` and
+    `cka_pair_debiased` (fraction, pair): two subsets of one size, of the seeds `first` and `second` of the
+    pair; `n_neurons` (fraction); `permutation` (layer, seed, neuron). All float64 scores without unit, at
+    most 1. `redundancy` takes it as it is.
+
+    Raises InputError for a fraction outside (0, 1], no seed, or fewer than 4 samples that did not fail.
+    """
+    seed_list = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
+    if not seed_list:
+        raise InputError("seeds is empty: give a count such as 5, or a list of seeds")
+    gram = centred_gram(store, split, layer, squares=True)
+    d = len(gram.products)
+    counts = sizes(fractions, d)
+    orders = np.stack([permutation(d, s) for s in seed_list])  # (seed, neuron)
+    masks = nested_masks(orders, counts)  # (fraction, seed, neuron)
+
+    second, first = np.tril_indices(len(seed_list), -1)  # every pair of seeds once
+    out = xr.Dataset(
+        coords={
+            "fraction": ("fraction", np.asarray(fractions, dtype=np.float64), {"units": "1"}),
+            "seed": seed_list,
+            "layer": np.array([layer], dtype=np.dtypes.StringDType()),  # Zarr v3 has no fixed-width text
+            "first": ("pair", np.asarray(seed_list)[first]),
+            "second": ("pair", np.asarray(seed_list)[second]),
+        }
+    )
+    for end, kind, matrix in (
+        ("", "linear CKA", products_squared(gram)),
+        ("_debiased", "debiased linear CKA", debiased_form(gram)),
+    ):
+        whole = cka_with_full(matrix, masks.reshape(-1, d)).reshape(masks.shape[:2])
+        between = np.stack([cka_between(matrix, m)[first, second] for m in masks])  # (fraction, pair)
+        out["cka" + end] = (
+            ("fraction", "seed"),
+            whole,
+            {"long_name": f"{kind} with the full layer", "units": "1"},
+        )
+        out["cka_pair" + end] = (
+            ("fraction", "pair"),
+            between,
+            {"long_name": f"{kind} of two subsets", "units": "1"},
+        )
+    out["n_neurons"] = ("fraction", counts, {"units": "neurons"})
+    out["permutation"] = (("layer", "seed", "neuron"), orders[None])
+    out.attrs = {"store": str(store.path), "split": split, "layer": layer, "samples": gram.n}
+    out.attrs["digest"] = store.digest(split, layer)
+    return out
+
+
+def nested_masks(orders: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """0/1 masks of the first k of each order: orders (s, d), counts (f,) -> float64 (f, s, d)."""
+    rank = np.argsort(orders, axis=1)  # place of each neuron in its order
+    return (rank[None] < np.asarray(counts)[:, None, None]).astype(np.float64)
+
+
+def products_squared(gram: Gram) -> np.ndarray:
+    """Q = C * C, (d, d): s'Qt is the squared Frobenius norm of X_S' X_T."""
+    return gram.products**2
+
+
+def debiased_form(gram: Gram) -> np.ndarray:
+    """M, (d, d): s'Mt / (n (n - 3)) is the unbiased HSIC of two subsets under linear kernels."""
+    if gram.squares is None:
+        raise InputError("debiased CKA needs the Gram of the squares: centred_gram(..., squares=True)")
+    n, scale = gram.n, np.diag(gram.products)
+    return gram.products**2 - n / (n - 2) * gram.squares + np.outer(scale, scale) / ((n - 1) * (n - 2))
+
+
+def cka_with_full(matrix: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """CKA of each subset with the full layer: matrix Q or M (d, d), masks (m, d) -> (m,)."""
+    own = ((masks @ matrix) * masks).sum(-1)  # s'Qs
+    cross = masks @ matrix.sum(1)  # s'Q1
+    return _ratio(cross, own, matrix.sum())
+
+
+def cka_between(matrix: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """CKA of every pair of subsets: matrix Q or M (d, d), masks (m, d) -> (m, m)."""
+    cross = masks @ matrix @ masks.T
+    own = np.diag(cross)
+    return _ratio(cross, own[:, None], own[None, :])
+
+
+def _ratio(cross: np.ndarray, one: np.ndarray, other: np.ndarray | float) -> np.ndarray:
+    """cross / sqrt(one * other); NaN where a subset has no variance (or, debiased, a self-similarity below
+    zero).
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return cross / np.sqrt(
+            np.where(one > 0, one, np.nan) * np.where(np.asarray(other) > 0, other, np.nan)
+        )

@@ -1,0 +1,147 @@
+"""Centred Gram matrices in float64, streamed from row blocks: all that the similarity measures read.
+
+    C = sum_i (x_i - m)(x_i - m)'        P = sum_i (x_i - m)^2 ((x_i - m)^2)'        G = sum_i (x_i - m)(y_i
+    - n)'
+
+C serves every subset of columns of a layer, P the debiased CKA, G two layers or two backbones over the same
+samples.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from analyze.similarity.measures import Products
+from store.errors import InputError
+
+
+class FeatureStore(Protocol):
+    """The part of `store.reader.Store` that the analysis of similarity reads."""
+
+    path: str
+
+    def shape(self, split: str, layer: str) -> tuple[int, int]: ...
+    def status(self, split: str) -> np.ndarray: ...
+    def samples(self, split: str) -> np.ndarray: ...
+    def digest(self, split: str, layer: str) -> str: ...
+    def blocks(self, split: str, layer: str, *, rows: int = 8192) -> Iterator[tuple[int, np.ndarray]]: ...
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Centred Gram of one layer: `products` (d, d) and, for debiased CKA, `squares` (d, d), float64; n
+    rows.
+    """
+
+    n: int
+    products: np.ndarray
+    squares: np.ndarray | None = None
+
+
+def centred_gram(
+    store: FeatureStore, split: str, layer: str, *, squares: bool = False, rows: int = 8192
+) -> Gram:
+    """C, and P with `squares`, over the samples of a split that did not fail.
+
+    One pass for the mean, one for the products: P is a sum of fourth powers, where a shift applied afterwards
+    would cancel most digits. Memory: one row block and the (d, d) matrices.
+    """
+    n, mean = column_means(store, split, layer, rows=rows)
+    d = len(mean)
+    products = np.zeros((d, d))
+    fourth = np.zeros((d, d)) if squares else None
+    for x in good_rows(store, split, layer, rows):
+        x = x - mean
+        products += x.T @ x
+        if fourth is not None:
+            x *= x
+            fourth += x.T @ x
+    return Gram(n, products, fourth)
+
+
+def cross_products(
+    store: FeatureStore,
+    layer: str,
+    other: FeatureStore,
+    other_layer: str,
+    split: str,
+    *,
+    squares: bool = False,
+    rows: int = 8192,
+) -> Products:
+    """X'X, Y'Y and X'Y of two layers, of one store or of two that hold the same samples in the same order.
+
+    A sample counts where neither store marks it failed. Raises InputError where the samples differ.
+    """
+    good = shared_rows(store, other, split)
+    if good.sum() < 4:
+        raise InputError(f"{store.path} and {other.path} share {good.sum()} usable samples; 4 are needed")
+    x_mean = _mean_over(store, split, layer, good, rows)
+    y_mean = _mean_over(other, split, other_layer, good, rows)
+    shapes = [(len(a), len(b)) for a, b in ((x_mean, x_mean), (y_mean, y_mean), (x_mean, y_mean))]
+    plain = _zeros(shapes)
+    fourth = _zeros(shapes)
+    pairs = zip(
+        store.blocks(split, layer, rows=rows), other.blocks(split, other_layer, rows=rows), strict=True
+    )
+    for (start, a), (_, b) in pairs:
+        keep = good[start : start + len(a)]
+        x, y = a[keep].astype(np.float64) - x_mean, b[keep].astype(np.float64) - y_mean
+        _add(plain, x, y)
+        if squares:
+            _add(fourth, x**2, y**2)
+    xx, yy, xy = plain
+    return Products(int(good.sum()), xx, yy, xy, fourth if squares else None)
+
+
+def _zeros(shapes: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    xx, yy, xy = (np.zeros(shape) for shape in shapes)
+    return xx, yy, xy
+
+
+def _add(totals: tuple[np.ndarray, ...], x: np.ndarray, y: np.ndarray) -> None:
+    for total, (left, right) in zip(totals, ((x, x), (y, y), (x, y)), strict=True):
+        total += left.T @ right
+
+
+def shared_rows(store: FeatureStore, other: FeatureStore, split: str) -> np.ndarray:
+    """Which rows of a split both stores hold without failure, bool (n,); the samples must be the same."""
+    mine, theirs = store.samples(split), other.samples(split)
+    if len(mine) != len(theirs):
+        raise InputError(
+            f"{store.path} has {len(mine)} samples in {split}, {other.path} has {len(theirs)}: "
+            "similarity compares the same samples; extract both from the same data"
+        )
+    differ = np.flatnonzero(mine != theirs)
+    if len(differ):
+        row = int(differ[0])
+        raise InputError(
+            f"sample {row} of {split} is {mine[row]} in {store.path} and {theirs[row]} in {other.path}: "
+            "similarity compares the same samples in the same order; extract both from the same data"
+        )
+    return (store.status(split) == 1) & (other.status(split) == 1)
+
+
+def column_means(store: FeatureStore, split: str, layer: str, *, rows: int = 8192) -> tuple[int, np.ndarray]:
+    """Number of samples that did not fail, and their mean per neuron, float64 (d,)."""
+    good = store.status(split) == 1
+    n = int(good.sum())
+    if n < 4:
+        raise InputError(f"{store.path} has {n} usable samples in {split}: similarity needs at least 4")
+    return n, _mean_over(store, split, layer, good, rows)
+
+
+def good_rows(store: FeatureStore, split: str, layer: str, rows: int = 8192) -> Iterator[np.ndarray]:
+    """Row blocks of a layer in float64, failed samples left out."""
+    good = store.status(split) == 1
+    for start, x in store.blocks(split, layer, rows=rows):
+        yield x[good[start : start + len(x)]].astype(np.float64)
+
+
+def _mean_over(store: FeatureStore, split: str, layer: str, good: np.ndarray, rows: int) -> np.ndarray:
+    total = np.zeros(store.shape(split, layer)[1])
+    for start, x in store.blocks(split, layer, rows=rows):
+        total += x[good[start : start + len(x)]].astype(np.float64).sum(0)
+    return total / good.sum()

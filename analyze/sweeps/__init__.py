@@ -1,0 +1,1 @@
+"""Sweeps: a plan, its blocks, workers that run them, and RESULTS that last."""

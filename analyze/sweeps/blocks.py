@@ -1,0 +1,97 @@
+"""The unit of scheduled work: one layer and method, a group of seeds, every missing fraction and l2 of them.
+
+A block is 10 to 60 s of work: long beside the millisecond that a scheduler spends on a task and beside
+loading a layer, short beside what a dead worker loses. It is cut along seeds only: the fractions of a seed
+share every product and an l2 starts where its neighbour ended, while seeds have nothing in common. So the
+arithmetic of a probe does not depend on how large blocks are, or on how many workers there are.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analyze.projections import SEEDED
+from analyze.sweeps.plan import SweepPlan
+
+
+@dataclass(frozen=True)
+class Block:
+    """Probes fitted together on one layer: every combination of fractions, seeds and l2s."""
+
+    layer: str
+    method: str
+    fractions: tuple[float, ...]
+    seeds: tuple[int, ...]
+    l2s: tuple[float, ...]
+
+    @property
+    def n_probes(self) -> int:
+        return len(self.fractions) * len(self.seeds) * len(self.l2s)
+
+    @property
+    def seeded(self) -> bool:
+        return self.method in SEEDED
+
+    @property
+    def draws(self) -> int:
+        """How many column orders are fitted: one per seed, or one that serves all of them."""
+        return len(self.seeds) if self.seeded else 1
+
+    def __str__(self) -> str:
+        return f"{self.layer}, {self.method}, seeds {_span(self.seeds)}, l2 {_span(self.l2s)}"
+
+    def halves(self) -> tuple["Block", ...]:
+        """Two blocks with the same probes, by seeds, l2s or fractions; (self,) where it is one fit."""
+        for name in ("seeds", "l2s", "fractions"):
+            if name == "seeds" and not self.seeded:
+                continue  # one fit serves all seeds
+            values = getattr(self, name)
+            if len(values) > 1:
+                middle = len(values) // 2
+                return tuple(replace(self, **{name: part}) for part in (values[:middle], values[middle:]))
+        return (self,)
+
+
+def missing_blocks(
+    plan: SweepPlan, missing: np.ndarray, seconds: Callable[[Block], float], target: float
+) -> Iterator[Block]:
+    """Blocks that cover exactly the missing probes, in the plan's order.
+
+    missing: bool (layer, method, fraction, seed, l2) over the plan's own coordinates.
+    seconds: what the cost model expects of a block; one longer than `target` is halved along its seeds.
+    """
+    for i, layer in enumerate(plan.layer):
+        for j, method in enumerate(plan.method):
+            groups: dict[tuple[tuple[float, ...], tuple[float, ...]], list[int]] = defaultdict(list)
+            for k, seed in enumerate(plan.seeds):
+                for rectangle in _rectangles(missing[i, j, :, k, :], plan):
+                    groups[rectangle].append(seed)
+            for (fractions, l2s), seeds in groups.items():
+                yield from _split(Block(layer, method, fractions, tuple(seeds), l2s), seconds, target)
+
+
+def _rectangles(
+    missing: np.ndarray, plan: SweepPlan
+) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """(fractions, l2s) products that tile one seed's missing cells: one product, unless both axes grew."""
+    by_fractions: dict[tuple[float, ...], list[float]] = defaultdict(list)
+    for column, l2 in enumerate(plan.l2):
+        fractions = tuple(f for f, absent in zip(plan.fractions, missing[:, column], strict=True) if absent)
+        if fractions:
+            by_fractions[fractions].append(l2)
+    for fractions, l2s in by_fractions.items():
+        yield fractions, tuple(l2s)
+
+
+def _split(block: Block, seconds: Callable[[Block], float], target: float) -> Iterator[Block]:
+    if block.draws == 1 or seconds(block) <= target:
+        yield block
+        return
+    for half in block.halves():
+        yield from _split(half, seconds, target)
+
+
+def _span(values: tuple) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g}..{values[-1]:g}"

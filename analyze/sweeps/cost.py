@@ -1,0 +1,189 @@
+"""What a sweep will cost before it runs: seconds and bytes of a block, from counted products and one timing.
+
+The model counts, it does not simulate: a logistic probe costs `EVALUATIONS` passes of two products of
+(n x k) by (k x classes), a ridge probe two triangular solves, both beside one Gram matrix per layer and one
+Cholesky factor per (seed, l2). docs/sweeps.md compares it with measured runs.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from analyze.subsets import sizes
+from analyze.sweeps.blocks import Block
+from analyze.sweeps.plan import SweepPlan
+from store.errors import InputError
+
+EVALUATIONS = 45  # full passes per logistic probe: 43 measured on Lite0 features of CIFAR-10 at l2 = 1e-4
+EFFICIENCY = (
+    0.5  # share of the timed product rate that the solver reaches, softmax and memory traffic included
+)
+BLOCK_SECONDS = 30.0  # the longest that a block should take
+BASELINE = 640 * 2**20  # bytes of an interpreter with torch, zarr, xarray and dask loaded
+BLOCKS_PER_WORKER = 4  # enough that the last one does not wait alone
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """Rows of both splits, neurons d, classes, and bytes of a stored value."""
+
+    train: int
+    test: int
+    d: int
+    classes: int
+    itemsize: int
+
+    @property
+    def stored(self) -> int:
+        """Bytes to read from the store, without compression."""
+        return (self.train + self.test) * self.d * self.itemsize
+
+    @property
+    def loaded(self) -> int:
+        """Bytes in memory: both matrices in float32."""
+        return (self.train + self.test) * self.d * 4
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where blocks run: float32 flop/s of one process, bytes that it may take, how many there are."""
+
+    flops: float
+    memory: int
+    workers: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What `--dry-run` prints. seconds: wall time of the run; memory: peak bytes of one process."""
+
+    probes: int
+    blocks: int
+    read: int
+    seconds: float
+    memory: int
+    worst: str  # the layer that sets the peak
+
+    def __str__(self) -> str:
+        return (
+            f"{self.probes:,} probes in {self.blocks:,} blocks, reading {human(self.read)}; "
+            f"about {duration(self.seconds)}, {human(self.memory)} of memory per process (layer {self.worst})"
+        )
+
+
+def expected_seconds(block: Block, size: LayerSize, machine: Machine, probe: str) -> float:
+    """Expected seconds of a block in one process, loading the layer not counted."""
+    ks = sizes(block.fractions, size.d).astype(float)
+    widest = float(ks.max())
+    per_seed = len(block.l2s) * widest**3 / 3  # Cholesky
+    if probe == "logistic":
+        per_seed += len(block.l2s) * EVALUATIONS * 4 * size.train * ks.sum() * size.classes
+    else:
+        per_seed += len(block.l2s) * 6 * (ks**2).sum() * size.classes
+    per_seed += len(block.l2s) * 2 * size.test * ks.sum() * size.classes  # scoring
+    overhead = 2e-3 * len(block.fractions) * len(block.l2s)
+    return block.draws * (per_seed / (machine.flops * EFFICIENCY) + overhead)
+
+
+def layer_seconds(size: LayerSize, machine: Machine) -> float:
+    """Expected seconds to read a layer and take its Gram matrix."""
+    return size.stored / 5e8 + 2 * size.train * size.d**2 / (machine.flops * EFFICIENCY)
+
+
+def block_bytes(fractions: int, l2s: int, size: LayerSize) -> int:
+    """Expected peak bytes of a process at work on one seed of a layer.
+
+    Both matrices, train's columns in the seed's order, three d x d matrices in float64, and for each probe
+    of the batch its weights with the solver's history.
+    """
+    gram = 3 * 8 * (size.d + 1) ** 2
+    batch = fractions * l2s * size.classes * (size.d + 1) * 4
+    return size.loaded + size.train * size.d * 4 + gram + 30 * batch + BASELINE
+
+
+def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Machine) -> float:
+    """How long a block should take: shorter than BLOCK_SECONDS where that keeps all workers busy."""
+    whole = sum(
+        expected_seconds(Block(name, method, plan.fractions, plan.seeds, plan.l2), size, machine, plan.probe)
+        for name, size in layers.items()
+        for method in plan.method
+    )
+    return min(BLOCK_SECONDS, max(1.0, whole / (BLOCKS_PER_WORKER * machine.workers)))
+
+
+def project(
+    blocks: list[Block], layers: Mapping[str, LayerSize], machine: Machine, probe: str, streams: bool = True
+) -> Projection:
+    """What the blocks cost on the machine. streams: a layer that does not fit may stay on disk."""
+    seconds = sum(expected_seconds(block, layers[block.layer], machine, probe) for block in blocks)
+    read, peak, worst = 0, 0, "none"
+    for name, size in layers.items():
+        mine = [block for block in blocks if block.layer == name]
+        if not mine:
+            continue
+        loads = min(machine.workers, len(mine))
+        read += size.stored * loads
+        seconds += layer_seconds(size, machine) * loads
+        need = max(block_bytes(len(block.fractions), len(block.l2s), size) for block in mine)
+        if streams:
+            need = min(need, max(machine.memory, need - 2 * size.loaded))
+        if need > peak:
+            peak, worst = need, name
+    return Projection(
+        sum(block.n_probes for block in blocks), len(blocks), read, seconds / machine.workers, peak, worst
+    )
+
+
+def check_fits(projection: Projection, machine: Machine) -> None:
+    """InputError, naming the worst layer, where a process would need more memory than it may have."""
+    if projection.memory > machine.memory:
+        raise InputError(
+            f"layer {projection.worst!r} needs {human(projection.memory)} in one process and "
+            f"{human(machine.memory)} are allowed; raise --memory-limit, or ask for fewer fractions or l2"
+        )
+
+
+@cache
+def product_rate(device: str = "cpu", threads: int | None = None) -> float:
+    """float32 flop/s of a (2048 x 1024) by (1024 x 128) product here: the median of five, in milliseconds."""
+    import torch
+
+    where = torch.device(device)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)
+        a, b = torch.ones(2048, 1024, device=where), torch.ones(1024, 128, device=where)
+        times = []
+        for _ in range(6):
+            begun = time.perf_counter()
+            (a @ b)[0, 0].item()
+            times.append(time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(before)
+    return 2 * 2048 * 1024 * 128 / float(np.median(times[1:]))
+
+
+def human(count: float) -> str:
+    """Bytes for a person.
+
+    >>> human(20 * 2**30), human(1500)
+    ('20.0 GiB', '1.5 KiB')
+    """
+    power = min(4, int(math.log(max(count, 1), 1024)))
+    return f"{count / 1024**power:.{0 if power == 0 else 1}f} {['B', 'KiB', 'MiB', 'GiB', 'TiB'][power]}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person.
+
+    >>> duration(3), duration(200), duration(9000)
+    ('3 s', '3 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

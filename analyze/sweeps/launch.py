@@ -1,0 +1,108 @@
+"""`probecache sweep`: flags and file to a plan, a cluster around it, a bar, a summary, an exit code."""
+
+import sys
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from analyze.sweeps.cluster import connect
+from analyze.sweeps.cost import check_fits, duration
+from analyze.sweeps.plan import SweepPlan, read_config
+from analyze.sweeps.progress import probe_bar
+from analyze.sweeps.sweep import machine_for, projection, run_plan
+from store.errors import InputError
+
+
+def run_sweep(
+    store: str,
+    given: dict[str, Any],
+    *,
+    out: Path | None,
+    config: Path | None,
+    device: str,
+    workers: int | None,
+    scheduler: str | None,
+    gpus: str | None,
+    memory_limit: str | None,
+    performance_report: Path | None,
+    dry_run: bool,
+) -> int:
+    """Run the sweep of the command line; 0, or 1 where blocks failed."""
+    where = "the command line" if config is None else f"{config} and the command line"
+    plan = SweepPlan.from_mapping((read_config(config) if config else {}) | given, where)
+    if out is None and not dry_run:
+        raise InputError("got no --out; give the folder that RESULTS should be written to")
+    limit = None if memory_limit is None else parse_bytes(memory_limit)
+    if dry_run:
+        return _dry_run(plan, store, device, workers, limit)
+    with ExitStack() as stack:
+        client = stack.enter_context(connect(workers, scheduler, gpus, limit))
+        if client is not None:
+            print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
+            limit = None  # it was shared out among the workers
+        if performance_report is not None:
+            if client is None:
+                raise InputError("got --performance-report without a cluster; add --workers or --scheduler")
+            from distributed import performance_report as report
+
+            stack.enter_context(report(filename=str(performance_report)))
+        progress = stack.enter_context(probe_bar())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", RuntimeWarning)
+            results = run_plan(
+                plan, store, client=client, out=out, device=device, memory_limit=limit, progress=progress
+            )
+    failures = [str(w.message) for w in caught if "blocks failed" in str(w.message)]
+    for line in failures:
+        print(f"probecache: {line}", file=sys.stderr)
+    print(summary(results))
+    print(f"results: {out} ({plan.n_probes:,} probes, {duration(results.attrs.get('seconds', 0))} in all)")
+    return 1 if failures else 0
+
+
+def _dry_run(plan: SweepPlan, store: str, device: str, workers: int | None, limit: int | None) -> int:
+    import dataclasses
+
+    machine = machine_for(None, device, limit)
+    if workers is not None and workers > 1:
+        machine = dataclasses.replace(
+            machine, workers=workers, memory=machine.memory // workers, flops=machine.flops / workers
+        )
+    projected, _ = projection(plan, store, machine)
+    print(projected)
+    check_fits(projected, machine)
+    return 0
+
+
+def summary(results: xr.Dataset) -> str:
+    """Mean accuracy over seeds against fraction, a line per layer, method and l2."""
+    mean = results["accuracy"].mean("seed")
+    width = max(len(str(layer)) for layer in results["layer"].values)
+    lines = [" " * width + "  " + "".join(f"{fraction:>8.3g}" for fraction in results["fraction"].values)]
+    for layer in results["layer"].values:
+        for method in results["method"].values:
+            for l2 in results["l2"].values:
+                row = mean.sel({"layer": layer, "method": method, "l2": l2}).values
+                cells = "".join(f"{value:8.4f}" for value in row)
+                lines.append(f"{layer!s:<{width}}  {cells}  {method}, l2 {l2:g}")
+    return "accuracy, mean over seeds, by fraction:\n" + "\n".join(lines)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from '4GiB', '500 MB' or '1e9'.
+
+    >>> parse_bytes("4GiB") == 4 * 2**30
+    True
+    """
+    from dask.utils import parse_bytes as parse
+
+    try:
+        count = int(parse(text))
+    except (ValueError, TypeError):
+        count = 0
+    if count < 1:
+        raise InputError(f"got --memory-limit {text!r}; allowed: bytes, or a number with a unit such as 4GiB")
+    return count

@@ -1,0 +1,89 @@
+"""RAPIDS cuML, one logistic fit at a time on a CUDA device. Extras gpu-cu12 and gpu-cu13.
+
+cuML's `qn` minimises  mean CE + 1/(2 C n) ||W||^2,  so C = 1 / (l2 n) as with scikit-learn. Its default
+tolerance of 1e-4 stops well short of the minimum. It takes float32, C-contiguous arrays on the device.
+Ridge stays on the batched path: cuML's takes a singular value decomposition for every fit.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from analyze.probes.block import BlockResult, fit_block
+from analyze.sweeps.solvers.single import Fit, loop
+from analyze.task import Task
+
+TOLERANCE = 1e-6
+MAX_ITER = 1000
+
+
+@cache
+def unavailable() -> str:
+    """Why cuML cannot run here, or "". It imports without a device and its first fit fails: one is tried."""
+    for module in ("cuml", "cupy"):
+        if find_spec(module) is None:
+            return f"{module} is not installed (pip install 'probecache[gpu-cu12]', or gpu-cu13)"
+    try:
+        import cupy
+
+        if not cupy.cuda.is_available():
+            return "this machine has no CUDA device"
+        x = np.array([[0.0], [1.0], [2.0], [3.0]])
+        fit_logistic(x, np.array([0, 0, 1, 1]), 0.1)
+    except Exception as error:  # a broken driver or a version mismatch raises anything
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        return f"a fit of four points failed: {type(error).__name__}: {reason}"
+    return ""
+
+
+def solve(
+    task: Task,
+    orders: np.ndarray,
+    sizes: np.ndarray,
+    l2s: np.ndarray,
+    probe: str,
+    standardize: bool,
+    device: str,
+    memory_limit: int | None,
+    shared: Any,
+) -> BlockResult:
+    """`analyze.sweeps.solvers.solve` with cuML's LogisticRegression; ridge on the batched solver."""
+    if probe != "logistic":
+        return fit_block(
+            task, orders, sizes, l2s, probe=probe, standardize=standardize, device=device, shared=shared
+        )
+    import cuml
+    import cupy
+
+    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    attrs = {"solver": "cuml", "device": name, "cuml": cuml.__version__, "tol": TOLERANCE}
+    return loop(task, orders, sizes, l2s, probe, standardize, fit_logistic, attrs)
+
+
+def fit_logistic(x: np.ndarray, labels: np.ndarray, l2: float) -> Fit:
+    """LogisticRegression(qn) with C = 1 / (l2 n), float32 on the device; float64 weights come back."""
+    import cupy
+    from cuml.linear_model import LogisticRegression
+
+    arguments = options(len(x), l2)
+    model = LogisticRegression(**arguments)
+    model.fit(cupy.asarray(x, dtype=cupy.float32, order="C"), cupy.asarray(labels, dtype=cupy.int32))
+    found = (cupy.asnumpy(cupy.asarray(a)) for a in (model.coef_, model.intercept_))
+    coef, intercept = (np.asarray(a, np.float64) for a in found)
+    steps = int(np.max(np.asarray(model.n_iter_)))
+    return Fit(np.atleast_2d(coef), np.atleast_1d(intercept), steps, steps < MAX_ITER)
+
+
+def options(n: int, l2: float) -> dict[str, Any]:
+    """The keyword arguments of cuML's LogisticRegression for n rows."""
+    return {
+        "penalty": "l2" if l2 else None,
+        "C": 1 / (l2 * n) if l2 else 1.0,
+        "tol": TOLERANCE,
+        "max_iter": MAX_ITER,
+        "fit_intercept": True,
+        "solver": "qn",
+        "output_type": "cupy",
+    }
