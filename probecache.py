@@ -125,6 +125,8 @@ def demo(out: Path = Path("demo")) -> None:
     for where in results:
         _step(f"redundancy {where} --delta 0.9")
     _step(f"report {results[0]} {results[1]} --out {out / 'report'}")
+    picture = out / "report" / "figures" / "logistic" / "accuracy.png"
+    print(f"\nstore: {features}\nresults: {results[0]}, {results[1]}\npicture: {picture}")
 
 
 # Log-spaced from six neurons of a 1280-neuron layer to all of them, and the paper's 20%.

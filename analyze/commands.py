@@ -114,6 +114,7 @@ def report(
     from analyze.report.write import report_files
 
     print(f"report: {report_files(results, out, delta=delta, title=title)}")
+    print(f"figures: {out / 'figures'}\ntables: {out / 'tables'}")
 
 
 def _list(text: str | None) -> list[Any] | None:

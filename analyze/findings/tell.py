@@ -2,12 +2,14 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import xarray as xr
 
-from analyze.findings.redundancy import redundancy
+from analyze.findings.redundancy import redundancy, score_of
+from analyze.findings.sentences import findings
 from analyze.findings.transfer import efficient_subset, write_indices
 from analyze.report.write import open_results
 from store.errors import InputError
@@ -29,22 +31,35 @@ def tell_cka(found: xr.Dataset, out: Path | None) -> None:
 
 
 def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
-    """A line per layer, method, l2 and delta."""
-    found = redundancy(open_results(path).load(), deltas)
-    print(f"{'delta':>6} {'critical mass':>14} {'DR':>6}  {'95% interval':16}")
+    """The findings in words, then a line per layer, method, l2 and delta."""
+    data = open_results(path).load()
+    found, score = redundancy(data, deltas), score_of(data)
+    if score.name == "accuracy":
+        for finding in findings(data, delta=deltas[0]):
+            print(textwrap.fill(finding.text, 100, initial_indent="- ", subsequent_indent="  "))
+        print()
+    fifth = score.sel({"fraction": 0.2}, method="nearest").mean("seed")
+    share = f"at {float(fifth['fraction']):.0%}"
+    print(f"{'delta':>6} {'full':>7} {share:>7} {'critical mass':>14} {'DR':>6}  {'95% interval':16}")
     dims = [d for d in found["dr"].dims if d != "delta"]
     for cell in found.stack(cell=dims).transpose("cell", "delta")["cell"] if dims else [None]:
-        part = found if cell is None else found.sel(dict(zip(dims, cell.item(), strict=True)))
-        name = "" if cell is None else ", ".join(str(v) for v in cell.item())
+        where = {} if cell is None else dict(zip(dims, cell.item(), strict=True))
+        scores = f"{float(_at(found['full_score'], where)):7.4f} {float(_at(fifth, where)):7.4f}"
+        name = ", ".join(str(v) for v in where.values())
         for delta in deltas:
-            at = part.sel(delta=delta)
+            at = found.sel({**where, "delta": delta})
             mass = float(at["critical_mass"])
             if mass != mass:  # NaN: no measured size reaches delta
-                print(f"{delta:6g} {'not reached':>14} {'':6}  {'':16} {name}")
+                print(f"{delta:6g} {scores} {'not reached':>14} {'':6}  {'':16} {name}")
                 continue
             low, high = float(at["dr_low"]), float(at["dr_high"])
             interval = f"{low:.3f} to {high:.3f}" if low == low else "one seed"
-            print(f"{delta:6g} {mass:14.0f} {float(at['dr']):6.3f}  {interval:16} {name}")
+            print(f"{delta:6g} {scores} {mass:14.0f} {float(at['dr']):6.3f}  {interval:16} {name}")
+
+
+def _at(values: xr.DataArray, where: Mapping[Hashable, object]) -> xr.DataArray:
+    """The cell of `values`: a full score has no method of its own where `random` gave it for all."""
+    return values.sel({d: v for d, v in where.items() if d in values.dims})
 
 
 def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None) -> None:
