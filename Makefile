@@ -27,5 +27,14 @@ lint: .venv/installed  ## ruff (lint, format) and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: .venv/installed  ## benchmarks beside their peers, into benchmarks/results (tens of minutes)
+	$(BIN)/pip install --quiet --group bench
+	for name in store extract probes; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.tables
+
+paper: .venv/installed  ## the paper's study: make paper DATA=folder with cifar10/, flowers102/, pets37/
+	$(BIN)/python -m benchmarks.paper_features $(DATA) --out paper/features --control
+	$(BIN)/python -m benchmarks.paper paper/features --out paper/study
+
 clean:  ## remove the environment and what the demo made
 	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,13 @@
 """Benchmark records say what was measured, where, and with which versions."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 from benchmarks.record import alternate, median_ratio, record
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_record_holds_machine_versions_and_results(tmp_path):
@@ -23,3 +28,10 @@ def test_alternate_runs_in_turn_and_drops_the_warmup():
 
 def test_median_ratio_is_theirs_over_ours():
     assert median_ratio([1.0, 1.0, 2.0], [3.0, 4.0, 4.0]) == 3.0
+
+
+def test_readme_and_docs_say_what_the_records_say():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tables", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,108 @@
+"""The numbers of README and docs, written from the latest records.
+
+    python -m benchmarks.tables            rewrite every block
+    python -m benchmarks.tables --check    exit 1 and name the files that do not say what the records say
+
+A block is what stands between `<!-- numbers: NAME -->` and `<!-- end of numbers -->` in a Markdown file.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(<!-- numbers: ([a-z-]+) -->\n).*?(<!-- end of numbers -->)", re.DOTALL)
+
+
+def latest(name: str) -> dict[str, Any]:
+    """The newest record of `name`."""
+    dated = sorted(RESULTS.glob(f"{name}-[0-9][0-9][0-9][0-9]-*.json"))
+    if not dated:
+        raise FileNotFoundError(f"no record {name}-*.json in {RESULTS}: run python -m benchmarks.{name}")
+    return json.loads(dated[-1].read_text())
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def source(entry: dict[str, Any]) -> str:
+    """Where numbers come from: command, date, machine."""
+    machine = entry["machine"]
+    where = machine["gpu"] or f"{machine['cores']} cores of {machine['processor']}"
+    return f"`{entry['command']}`, {entry['date']}, {where}."
+
+
+def store() -> str:
+    entry = latest("store")
+    results = entry["results"]
+    work = ("write, fsync", "write", "full read", "row blocks", "5% of columns", "20% of columns")
+    rows = [
+        [name, f"{results['megabytes'][name]:.0f}", *(f"{times[w]:.0f}" if w in times else "" for w in work)]
+        for name, times in results["milliseconds"].items()
+    ]
+    n, d = results["shape"]
+    text = f"Milliseconds for {n:,} x {d:,} float16, median of {results['runs']} alternating runs. "
+    return text + source(entry) + "\n\n" + table(["", "MB", *work], rows)
+
+
+def similarity() -> str:
+    entry = latest("similarity")
+    r = entry["results"]
+    rows = [
+        ["1,000 subset-full values, against three products each", f"{r['ratio_after_gram']:,.0f} times"],
+        [
+            "same, where the caller keeps the full layer's norm",
+            f"{r['ratio_after_gram_full_norm_kept']:,.0f} times",
+        ],
+        ["same, counting the Gram matrix", f"{r['ratio_with_gram']:,.0f} times"],
+        [f"all {r['pairs']:,} pairs of {r['subsets']:,} subsets", f"{r['all_pairs_seconds']:.2f} s"],
+        ["largest difference", f"{r['largest_difference']:.1e}"],
+    ]
+    head = f"Linear CKA, {r['samples']:,} x {r['neurons']:,}. {source(entry)}"
+    return head + "\n\n" + table(["", "faster than the direct computation"], rows)
+
+
+def extract_memory() -> str:
+    entry = latest("extract-memory")
+    rows = [[f"{int(n):,}", peak["main_mib"]] for n, peak in entry["results"]["peaks"].items()]
+    return f"{source(entry)}\n\n" + table(["images", "peak memory, MiB"], rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "store": store,
+    "similarity": similarity,
+    "extract-memory": extract_memory,
+}
+
+
+def rewrite(text: str) -> str:
+    """`text` with every block written anew."""
+    return BLOCK.sub(lambda m: f"{m[1]}{BLOCKS[m[2]]()}\n{m[3]}", text)
+
+
+def main() -> int:
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text()
+        if (new := rewrite(text)) != text:
+            stale.append(page.relative_to(ROOT))
+            if not check:
+                page.write_text(new)
+    print(
+        "\n".join(f"{'stale' if check else 'rewritten'}: {page}" for page in stale)
+        or "every block is current"
+    )
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
