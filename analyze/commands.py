@@ -17,7 +17,9 @@ def sweep(
     seeds: str = typer.Option(None, "--seeds", help="A count, or a comma list of seeds  [5]"),
     method: list[str] = typer.Option(None, "--method", help="How columns are picked; repeatable  [random]"),
     probe: str = typer.Option(None, "--probe", help="logistic, ridge, knn or sgd  [logistic]"),
-    l2: str = typer.Option(None, "--l2", help="Comma list of penalties  [1e-4]"),
+    l2: str = typer.Option(None, "--l2", help="Comma list of penalties, or auto  [1e-4]"),
+    l2_path: str = typer.Option(None, "--l2-path", help="What --l2 auto chooses from  [1e-6 to 10]"),
+    class_weight: str = typer.Option(None, "--class-weight", help="balanced, or cat=2,dog=0.5."),
     solver: str = typer.Option(None, "--solver", help="auto, torch, sklearn or cuml  [auto]"),
     standardize: bool = typer.Option(
         None, "--standardize/--no-standardize", help="By train's moments  [yes]"
@@ -45,6 +47,8 @@ def sweep(
         "method": method or None,
         "probe": probe,
         "l2": _list(l2),
+        "l2_path": _list(l2_path),
+        "class_weight": _weights(class_weight),
         "solver": solver,
         "standardize": standardize,
     }
@@ -119,6 +123,14 @@ def report(
 
 def _list(text: str | None) -> list[Any] | None:
     return None if text is None else [_number(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _weights(text: str | None) -> Any:
+    """'balanced', or 'cat=2,dog=0.5' as a mapping, for the plan to check."""
+    if text is None or "=" not in text:
+        return text
+    pairs = (part.rpartition("=") for part in text.split(",") if part.strip())
+    return {name.strip(): _number(weight.strip()) for name, _, weight in pairs}
 
 
 def _number(text: str) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from analyze.probes.batches import Options, fit_orders
+from analyze.probes.classweights import ClassWeight, weigh_classes
 from analyze.probes.crossentropy import n_outputs
 from analyze.probes.logistic import search_dtype
 from analyze.probes.moments import Moments
@@ -54,6 +55,7 @@ def fit_block(
     memory_limit: int | None = None,
     tol: float = 2e-6,
     max_iter: int = 500,
+    class_weight: ClassWeight = None,
     shared: Prepared | None = None,
     return_coef: bool = False,
     return_predictions: bool = False,
@@ -69,6 +71,7 @@ def fit_block(
     tol: the estimated relative gap of the objective at which a logistic probe has converged; the true gap was
     at most twenty times the estimate in every case measured (docs/probes.md).
     max_iter: evaluations per logistic probe; a probe that needs more has converged = False.
+    class_weight: None, 'balanced' or a mapping of class names to weights: as `weigh_classes` says.
     shared: `task_moments(task)`, to be computed once per task instead of once per block.
     """
     orders, sizes = check_orders(orders, task.n_neurons), np.asarray(sizes)
@@ -80,6 +83,12 @@ def fit_block(
         raise InputError(f"got solver {solver!r}; the batched solver is torch")
     if probe != "ridge" and task.is_regression:
         raise InputError(f"got real-valued targets for a {probe} probe; use probe='ridge'")
+    if probe == "knn" and (task.weights is not None or class_weight is not None):
+        raise InputError("got sample or class weights for a knn probe, which takes none")
+    if class_weight is not None:
+        if shared is not None:
+            raise InputError("got class_weight beside shared; give the task of weigh_classes() to both")
+        task = weigh_classes(task, class_weight)
     if probe in ("knn", "sgd") and isinstance(task.train, StoredRows):
         raise InputError(f"got a layer that stays on disk; {probe} needs it in memory: raise memory_limit")
     where = pick_device(device)

@@ -137,12 +137,17 @@ def provenance(results: xr.Dataset) -> dict[str, str]:
     out = {
         "probes": f"{int(score.notnull().sum()):,}",
         "seeds": ", ".join(str(s) for s in results["seed"].values),
-        "l2": f"{float(results['l2']):g}" if "l2" in results.coords else "",
+        "l2": _penalty(results["l2"].item()) if "l2" in results.coords else "",
     }
     for name, value in results.attrs.items():
         if name not in ("settings", "failures"):
             out[str(name)] = value if isinstance(value, str) else json.dumps(value, default=str)
     return {name: value for name, value in out.items() if value}
+
+
+def _penalty(l2: float | str) -> str:
+    """An l2 as text; a sweep that chose its own has the coordinate "auto"."""
+    return l2 if isinstance(l2, str) else f"{l2:g}"
 
 
 def numbers(values: xr.DataArray) -> Sequence[Any]:

@@ -18,17 +18,26 @@ from analyze.sweeps.plan import SweepPlan
 
 @dataclass(frozen=True)
 class Block:
-    """Probes fitted together on one layer: every combination of fractions, seeds and l2s."""
+    """Probes fitted together on one layer: every combination of fractions, seeds and l2s.
+
+    path: the penalties that each probe chooses from, where l2s is ("auto",).
+    """
 
     layer: str
     method: str
     fractions: tuple[float, ...]
     seeds: tuple[int, ...]
-    l2s: tuple[float, ...]
+    l2s: tuple[float, ...] | tuple[str]
+    path: tuple[float, ...] = ()
 
     @property
     def n_probes(self) -> int:
         return len(self.fractions) * len(self.seeds) * len(self.l2s)
+
+    @property
+    def penalties(self) -> int:
+        """How many penalties each fraction is fitted with, counting those that are tried."""
+        return len(self.l2s) + len(self.path)
 
     @property
     def seeded(self) -> bool:
@@ -69,7 +78,8 @@ def missing_blocks(
                 for rectangle in _rectangles(missing[i, j, :, k, :], plan):
                     groups[rectangle].append(seed)
             for (fractions, l2s), seeds in groups.items():
-                yield from _split(Block(layer, method, fractions, tuple(seeds), l2s), seconds, target)
+                block = Block(layer, method, fractions, tuple(seeds), l2s, plan.l2_path or ())
+                yield from _split(block, seconds, target)
 
 
 def _rectangles(
@@ -80,7 +90,7 @@ def _rectangles(
     for column, l2 in enumerate(plan.l2):
         fractions = tuple(f for f, absent in zip(plan.fractions, missing[:, column], strict=True) if absent)
         if fractions:
-            by_fractions[fractions].append(l2)
+            by_fractions[fractions].append(l2)  # type: ignore[arg-type]
     for fractions, l2s in by_fractions.items():
         yield fractions, tuple(l2s)
 
@@ -94,4 +104,5 @@ def _split(block: Block, seconds: Callable[[Block], float], target: float) -> It
 
 
 def _span(values: tuple) -> str:
-    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g}..{values[-1]:g}"
+    first, last = (value if isinstance(value, str) else f"{value:g}" for value in (values[0], values[-1]))
+    return first if len(values) == 1 else f"{first}..{last}"

@@ -80,13 +80,13 @@ def expected_seconds(block: Block, size: LayerSize, machine: Machine, probe: str
     """Expected seconds of a block in one process, loading the layer not counted."""
     ks = sizes(block.fractions, size.d).astype(float)
     widest = float(ks.max())
-    per_seed = len(block.l2s) * widest**3 / 3  # Cholesky
+    per_seed = block.penalties * widest**3 / 3  # Cholesky
     if probe == "logistic":
-        per_seed += len(block.l2s) * EVALUATIONS * 4 * size.train * ks.sum() * size.classes
+        per_seed += block.penalties * EVALUATIONS * 4 * size.train * ks.sum() * size.classes
     else:
-        per_seed += len(block.l2s) * 6 * (ks**2).sum() * size.classes
-    per_seed += len(block.l2s) * 2 * size.test * ks.sum() * size.classes  # scoring
-    overhead = 2e-3 * len(block.fractions) * len(block.l2s)
+        per_seed += block.penalties * 6 * (ks**2).sum() * size.classes
+    per_seed += block.penalties * 2 * size.test * ks.sum() * size.classes  # scoring
+    overhead = 2e-3 * len(block.fractions) * block.penalties
     return block.draws * (per_seed / (machine.flops * EFFICIENCY) + overhead)
 
 
@@ -109,7 +109,12 @@ def block_bytes(fractions: int, l2s: int, size: LayerSize) -> int:
 def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Machine) -> float:
     """How long a block should take: shorter than BLOCK_SECONDS where that keeps all workers busy."""
     whole = sum(
-        expected_seconds(Block(name, method, plan.fractions, plan.seeds, plan.l2), size, machine, plan.probe)
+        expected_seconds(
+            Block(name, method, plan.fractions, plan.seeds, plan.l2, plan.l2_path or ()),
+            size,
+            machine,
+            plan.probe,
+        )
         for name, size in layers.items()
         for method in plan.method
     )

@@ -11,7 +11,7 @@ import zarr
 from zarr.dtype import VariableLengthUTF8
 
 from analyze.subsets import permutation, sizes
-from analyze.sweeps.plan import DIMS, SweepPlan
+from analyze.sweeps.plan import AUTO, DIMS, SweepPlan
 from store.errors import FingerprintMismatch
 
 # name -> (dtype, value where nothing was computed, what it is)
@@ -24,6 +24,7 @@ VARIABLES: dict[str, tuple[str, Any, str]] = {
     "seconds": ("float64", np.nan, "the probe's share of its block's seconds in a worker, loading included"),
     "state": ("int8", 0, "0 missing, 1 done, 2 failed"),
 }
+CHOSEN = {"chosen_l2": ("float64", np.nan, "the l2 that the probe chose and was fitted with")}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Grid:
     method: tuple[str, ...]
     fraction: tuple[float, ...]
     seed: tuple[int, ...]
-    l2: tuple[float, ...]
+    l2: tuple[float, ...] | tuple[str]
     neurons: tuple[int, ...]
     classes: tuple[str, ...]
 
@@ -112,11 +113,12 @@ def create(path: Path, grid: Grid, attributes: Mapping[str, Any]) -> zarr.Group:
     write("permutation", orders, ("layer", "seed", "neuron"), about)
     chunks = (1, 1, len(grid.fraction), 1, len(grid.l2))
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]]
-    shapes = dict.fromkeys(VARIABLES, (grid.shape, chunks, DIMS))
+    variables = VARIABLES | (CHOSEN if grid.l2 == (AUTO,) else {})
+    shapes = dict.fromkeys(variables, (grid.shape, chunks, DIMS))
     count = len(grid.classes)
     shapes["class_accuracy"] = ((*grid.shape, count), (*chunks, count), (*DIMS, "class"))
     for name, (shape, chunk, dims) in shapes.items():
-        dtype, fill, about = VARIABLES.get(
+        dtype, fill, about = variables.get(
             name, ("float32", np.nan, "accuracy on the test samples of each class")
         )
         group.create_array(

@@ -87,7 +87,8 @@ def summary(results: xr.Dataset) -> str:
             for l2 in results["l2"].values:
                 row = mean.sel({"layer": layer, "method": method, "l2": l2}).values
                 cells = "".join(f"{value:8.4f}" for value in row)
-                lines.append(f"{layer!s:<{width}}  {cells}  {method}, l2 {l2:g}")
+                penalty = l2 if isinstance(l2, str) else f"{l2:g}"
+                lines.append(f"{layer!s:<{width}}  {cells}  {method}, l2 {penalty}")
     return "accuracy, mean over seeds, by fraction:\n" + "\n".join(lines)
 
 

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analyze.probes.classweights import ClassWeight, check_class_weight
+from analyze.probes.penalty import CHOSEN, L2_PATH, describe_choice
 from analyze.projections import check_method
 from store.errors import InputError, close_names
 
 PROBES = ("logistic", "ridge", "knn", "sgd")
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
 DIMS = ("layer", "method", "fraction", "seed", "l2")
+AUTO = "auto"  # the one coordinate along l2 where each probe has chosen its own
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class SweepPlan:
     Scalars are taken as lists of one. `seeds=5` means 0 to 4. Fractions are kept sorted, each in (0, 1], and
     rounded to 12 digits, so that 0.15 and np.linspace's 0.15000000000000002 are one fraction. l2 is lambda in
     (1/n) sum CE + (lambda/2) ||W||^2; for ridge in (1/n) ||Y - XW||^2 + lambda ||W||^2.
+    l2="auto": each probe takes the best of `l2_path` by training rows that its fit does not see
+    (analyze/probes/penalty.py). class_weight: as in `weigh_classes`.
     Raises InputError, one line that says what was got and what is allowed.
     """
 
@@ -40,9 +45,11 @@ class SweepPlan:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     method: tuple[str, ...] = ("random",)
     probe: str = "logistic"
-    l2: tuple[float, ...] = (1e-4,)
+    l2: tuple[float, ...] | tuple[str] = (1e-4,)
     solver: str = "auto"
     standardize: bool = True
+    l2_path: tuple[float, ...] | None = None
+    class_weight: ClassWeight | tuple[tuple[str, float], ...] = None
 
     def __post_init__(self) -> None:
         fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -51,7 +58,6 @@ class SweepPlan:
         fix(
             "fractions", tuple(sorted(_numbers("fraction", self.fractions, "above 0, up to 1", _is_fraction)))
         )
-        fix("l2", tuple(sorted(_numbers("l2", self.l2, "0 or above, finite", lambda v: 0 <= v < math.inf))))
         fix("seeds", _seeds(self.seeds))
         for method in self.method:
             check_method(method)
@@ -59,9 +65,31 @@ class SweepPlan:
         _one_of("solver", self.solver, SOLVERS)
         if self.solver in ("sklearn", "cuml") and self.probe not in ("logistic", "ridge"):
             raise InputError(f"got solver {self.solver!r} for a {self.probe} probe; only torch has it")
+        self._check_penalties(fix)
+        fix("class_weight", check_class_weight(self.class_weight))  # type: ignore[arg-type]
+        if self.class_weight is not None and (self.probe == "knn" or self.solver in ("sklearn", "cuml")):
+            raise InputError(
+                f"got class_weight for probe {self.probe!r}, solver {self.solver!r}; "
+                "knn and the solvers sklearn and cuml take none"
+            )
         for name in ("train", "test"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"got {name} split {getattr(self, name)!r}; it must be a split's name")
+
+    def _check_penalties(self, fix: Any) -> None:
+        allowed: tuple[str, Any] = ("0 or above, finite", lambda v: 0 <= v < math.inf)
+        if self.l2 not in (AUTO, (AUTO,), [AUTO]):
+            fix("l2", tuple(sorted(_numbers("l2", self.l2, *allowed))))
+            if self.l2_path is not None:
+                raise InputError("got l2_path beside numbers for l2; it is what l2 'auto' chooses from")
+            return
+        fix("l2", (AUTO,))
+        path = L2_PATH if self.l2_path is None else self.l2_path
+        fix("l2_path", tuple(sorted(_numbers("l2_path", path, *allowed))))
+        if self.probe not in CHOSEN:
+            raise InputError(f"got l2 'auto' for a {self.probe} probe, which has no l2; leave --l2 out")
+        if self.probe == "ridge" and self.solver in ("sklearn", "cuml"):
+            raise InputError(f"got l2 'auto' for ridge with solver {self.solver!r}; only torch has its folds")
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -74,7 +102,9 @@ class SweepPlan:
 
     def settings(self) -> dict[str, Any]:
         """What must agree for two runs to share one RESULTS: everything but the grid's coordinates."""
-        return {name: getattr(self, name) for name in ("train", "test", "probe", "solver", "standardize")}
+        names = ("train", "test", "probe", "solver", "standardize", "class_weight")
+        choice = None if self.l2_path is None else [describe_choice(self.probe), *self.l2_path]
+        return {name: getattr(self, name) for name in names} | {"l2_choice": choice}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "the plan") -> "SweepPlan":

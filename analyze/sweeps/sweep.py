@@ -1,5 +1,6 @@
 """Sweep: every probe of a plan, computed once, committed block by block to RESULTS."""
 
+import hashlib
 import os
 import platform
 import tempfile
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import xarray as xr
 
+from analyze.probes.classweights import ClassWeight, check_named
 from analyze.sweeps.blocks import Block, missing_blocks
 from analyze.sweeps.cost import (
     LayerSize,
@@ -55,11 +57,13 @@ def sweep(
     seeds: int | Iterable[int] = 5,
     method: str | Iterable[str] = "random",
     probe: str = "logistic",
-    l2: float | Iterable[float] = 1e-4,
+    l2: float | str | Iterable[float] = 1e-4,
     client: "Client | None" = None,
     out: str | Path | None = None,
     solver: str = "auto",
     standardize: bool = True,
+    l2_path: Iterable[float] | None = None,
+    class_weight: ClassWeight = None,
     device: str = "auto",
     memory_limit: int | None = None,
     progress: Progress | None = None,
@@ -69,6 +73,9 @@ def sweep(
     Dimensions (layer, method, fraction, seed, l2); variables `accuracy`, `objective`, `grad_norm`, `n_iter`,
     `converged`, `n_neurons`, `class_accuracy` (.., class), `permutation` (layer, seed, neuron), `state`.
     fractions: each in (0, 1]; k = max(1, round(fraction * d)). seeds: a count, or a list of seeds.
+    l2="auto": each probe takes the best of `l2_path` (default 1e-6 to 10 in decades) by training rows that
+    its fit does not see, and is fitted with it on all; the coordinate l2 is "auto", `chosen_l2` says which.
+    class_weight: 'balanced', or class names with weights; the objective's mean is then a weighted mean.
     client: a Dask client whose workers compute the blocks; None computes the same blocks here, in order.
     out: a folder for RESULTS; where it exists, only what is missing is computed and the rest is kept.
     memory_limit: bytes per process (default: 80% of what is free, or a Dask worker's own limit).
@@ -77,7 +84,20 @@ def sweep(
     sweep of another store or with other settings. A block that fails three times leaves NaN and `state` 2
     behind, its error in the attribute `failures`, and a RuntimeWarning; if all fail, ProbecacheError.
     """
-    plan = SweepPlan(layer, fractions, train, test, seeds, method, probe, l2, solver, standardize)  # type: ignore[arg-type]
+    plan = SweepPlan(
+        layer,  # type: ignore[arg-type]
+        fractions,  # type: ignore[arg-type]
+        train,
+        test,
+        seeds,  # type: ignore[arg-type]
+        method,  # type: ignore[arg-type]
+        probe,
+        l2,  # type: ignore[arg-type]
+        solver,
+        standardize,
+        l2_path,  # type: ignore[arg-type]
+        class_weight,
+    )
     return run_plan(
         plan, store, client=client, out=out, device=device, memory_limit=memory_limit, progress=progress
     )
@@ -146,7 +166,8 @@ class Sized:
     @property
     def settings(self) -> dict[str, Any]:
         """What must agree with RESULTS: the plan's settings, the store, and each layer's digest."""
-        return self.plan.settings() | {"digests": self.digests}
+        lists = {name: _digest(name[6:]) for name in self.plan.method if name.startswith("index:")}
+        return self.plan.settings() | {"digests": self.digests | lists}
 
     def blocks(self, missing: np.ndarray, machine: Machine, target: float | None = None) -> list[Block]:
         def seconds(block: Block) -> float:
@@ -167,7 +188,13 @@ class Sized:
             device,
             memory,
             tuple(self.digests.items()),
+            plan.class_weight,  # type: ignore[arg-type]
         )
+
+
+def _digest(file: str) -> str:
+    """SHA-256 of a file of neuron numbers: a list that was edited is another method."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
@@ -186,6 +213,7 @@ def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
                 there = close_names(layer, store.layers_of(name))
                 raise InputError(f"got layer {layer!r}; split {name!r} has no such layer: {there}")
     labels = load_labels(store, plan.train, plan.test)
+    check_named(plan.class_weight, labels.classes)
     layers = {}
     for layer in plan.layer:
         n, d = store.shape(plan.train, layer)
@@ -227,7 +255,7 @@ def shared_moments(
 
     plan, limit = sized.plan, working_memory(machine.memory)
     large = {b.layer for b in blocks if stays_on_disk(sized.layers[b.layer].loaded, limit)}
-    if not large:
+    if not large or plan.class_weight is not None:  # the shared pass takes no weights
         return {}
     found = load_labels(sized.store, plan.train, plan.test)
     labels = np.full(len(found.train_keep), -1, np.int32)

@@ -9,10 +9,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyze.probes.classweights import weigh_classes
+from analyze.probes.penalty import fit_chosen, hold_out
 from analyze.projections import prepare
 from analyze.subsets import sizes
 from analyze.sweeps.blocks import Block
@@ -22,6 +25,7 @@ from store.errors import InputError
 
 if TYPE_CHECKING:
     from analyze.probes.moments import Moments
+    from analyze.probes.penalty import HeldOut
     from analyze.probes.prepared import Prepared
     from analyze.task import Task
     from store.reader import Store
@@ -49,6 +53,7 @@ class Job:
     device: str
     memory_limit: int | None
     digests: tuple[tuple[str, str], ...]
+    class_weight: str | tuple[tuple[str, float], ...] | None = None
 
 
 @dataclass
@@ -112,27 +117,39 @@ def _run(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[
 
 def _fit(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[str, Any]:
     digest = dict(job.digests)[block.layer]
-    key = (job.store, digest, block.layer, job.train, job.test, job.standardize)
+    key = (job.store, digest, block.layer, job.train, job.test, job.standardize, job.class_weight)
     task, shared = cache.get(
         key, lambda: _load(cache.open(job.store), block.layer, digest, job, found), _size
     )
+    limit = working_memory(job.memory_limit)
+    options: dict[str, Any] = {"standardize": job.standardize, "device": job.device, "memory_limit": limit}
     parts = []
     for prepared in prepare(task, block.method, block.seeds, standardize=job.standardize):
-        result = solve(
-            prepared.task,
-            prepared.orders,
-            sizes(block.fractions, task.n_neurons),
-            np.asarray(block.l2s),
-            probe=job.probe,
-            solver=job.solver,
-            standardize=job.standardize,
-            device=job.device,
-            memory_limit=working_memory(job.memory_limit),
-            shared=shared if prepared.task is task else None,
-        )
+        same = prepared.task is task
+        ks = sizes(block.fractions, task.n_neurons)
+        asked = options | {"probe": job.probe, "shared": shared if same else None}
+        chosen = {}
+        if block.path:
+            held = None
+            if same and job.probe != "ridge":
+                held = cache.get((*key, "held out"), lambda: hold_out(task, **options), _size)
+            result, l2 = fit_chosen(
+                prepared.task,
+                prepared.orders,
+                ks,
+                block.path,
+                held=held,
+                fit=partial(solve, solver=job.solver),
+                **asked,
+            )
+            chosen["chosen_l2"] = l2
+        else:
+            l2s = np.asarray(block.l2s, np.float64)
+            result = solve(prepared.task, prepared.orders, ks, l2s, solver=job.solver, **asked)
         # one order may stand for several seeds: (1, f, p) -> (seeds, f, p)
         repeat = len(prepared.seeds) // len(prepared.orders)
-        arrays = {name: np.repeat(getattr(result, name), repeat, axis=0) for name in ARRAYS}
+        whole = {name: getattr(result, name) for name in ARRAYS} | chosen
+        arrays = {name: np.repeat(values, repeat, axis=0) for name, values in whole.items()}
         parts.append(arrays | {"attrs": dict(result.attrs)})
     return _join(parts, 0)
 
@@ -155,6 +172,8 @@ def _load(
         )
     limit = working_memory(job.memory_limit)
     task = load_task(store, layer, job.train, job.test, memory_limit=limit)
+    weight = dict(job.class_weight) if isinstance(job.class_weight, tuple) else job.class_weight
+    task = weigh_classes(task, weight)
     return task, task_moments(task, job.standardize, job.device, limit, found)
 
 
@@ -163,15 +182,16 @@ def layer_digest(store: Any, layer: str, train: str, test: str) -> str:
     return f"{store.digest(train, layer)}+{store.digest(test, layer)}"
 
 
-def _size(held: "tuple[Task, Prepared]") -> int:
-    task, shared = held
+def _size(held: "tuple[Task, Prepared] | HeldOut") -> int:
+    task, shared = held if isinstance(held, tuple) else (held.task, held.shared)
     matrices = sum(getattr(matrix, "nbytes", 0) for matrix in (task.train, task.test))
     return matrices + shared.nbytes
 
 
 def _join(parts: list[dict[str, Any]], axis: int) -> dict[str, Any]:
     """The arrays of a block from those of its parts, which cut it along `axis`."""
-    joined = {name: np.concatenate([part[name] for part in parts], axis) for name in ARRAYS}
+    names = [name for name in parts[0] if name != "attrs"]
+    joined = {name: np.concatenate([part[name] for part in parts], axis) for name in names}
     return joined | {"attrs": parts[0]["attrs"]}
 
 

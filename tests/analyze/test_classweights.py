@@ -1,0 +1,120 @@
+"""Class weights in blocks and sweeps: scikit-learn's, and what cannot be weighted is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.utils.class_weight import compute_sample_weight
+
+import probecache as pc
+from analyze.probes.block import fit_block, task_moments
+from analyze.probes.classweights import weigh_classes
+from analyze.sweeps.plan import SweepPlan
+from analyze.task import Task
+from store.errors import FingerprintMismatch, InputError
+
+NAMES = ("cat", "dog", "hen")
+
+
+def uneven(classes=3):
+    rng = np.random.default_rng(0)
+    y = np.minimum((rng.random(500) * rng.random(500) * 2 * classes).astype(int), classes - 1)
+    x = (rng.normal(size=(classes, 8))[y] + 1.5 * rng.normal(size=(500, 8))).astype(np.float32)
+    return Task(x[:400], y[:400], x[400:], y[400:], NAMES[:classes])
+
+
+WEIGHTS = {"balanced": "balanced", "mapping": {"cat": 0.5, "hen": 3.0}}
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHTS))
+@pytest.mark.parametrize("classes", [2, 3])
+def test_weighted_probes_equal_scikit_learn(name, classes):
+    task, given = uneven(classes), WEIGHTS[name]
+    if name == "mapping":
+        given = {key: value for key, value in given.items() if key in task.classes}
+    theirs = given if name == "balanced" else {NAMES.index(key): value for key, value in given.items()}
+    x, test = ((m - task.mean) / task.scale for m in (task.train, task.test))
+    total = compute_sample_weight(theirs, task.train_labels).sum()
+    order, l2 = np.arange(8)[None], 1e-2
+    options = {"class_weight": given, "return_predictions": True}
+    got = fit_block(task, order, np.array([8]), np.array([l2]), **options)
+    model = LogisticRegression(C=1 / (l2 * total), class_weight=theirs, tol=1e-8, max_iter=1000)
+    assert np.mean(got.predictions[0, 0, 0] != model.fit(x, task.train_labels).predict(test)) <= 0.01
+    got = fit_block(task, order, np.array([8]), np.array([l2]), probe="ridge", **options)
+    model = RidgeClassifier(alpha=l2 * total, class_weight=theirs).fit(x, task.train_labels)
+    np.testing.assert_array_equal(got.predictions[0, 0, 0], model.predict(test))
+    plain = fit_block(task, order, np.array([8]), np.array([l2]), return_predictions=True)
+    assert (plain.predictions != got.predictions).any()  # the weights do something here
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path, task = tmp_path_factory.mktemp("weights") / "s", uneven()
+    for split in ("train", "test"):
+        matrix, labels = getattr(task, split), getattr(task, f"{split}_labels")
+        store = pc.write_arrays(
+            path, split=split, layer="a", activations=matrix, labels=labels, class_names=NAMES
+        )
+    return store
+
+
+@pytest.mark.parametrize("method", ["first", "pca"])
+def test_a_weighted_sweep_is_the_weighted_block_and_is_recorded(store, tmp_path, method):
+    plan = {"layer": "a", "fractions": [0.5, 1], "seeds": 1, "l2": 1e-2, "method": method}
+    swept = pc.sweep(store, **plan, class_weight={"hen": 3, "cat": 0.5}, out=tmp_path / "r")
+    assert json.loads(swept.attrs["settings"])["class_weight"] == [["cat", 0.5], ["hen", 3.0]]
+    if method == "first":
+        direct = fit_block(
+            uneven(), np.arange(8)[None], np.array([4, 8]), np.array([1e-2]), class_weight=WEIGHTS["mapping"]
+        )
+        np.testing.assert_allclose(swept["objective"].values.ravel(), direct.objective.ravel(), rtol=1e-6)
+    plain = pc.sweep(store, **plan)
+    assert (np.abs(swept["objective"] - plain["objective"]) > 1e-3).all()
+    with pytest.raises(FingerprintMismatch, match=r"class_weight: .*'cat'.* there, None now"):
+        pc.sweep(store, **plan, out=tmp_path / "r")
+    auto = pc.sweep(store, **(plan | {"l2": "auto", "l2_path": [1e-2]}), class_weight={"hen": 3, "cat": 0.5})
+    np.testing.assert_allclose(auto["objective"].values, swept["objective"].values, rtol=2e-5)
+
+
+def test_a_weighted_layer_on_disk_is_the_one_in_memory(store, monkeypatch):
+    plan = {"layer": "a", "fractions": [0.5, 1], "seeds": 1, "l2": 1e-2, "class_weight": "balanced"}
+    here = pc.sweep(store, **plan)
+    monkeypatch.setattr("analyze.task.stays_on_disk", lambda size, limit: True)
+    np.testing.assert_allclose(pc.sweep(store, **plan)["objective"], here["objective"], rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_weight": "even"}, "got class_weight 'even'; allowed: 'balanced'"),
+        ({"class_weight": {"cat": -1}}, "got class_weight"),
+        ({"class_weight": {"cat": "heavy"}}, "got class_weight"),
+        ({"class_weight": {}}, "got class_weight"),
+        ({"class_weight": {"cow": 2}}, "got a weight for class 'cow'"),
+        ({"class_weight": "balanced", "probe": "knn"}, "knn and the solvers sklearn and cuml take none"),
+        ({"class_weight": "balanced", "solver": "sklearn"}, "take none"),
+    ],
+)
+def test_weights_that_cannot_be_are_one_line(store, tmp_path, change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        pc.sweep(store, **({"layer": "a", "fractions": [1], "out": tmp_path / "r"} | change))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_blocks_refuse_weights_that_would_be_passed_over():
+    task = uneven()
+    one = np.arange(8)[None], np.array([8]), np.array([1e-2])
+    with pytest.raises(InputError, match="class_weight beside shared"):
+        fit_block(task, *one, class_weight="balanced", shared=task_moments(task))
+    with pytest.raises(InputError, match="for a knn probe, which takes none"):
+        fit_block(weigh_classes(task, "balanced"), *one, probe="knn")
+    real = Task(task.train, task.train[:, 0].astype(float), task.test, task.test[:, 0].astype(float))
+    with pytest.raises(InputError, match="class weights for real-valued targets"):
+        fit_block(real, *one, probe="ridge", class_weight="balanced")
+
+
+def test_a_config_file_and_python_give_one_plan():
+    mapping = SweepPlan.from_mapping({"layer": "a", "fractions": 1, "class_weight": {"hen": 3, "cat": 0.5}})
+    assert mapping == SweepPlan("a", 1, class_weight={"cat": 0.5, "hen": 3.0})  # type: ignore[arg-type]

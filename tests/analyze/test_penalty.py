@@ -1,0 +1,196 @@
+"""Choosing l2 by held-out rows (logistic) and by folds of the moments (ridge), against plain loops."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge, RidgeClassifier
+
+import probecache as pc
+from analyze.probes.block import fit_block, task_moments
+from analyze.probes.crossvalidate import ridge_scores
+from analyze.probes.folds import fold_numbers, held_out_rows, split_task
+from analyze.probes.penalty import fit_chosen
+from analyze.subsets import permutation
+from analyze.task import Task
+from store.errors import FingerprintMismatch, InputError
+
+PATH = np.array([1e-4, 1e-2, 1.0])
+SIZES = np.array([4, 20, 9])
+
+
+def blobs(classes=4, n=420, d=20, seed=0, spread=2.5):
+    rng = np.random.default_rng(seed)
+    y = np.sort(np.arange(n) % classes)  # sorted: a split that is not shuffled or stratified would show
+    x = (rng.normal(size=(classes, d))[y] + spread * rng.normal(size=(n, d))).astype(np.float32)
+    test = rng.permutation(n) < 120
+    return Task(x[~test], y[~test], x[test], y[test])
+
+
+def real_targets():
+    task, rng = blobs(), np.random.default_rng(1)
+    mix = rng.normal(size=(20, 2))
+    y, truth = (m @ mix + rng.normal(scale=9, size=(len(m), 2)) + 4 for m in (task.train, task.test))
+    return Task(task.train, y, task.test, truth)
+
+
+def looped(task, order, k, l2, model):
+    """Mean score of the folds, each fitted and scored by scikit-learn."""
+    x = ((task.train - task.mean) / task.scale)[:, order[:k]].astype(np.float64)
+    y, folds = task.train_labels, fold_numbers(task.train_labels, 5)
+    found = []
+    for fold in range(5):
+        held = folds == fold
+        fitted = model(alpha=l2 * (~held).sum()).fit(x[~held], y[~held])
+        found.append(fitted.score(x[held], y[held]))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [(blobs(), RidgeClassifier), (blobs(classes=2), RidgeClassifier), (real_targets(), Ridge)],
+    ids=["four classes", "two classes", "regression"],
+)
+def test_folds_of_the_moments_equal_a_loop_over_scikit_learn(task, model):
+    orders = np.stack([permutation(20, s) for s in (0, 1)])
+    scores = ridge_scores(task_moments(task), orders, SIZES, PATH)
+    assert scores.shape == (2, 3, 3)
+    for (s, f, p), score in np.ndenumerate(scores):
+        assert score == pytest.approx(looped(task, orders[s], SIZES[f], PATH[p], model), abs=1e-6)
+
+
+def test_moments_without_a_fold_are_the_moments_of_the_other_rows():
+    task = blobs()
+    weights = np.random.default_rng(0).uniform(0, 3, len(task.train))
+    held = fold_numbers(task.train_labels, 5) == 2
+    for w in (None, weights):
+        parts = []
+        for rows in (np.ones_like(held), held, ~held):
+            part = Task(
+                task.train[rows],
+                task.train_labels[rows],
+                task.test,
+                task.test_labels,
+                mean=task.mean,
+                scale=task.scale,
+                weights=None if w is None else w[rows],
+            )
+            parts.append(task_moments(part).moments)
+        left = parts[0].without(parts[1])
+        assert left.count == pytest.approx(parts[2].count)
+        for name in ("gram", "cross", "square"):
+            np.testing.assert_allclose(getattr(left, name), getattr(parts[2], name), atol=1e-5)
+
+
+@pytest.mark.parametrize("probe", ["logistic", "ridge"])
+def test_each_probe_gets_the_best_of_the_path_and_all_rows(probe):
+    task, orders = blobs(), np.stack([permutation(20, s) for s in (0, 1, 2)])
+    got, chosen = fit_chosen(task, orders, SIZES, PATH, probe=probe)
+    part = split_task(task, held_out_rows(task.train_labels))
+    for s, f in np.ndindex(3, 3):
+        one = orders[s : s + 1], SIZES[f : f + 1]
+        if probe == "logistic":
+            scores = fit_block(part, *one, PATH).accuracy[0, 0]
+        else:
+            scores = [looped(task, orders[s], SIZES[f], l2, RidgeClassifier) for l2 in PATH]
+        best = max(l2 for l2, score in zip(PATH, scores, strict=True) if score >= max(scores) - 1e-9)
+        assert chosen[s, f, 0] == best
+        whole = fit_block(task, *one, np.array([best]), probe=probe)
+        assert got.objective[s, f, 0] == pytest.approx(whole.objective.item(), rel=2e-5)
+        assert got.accuracy[s, f, 0] == pytest.approx(whole.accuracy.item(), abs=0.01)
+    assert len(np.unique(chosen)) > 1  # the case has something to choose
+
+
+def test_the_held_out_part_is_a_fifth_of_each_class_and_repeats():
+    labels = np.repeat([0, 1, 2, 3], [50, 10, 2, 1])
+    held = held_out_rows(labels)
+    assert np.bincount(labels[held], minlength=4).tolist() == [10, 2, 1, 0]
+    np.testing.assert_array_equal(held, held_out_rows(labels))
+    with pytest.raises(InputError, match="got one row per class in train"):
+        held_out_rows(np.arange(5))
+
+
+def test_folds_share_out_rows_and_classes_evenly():
+    labels = np.repeat([0, 1, 2], [13, 7, 3])
+    folds = fold_numbers(labels, 5)
+    assert sorted(np.bincount(folds)) == [4, 4, 5, 5, 5]
+    for label in (0, 1, 2):
+        counts = np.bincount(folds[labels == label], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    with pytest.raises(InputError, match="got 5 folds of 3 training rows"):
+        fold_numbers(np.array([0, 1, 1]), 5)
+
+
+def test_a_class_that_a_fold_cannot_fit_is_never_predicted_there():
+    task = blobs(n=300)
+    lone = task.train_labels.copy()
+    lone[lone == 3] = 0
+    lone[7] = 3  # one row of class 3: the fold that holds it out has none
+    one = Task(task.train, lone, task.test, task.test_labels)
+    order = np.arange(20)
+    scores = ridge_scores(task_moments(one), order[None], np.array([20]), np.array([1e-2]))
+    # RidgeClassifier without the class predicts among the others, as ours must
+    assert scores[0, 0, 0] == pytest.approx(looped(one, order, 20, 1e-2, RidgeClassifier), abs=1e-6)
+    got, _ = fit_chosen(one, order[None], np.array([20]), PATH)
+    assert np.isfinite(got.objective).all()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path, task = tmp_path_factory.mktemp("penalty") / "s", blobs()
+    for split in ("train", "test"):
+        store = pc.write_arrays(
+            path,
+            split=split,
+            layer="a",
+            activations=getattr(task, split),
+            labels=getattr(task, f"{split}_labels"),
+        )
+    return store
+
+
+@pytest.mark.parametrize("probe", ["logistic", "ridge"])
+def test_a_sweep_with_l2_auto_keeps_the_dimension_and_names_the_choice(store, tmp_path, probe):
+    plan = {"layer": "a", "fractions": [0.2, 1], "probe": probe, "l2": "auto", "l2_path": PATH}
+    first = pc.sweep(store, **plan, seeds=1, method=["random", "pca"], out=tmp_path / "r")
+    results = pc.sweep(store, **plan, seeds=2, method=["random", "pca"], out=tmp_path / "r")
+    assert results["accuracy"].dims == ("layer", "method", "fraction", "seed", "l2")
+    assert results["l2"].values.tolist() == ["auto"]
+    np.testing.assert_array_equal(results["seconds"].sel(seed=[0]), first["seconds"])  # not computed again
+    task = blobs()
+    direct, chosen = fit_chosen(task, permutation(20, 1)[None], np.array([4, 20]), PATH, probe=probe)
+    swept = results.sel({"method": "random", "seed": 1, "l2": "auto", "layer": "a"})
+    np.testing.assert_array_equal(swept["chosen_l2"], chosen[0, :, 0])
+    np.testing.assert_allclose(swept["objective"], direct.objective[0, :, 0], rtol=1e-6)
+    assert np.isin(results["chosen_l2"], PATH).all()
+    with pytest.raises(FingerprintMismatch, match="l2_choice"):
+        pc.sweep(store, **(plan | {"l2_path": [1e-3]}), seeds=1, out=tmp_path / "r")
+    with pytest.raises(FingerprintMismatch, match="l2_choice"):
+        pc.sweep(store, layer="a", fractions=[0.2], probe=probe, seeds=1, out=tmp_path / "r")
+    assert float(pc.redundancy(results)["dr"].isel(method=0).item()) <= 1
+
+
+def test_a_layer_on_disk_chooses_as_in_memory(store, monkeypatch):
+    plan = {"layer": "a", "fractions": [0.2, 1], "seeds": 2, "l2": "auto", "l2_path": PATH}
+    for probe in ("logistic", "ridge"):
+        here = pc.sweep(store, **plan, probe=probe)
+        with monkeypatch.context() as patch:
+            patch.setattr("analyze.task.stays_on_disk", lambda size, limit: True)
+            streamed = pc.sweep(store, **plan, probe=probe)
+        np.testing.assert_array_equal(streamed["chosen_l2"], here["chosen_l2"])
+        np.testing.assert_allclose(streamed["objective"], here["objective"], rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probe": "knn"}, "got l2 'auto' for a knn probe, which has no l2"),
+        ({"probe": "ridge", "solver": "sklearn"}, "got l2 'auto' for ridge with solver 'sklearn'"),
+        ({"l2": "best"}, "got l2 'best'"),
+        ({"l2": [1e-4, "auto"]}, "got l2 'auto'; allowed: 0 or above"),
+        ({"l2": 1e-4, "l2_path": [1.0]}, "got l2_path beside numbers for l2"),
+        ({"l2_path": [-1.0]}, "got l2_path -1.0"),
+    ],
+)
+def test_what_cannot_be_chosen_is_one_line(store, change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        pc.sweep(store, **({"layer": "a", "fractions": [1], "l2": "auto"} | change))
+    assert "\n" not in str(caught.value)
