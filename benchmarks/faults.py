@@ -135,10 +135,11 @@ def litter(path: Path) -> list[str]:
     return [n for n in names if n.endswith(".tmp") or n.startswith(("claim-", "lease-"))]
 
 
-def kills(
-    work: Callable[[Path, Path | None], None], images: Path | None, n: int, chance: random.Random
-) -> Any:
-    """Kill `work` n times, each time in another store, and continue; counts."""
+def kills(work: Work, images: Path | None, n: int, chance: random.Random, first: int) -> Any:
+    """Kill `work` n times, each time in another store, and continue; counts.
+
+    Kill k is inside a write where k + first is odd, else at a random time.
+    """
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     start = time.perf_counter()
     in_child(lambda: work(folder / "whole", images))
@@ -148,12 +149,15 @@ def kills(
     counts: Counter[str] = Counter(runs=n)
     for k in range(n):
         path = folder / f"run{k}"
-        if k % 2:
-            ended = in_child(partial(work, path, images), quota=chance.randrange(size))
-            counts["killed inside a write"] += not ended
+        if (k + first) % 2:
+            killed = not in_child(partial(work, path, images), quota=chance.randrange(size))
+            counts["killed inside a write"] += killed
         else:
-            ended = in_child(partial(work, path, images), seconds=chance.uniform(0.0, seconds))
-            counts["killed at a random time"] += not ended
+            killed = False
+            while not killed:  # it may have ended before its time had come
+                shutil.rmtree(path, ignore_errors=True)
+                killed = not in_child(partial(work, path, images), seconds=chance.uniform(0.0, seconds))
+            counts["killed at a random time"] += killed
         before = committed(path)
         in_child(partial(work, path, images))
         after = committed(path)
@@ -206,14 +210,14 @@ def main() -> None:
     results: dict[str, Any] = {"seed": arguments.seed}
     share = arguments.kills if arguments.no_extract else arguments.kills // 2
     if share:
-        results["import"] = kills(import_features, None, share, chance)
+        results["import"] = kills(import_features, None, share, chance, first=0)
         print("import:", results["import"])
     if not arguments.no_extract:
         from extract.digits import write_digits
 
         images = Path(tempfile.mkdtemp(prefix="faults-images-"))
         results["extract"] = kills(
-            extract_features, write_digits(images / "digits"), arguments.kills - share, chance
+            extract_features, write_digits(images / "digits"), arguments.kills - share, chance, first=1
         )
         print("extract:", results["extract"])
         shutil.rmtree(images)

@@ -73,12 +73,20 @@ def versions() -> dict[str, str]:
 
 
 def alternate(
-    work: Mapping[str, Callable[[], Any]], runs: int = 5, warmup: int = 1
+    work: Mapping[str, Callable[[], Any]],
+    runs: int = 5,
+    warmup: int = 1,
+    before: Callable[[], Any] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each piece of work, run in turn (A B C A B C ...): a drifting machine hits all alike."""
+    """Seconds of each piece of work, run in turn (A B C A B C ...): a drifting machine hits all alike.
+
+    `before` runs ahead of each, where no clock does.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(warmup + runs):
         for name, function in work.items():
+            if before is not None:
+                before()
             start = perf_counter()
             function()
             if turn >= warmup:

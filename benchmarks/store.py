@@ -6,6 +6,7 @@
 Each peer runs in turn (A B C A B C ...), and in a process of its own for the peak memory. Times are wall time
 with a warm page cache; what is read is compared with the data. Checksums: ours and zarr's crc32c; h5py and
 .npy have none. Writes are without or with fsync: ours always syncs, so its peer is np.save followed by fsync.
+Every write is of a new file: what an earlier one left is moved aside, and removed where no clock runs.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +38,24 @@ def features(samples: int, neurons: int) -> np.ndarray:
     return np.maximum(values, 0, out=values).astype(np.float16)
 
 
+def aside(path: Path) -> None:
+    """Make room for a new file or folder at `path`, at no cost that grows with the old one."""
+    if path.exists():
+        path.rename(path.with_name(f"old-{uuid.uuid4().hex}"))
+
+
+def remove_old(folder: Path) -> None:
+    """Remove what was moved aside, and let the disk come to rest."""
+    for path in folder.glob("old-*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.sync()
+
+
 def numpy_work(folder: Path, values: np.ndarray | None, columns: dict[str, np.ndarray]) -> Work:
     path = folder / "x.npy"
 
     def save(sync: bool) -> None:
-        path.unlink(missing_ok=True)
+        aside(path)
         with open(path, "wb") as file:
             np.save(file, values)
             if sync:
@@ -67,7 +82,7 @@ def store_work(
     path = folder / f"store-{options.get('compression')}"
 
     def write() -> None:
-        shutil.rmtree(path, ignore_errors=True)
+        aside(path)
         pc.write_arrays(
             path,
             split=SPLIT,
@@ -94,7 +109,7 @@ def h5py_work(folder: Path, values: np.ndarray | None, columns: dict[str, np.nda
     path = folder / "x.h5"
 
     def write() -> None:
-        path.unlink(missing_ok=True)
+        aside(path)
         with h5py.File(path, "w") as file:
             file.create_dataset("x", data=values, chunks=(1024, values.shape[1]))
 
@@ -121,7 +136,7 @@ def zarr_work(folder: Path, values: np.ndarray | None, columns: dict[str, np.nda
     path = folder / "x.zarr"
 
     def write() -> None:
-        shutil.rmtree(path, ignore_errors=True)
+        aside(path)
         array = zarr.create_array(
             path,
             shape=values.shape,
@@ -209,7 +224,6 @@ def check(works: dict[str, Work], values: np.ndarray, columns: dict[str, np.ndar
 
 def size(folder: Path, name: str) -> float:
     """MB on disk."""
-    ours = f"store-{'zstd' if 'zstd' in name else None}"
     ours = "store-zstd" if "zstd" in name else "store-None"
     path = {"numpy": "x.npy", "h5py": "x.h5", "zarr": "x.zarr"}.get(name, ours)
     files = [folder / path] if (folder / path).is_file() else (folder / path).rglob("*")
@@ -225,8 +239,8 @@ def run(samples: int, neurons: int, runs: int, folder: Path) -> dict[str, Any]:
     tasks = list(dict.fromkeys(task for work in works.values() for task in work))
     milliseconds: dict[str, dict[str, float]] = {name: {} for name in works}
     for task in tasks:
-        os.sync()  # nothing of the task before is still on its way to the disk
-        times = alternate({name: work[task] for name, work in works.items() if task in work}, runs)
+        mine = {name: work[task] for name, work in works.items() if task in work}
+        times = alternate(mine, runs, before=lambda: remove_old(folder))
         for name, seconds in times.items():
             milliseconds[name][task] = round(1e3 * statistics.median(seconds), 1)
     pairs = [(task, task) for task in milliseconds["probecache"]] + [("write, fsync", "write")]

@@ -39,9 +39,9 @@ def write_arrays(
 ) -> Store:
     """Store `activations` (samples, neurons) as one layer; returns the store.
 
-    Read shard by shard, so a memory-mapped array is never loaded whole. Killed, the same call goes on
-    where it
-    stopped; FingerprintMismatch if the store holds other values, labels or identity than those given.
+    Read shard by shard, so a memory-mapped array is never loaded whole (three at a time: the disk works while
+    the next ones are checked and summed). Killed, the same call goes on where it stopped; FingerprintMismatch
+    if the store holds other values, labels or identity than those given.
 
     labels       (samples,) integers
     samples      what identifies the rows; default the row numbers
@@ -85,7 +85,7 @@ def write_arrays(
         for shard in writer.finished():
             at = slice(shard.start, shard.stop)
             writer.require_same(shard, layer, np.asarray(values[at]), classes[at], names(shard))
-        with ThreadPoolExecutor(2) as pool:  # one encodes while the other waits for the disk
+        with ThreadPoolExecutor(3) as pool:  # two compute while one waits for the disk
             for _ in pool.map(write, writer.pending()):
                 pass
         return writer.finish()

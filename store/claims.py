@@ -103,7 +103,7 @@ class Claims:
         self.files.delete(self._lease(self.mark))
 
     def _renew(self) -> None:
-        self.files.write({self._lease(self.mark): [b"alive"]}, last=False)
+        self.files.write({self._lease(self.mark): [b"alive"]})
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):

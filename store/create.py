@@ -30,9 +30,7 @@ def open_split(
     _open_root(files, fingerprint)
     if files.read(f"{name}/zarr.json") is None:
         split = Split(name, geometry, class_names, dict(fingerprint.data))
-        # the commit folder first: later documents of the split are staged in it
-        _write_arrays(files, name, split.arrays())
-        _write_group(files, name, split.attributes())
+        _write_documents(files, name, split)
         return split
     split = catalog.read_split(files, name)
     where = f"split {name!r} in {files.url}"
@@ -67,8 +65,7 @@ def open_layers(
         key = f"{split.name}/{spec.name}"
         if files.read(f"{key}/zarr.json") is None:
             layer = Layer(split.name, spec, compression, split.geometry)
-            _write_arrays(files, key, layer.arrays())
-            _write_group(files, key, layer.attributes())
+            _write_documents(files, key, layer)
         else:
             layer = catalog.read_layer(files, split, spec.name)
             where = f"layer {spec.name!r} of split {split.name!r} in {files.url}"
@@ -147,6 +144,13 @@ def _write_group(
 ) -> None:
     document = metadata.group_document(attributes, consolidated)
     files.write({f"{key}/zarr.json".lstrip("/"): [metadata.render(document)]})
+
+
+def _write_documents(files: Files, key: str, owner: Split | Layer) -> None:
+    """A new group's documents: its arrays', then its own, by which it is found."""
+    arrays = {f"{key}/{name}/zarr.json": [metadata.render(d)] for name, d in owner.arrays().items()}
+    group = metadata.group_document(owner.attributes())
+    files.write(arrays, then={f"{key}/zarr.json": [metadata.render(group)]})
 
 
 def _write_arrays(files: Files, key: str, documents: dict[str, dict[str, Any]]) -> None:

@@ -1,8 +1,7 @@
 """Bytes in and out of a store: a local folder, or any fsspec URL (`s3://bucket/features.zarr`).
 
 Keys are '/'-separated paths below the store. A write replaces the whole object or nothing: locally by
-temporary
-file, fsync and rename; an object store's put is atomic already.
+temporary file, fsync and rename; an object store's put is atomic already.
 """
 
 import contextlib
@@ -34,20 +33,17 @@ class Files(Protocol):
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
 
     def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
-        """Fill the uint8 arrays `out` from byte `start` on (negative: from the end); the number of bytes
-        read.
+        """Fill the uint8 arrays `out` from byte `start` on (negative: from the end); the bytes read.
 
         FileNotFoundError if there is no such object.
         """
 
     def size(self, key: str) -> int | None: ...
 
-    def write(self, items: Mapping[str, Pieces], last: bool = True) -> None:
-        """Replace each object by its pieces, in this order: contents are durable before any name changes.
+    def write(self, items: Mapping[str, Pieces], then: Mapping[str, Pieces] | None = None) -> None:
+        """Replace each object by its pieces; durable on return.
 
-        `last`: the names are durable as well. Not needed where another write follows: a journal keeps its
-        order,
-        and a commit without its data would be seen.
+        `then` are replaced after all of `items` are: a commit is never there before what it vouches for.
         """
 
     def create(self, key: str, data: bytes) -> bool:
@@ -130,7 +126,9 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def write(self, items: Mapping[str, Pieces], last: bool = True) -> None:
+    def write(self, items: Mapping[str, Pieces], then: Mapping[str, Pieces] | None = None) -> None:
+        """All contents are synced together, then the names change in order; a journal keeps that order."""
+        items = {**items, **(then or {})}
         paths = {key: self._path(key) for key in items}
         ending = f".{mark()}.tmp"
         descriptors: list[int] = []
@@ -148,8 +146,7 @@ class LocalFiles:
                     os.close(descriptor)
             for path in paths.values():
                 os.replace(path + ending, path)
-            if last:
-                _sync_folder(os.path.dirname(path))
+            _sync_folder(os.path.dirname(path))
         except OSError as error:
             raise _write_failed(error, f"{self.url}/{key}") from error
         finally:

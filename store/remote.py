@@ -5,6 +5,7 @@ S3 and its kin have it (If-None-Match).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -86,10 +87,11 @@ class RemoteFiles:
             return None
         return int(found["size"]) if found["type"] == "file" else None
 
-    def write(self, items: Mapping[str, Pieces], last: bool = True) -> None:
-        if items:
-            data = {self._path(key): joined(pieces) for key, pieces in items.items()}
-            self._try(lambda: self.fs.pipe(data), next(iter(items)))
+    def write(self, items: Mapping[str, Pieces], then: Mapping[str, Pieces] | None = None) -> None:
+        for step in (items, then or {}):  # puts of one step go out together, in no order
+            if step:
+                data = {self._path(key): joined(pieces) for key, pieces in step.items()}
+                self._try(partial(self.fs.pipe, data), next(iter(step)))
 
     def create(self, key: str, data: bytes) -> bool:
         try:

@@ -155,8 +155,7 @@ class SplitWriter:
             items |= parts
         for key in commits:  # none vouches for what is being replaced
             self.files.delete(key)
-        self.files.write(items, last=False)
-        self.files.write(commits)
+        self.files.write(items, then=commits)
         self.claims.release(shard.index)
 
     def _check(
