@@ -32,6 +32,7 @@ from analyze.findings.summary import late_layer_last
 from analyze.findings.tell import save_new
 from analyze.report.write import write_report
 from analyze.similarity.cka import cka
+from benchmarks.record import record
 
 TASKS = ("pets37", "flowers102", "cifar10")
 # The paper's table (first version, delta 0.9): ResNet18, ViT-S/16, ViT-S/32 span these on the same data sets.
@@ -87,7 +88,9 @@ def plans(layers: list[str]) -> Iterator[dict[str, object]]:
 def run(arguments: argparse.Namespace) -> None:
     begun = time.perf_counter()
     out = Path(arguments.out)
-    fractions = np.geomspace(0.005, 1, 6 if arguments.quick else 20).round(5).tolist()
+    grid = np.geomspace(0.005, 1, 6 if arguments.quick else 20).round(5)
+    grid[np.abs(grid - 0.2).argmin()] = 0.2  # the paper's headline is exactly a fifth
+    fractions = grid.tolist()
     seeds = 2 if arguments.quick else 5
     studies = find_studies(Path(arguments.features))
     stores = {s.name: pc.open_store(s.path) for s in studies}
@@ -143,6 +146,8 @@ def summarise(studies: list[Study], out: Path, arguments: argparse.Namespace) ->
     )
     summary = {s.name: outline(results[s.name], similarities[s.name]) for s in studies if s.name in results}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    if not arguments.quick:
+        print(f"record: {record('study', summary, folder=arguments.record)}")
     with tarfile.open(out / "study.tar.gz", "w:gz") as archive:
         for part in ("results", "cka", "summary.json", "report/tables", "report/figures"):
             archive.add(out / part, arcname=part)
@@ -216,6 +221,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--minutes", type=float, default=60, help="start no sweep after this time")
+    parser.add_argument("--record", type=Path, help="folder of the record (default: benchmarks/results)")
     parser.add_argument("--quick", action="store_true", help="6 fractions, 2 seeds")
     run(parser.parse_args())
 
