@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analyze.probes.moments import add_gram
 from analyze.probes.nested import Segment, forward, segments
 from analyze.probes.panels import Panels
 
@@ -49,7 +50,7 @@ def class_grams(
             rows = (draws[panel.rows] < chance[j]).nonzero()[:, 0]
             if len(rows):
                 kept[j].append(x[:, rows] * (curvature[j, rows] / chance[j, rows]).sqrt())
-            if sum(part.shape[1] for part in kept[j]) > 2048:
+            if sum(part.shape[1] for part in kept[j]) > 4096:
                 _accumulate(grams[j], kept[j])
     for j in range(outputs):
         _accumulate(grams[j], kept[j])
@@ -57,17 +58,12 @@ def class_grams(
 
 
 def _accumulate(gram: Tensor, kept: list[Tensor]) -> None:
-    """Adds A A' of the rows kept so far, the upper half of blocks only, mirrored; forgets the rows."""
+    """Adds A A' of the rows kept so far; forgets the rows."""
     if not kept:
         return
     a = torch.cat(kept, dim=1)
     kept.clear()
-    half = a.shape[0] // 2
-    gram[:half, :half].addmm_(a[:half], a[:half].T)
-    gram[half:, half:].addmm_(a[half:], a[half:].T)
-    cross = a[:half] @ a[half:].T
-    gram[:half, half:] += cross
-    gram[half:, :half] += cross.T
+    add_gram(gram, a, a)
 
 
 def _curvature(x: Tensor, pilot: Tensor, parts: list[Segment]) -> Tensor:

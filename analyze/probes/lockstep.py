@@ -6,7 +6,7 @@ so the evaluations get cheaper as it empties. Scalars are float64.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class Solve(Protocol):
 @dataclass
 class Solution:
     """Per problem: x (m, ...); objective, grad_norm, gap (relative, estimated) float64; n_iter: evaluations
-    of the objective, int64; converged, bool."""
+    of the objective, int64; converged, bool. pairs: what was learnt of the curvature, newest first."""
 
     x: Tensor
     objective: Tensor
@@ -35,10 +35,17 @@ class Solution:
     gap: Tensor
     n_iter: Tensor
     converged: Tensor
+    pairs: Pairs = field(default_factory=deque)
 
 
 def lbfgs(
-    evaluate: Evaluate, solve: Solve, start: Tensor, tol: float, max_iter: int, noise: float = 1e-6
+    evaluate: Evaluate,
+    solve: Solve,
+    start: Tensor,
+    tol: float,
+    max_iter: int,
+    noise: float = 1e-6,
+    pairs: Pairs | None = None,
 ) -> Solution:
     """Minimise m convex problems from `start` (m, ...).
 
@@ -47,6 +54,7 @@ def lbfgs(
     tol: a problem has converged when its estimated gap, half the quasi-Newton decrement, is at most
     tol * objective. max_iter: evaluations per problem; those left then report converged = False.
     noise: relative rounding of the objective; a rise below it does not fail a line search.
+    pairs: an earlier solution's, of the same m problems, to go on from.
     """
     m, device = start.shape[0], start.device
     zeros = torch.zeros(m, dtype=torch.float64, device=device)
@@ -56,7 +64,7 @@ def lbfgs(
     f, g = evaluate(x, active)
     used = torch.ones_like(active)
     stuck = torch.zeros_like(active, dtype=torch.bool)
-    pairs: Pairs = deque(maxlen=HISTORY)
+    pairs = deque(pairs or (), maxlen=HISTORY)
     while True:
         direction = _two_loop(g, pairs, partial(solve, which=active))
         slope = dot(g, direction)
@@ -69,6 +77,7 @@ def lbfgs(
             done.gap[ids] = (gap / f.abs().clamp(min=1e-300))[finished]
             done.grad_norm[ids] = dot(g, g).sqrt()[finished]
             done.n_iter[ids], done.converged[ids] = used[finished], within[finished]
+            _keep_pairs(done.pairs, pairs, ids, finished, start)
             keep = ~finished
             if not bool(keep.any()):
                 return done
@@ -80,6 +89,16 @@ def lbfgs(
         x, f, g, cost, stuck = _search(evaluate, active, x, f, g, direction, slope, noise, max_iter)
         used = used + cost
         pairs.appendleft(_pair(x - old_x, g - old_g))
+
+
+def _keep_pairs(kept: Pairs, pairs: Pairs, ids: Tensor, finished: Tensor, like: Tensor) -> None:
+    """Writes the finished problems' pairs at `ids` of kept, (m, ...) as `like`; r = 0 where it has none."""
+    for age, (s, y, r) in enumerate(pairs):
+        if age == len(kept):
+            none = torch.zeros(len(like), dtype=r.dtype, device=r.device)
+            kept.append((torch.zeros_like(like), torch.zeros_like(like), none))
+        for whole, part in zip(kept[age], (s, y, r), strict=True):
+            whole[ids] = part[finished]
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -117,7 +117,8 @@ def fit_logistic(
             noise=SEARCH_NOISE,
         )
         start = searched.x
-    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, max_iter)
+    learnt = searched.pairs if searched is not None else None
+    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, max_iter, pairs=learnt)
     if searched is not None:
         solution.n_iter += searched.n_iter
     return solution

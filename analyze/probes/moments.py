@@ -54,8 +54,19 @@ def moments(panels: Panels, targets: Tensor, weights: Tensor | None = None) -> M
     for rows, panel in ((p.rows, p.of(0)) for p in panels):
         y = targets[rows].to(panel.dtype)
         weighted = panel if weights is None else panel * weights[rows].to(panel.dtype)
-        gram += weighted @ panel.T
+        add_gram(gram, weighted, panel)
         cross += weighted @ y
         square += (y.double() ** 2 if weights is None else y.double() ** 2 * weights[rows, None]).sum(dim=0)
         count += panel.shape[1] if weights is None else float(weights[rows].sum())
     return Moments(gram / count, cross / count, square / count, count)
+
+
+def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 4) -> None:
+    """Adds left right', which must be symmetric, to gram (w, w): blocks above the diagonal, mirrored."""
+    width = gram.shape[0]
+    step = -(-width // blocks)
+    for a in range(0, width, step):
+        b = min(a + step, width)
+        strip = left[a:b] @ right[a:].T
+        gram[a:b, a:] += strip
+        gram[b:, a:b] += strip[:, b - a :].T

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-MIN_SEGMENT = 128
+MIN_SEGMENT = 256
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,14 @@ def segments(widths: list[int]) -> list[Segment]:
     """Segments for probes of `widths` panel rows (1 + k each), which must not increase.
 
     >>> [(s.start, s.stop, s.probes) for s in segments([601, 401, 391, 201])]
-    [(0, 201, 4), (201, 401, 3), (401, 601, 1)]
+    [(0, 401, 4), (401, 601, 1)]
+    >>> [s.stop for s in segments(list(range(1281, 1, -64)))]  # a run of close cuts does not become one segment
+    [449, 897, 1281]
     """
     cuts = [0]
     for width in sorted(set(widths)):
-        if width - cuts[-1] < MIN_SEGMENT and len(cuts) > 1:
+        near = len(cuts) > 1 and width - cuts[-1] < MIN_SEGMENT
+        if near and width - cuts[-2] < 2 * MIN_SEGMENT:
             cuts[-1] = width
         else:
             cuts.append(width)
