@@ -125,7 +125,12 @@ def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -
 
     total = sum(shard.stop - shard.start for shard in shards)
     try:
-        with show_progress(total, timing, settings.split, progress) as on_batch:
+        with show_progress(total, timing, settings.split, progress) as show:
+
+            def on_batch(rows: int) -> None:
+                writer.renew()
+                show(rows)
+
             run_loop(forward, features, batches, shards, write, timing, on_batch, failed)
     finally:
         timing.stop()

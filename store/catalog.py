@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from store import chunks, commit, metadata, moments
+from store import chunks, commit, metadata
 from store.chunks import BadChunk
-from store.errors import DamagedStore, FingerprintMismatch, InputError, NotAStore
+from store.errors import DamagedStore, InputError, NotAStore
 from store.files import Files
 from store.layout import COMPRESSIONS, DTYPES, ROW_ARRAYS, Geometry, LayerSpec, Shard, check_name, panel_rows
 from store.shard import ShardFormat
@@ -64,12 +64,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Split:
-    """One split's group."""
+    """One split's group. `origin`: its copy of the store's own fingerprint, backbone and compute."""
 
     name: str
     geometry: Geometry
     class_names: tuple[str, ...]
     data: dict[str, Any]
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def row_key(self, array: str, shard: Shard) -> str:
         return f"{self.name}/{array}/c/{shard.index}"
@@ -83,7 +84,7 @@ class Split:
             "probecache": {
                 "n_samples": self.geometry.n_samples,
                 "shard_rows": self.geometry.shard_rows,
-                "fingerprint": {"data": self.data},
+                "fingerprint": {**self.origin, "data": self.data},
             },
         }
 
@@ -137,12 +138,23 @@ def read_split(files: Files, name: str) -> Split:
     fingerprint = ours.get("fingerprint")
     data = fingerprint.get("data") if isinstance(fingerprint, dict) else None
     if (
-        not isinstance(names, list)
-        or not all(isinstance(n, str) for n in names)
+        not isinstance(fingerprint, dict)
         or not isinstance(data, dict)
+        or not isinstance(names, list)
+        or not all(isinstance(n, str) for n in names)
     ):
         raise DamagedStore(f"{where}/zarr.json lacks class names or the data's fingerprint")
-    return Split(name, geometry, tuple(names), data)
+    origin = {part: fingerprint[part] for part in ("backbone", "compute") if part in fingerprint}
+    return Split(name, geometry, tuple(names), data, origin)
+
+
+def require_own(files: Files, root: dict[str, Any], split: Split) -> None:
+    """DamagedStore if a split was made for another store: its copy of the fingerprint is not the top's."""
+    if split.origin and split.origin != root["fingerprint"]:
+        raise DamagedStore(
+            f"{files.url}/{split.name} was written with another backbone or computation than the store's top "
+            "zarr.json says: move it out (each store holds one)"
+        )
 
 
 def read_layer(files: Files, split: Split, name: str) -> Layer:
@@ -161,6 +173,21 @@ def read_layer(files: Files, split: Split, name: str) -> Layer:
     if compression not in COMPRESSIONS or type(complete) is not int or complete < 0:
         raise DamagedStore(f"{where}/zarr.json: impossible compression or progress")
     return Layer(split.name, spec, compression, split.geometry, complete, report)
+
+
+def require_arrays(files: Files, owner: Split | Layer) -> None:
+    """DamagedStore unless each array's document is the one that follows from its group's."""
+    key = owner.name if isinstance(owner, Split) else owner.key
+    documents = owner.arrays()
+    keys = [f"{key}/{name}/zarr.json" for name in documents]
+    for where, document, raw in zip(keys, documents.values(), files.read_many(keys), strict=True):
+        if raw is None:
+            raise DamagedStore(f"{files.url}/{where} is missing (probecache repair writes it again)")
+        if metadata.parse(raw, f"{files.url}/{where}") != document:
+            raise DamagedStore(
+                f"{files.url}/{where} does not fit its group's attributes (a run that adds rows was "
+                "killed, or it was changed: run that command again, or probecache repair)"
+            )
 
 
 def _document(files: Files, key: str) -> bytes:
@@ -190,45 +217,6 @@ def read_commits(
     return out
 
 
-def read_rows(files: Files, split: Split, shard: Shard) -> tuple[Array, list[str], Array] | None:
-    """Labels, identity and status of a shard's committed rows; None if they are not committed or damaged."""
-    committed = read_commits(files, split, [shard])[0]
-    if isinstance(committed, BadChunk) or not committed[0]:
-        return None
-    try:
-        return decode_rows(files, split, shard, committed)
-    except BadChunk:
-        return None
-
-
-def decode_rows(
-    files: Files, split: Split, shard: Shard, committed: tuple[int, Array]
-) -> tuple[Array, list[str], Array]:
-    """Labels, identity and status of the committed rows of a shard.
-
-    BadChunk names the array that is damaged.
-    """
-    rows, crcs = committed
-    full = split.geometry.shard_rows
-    sizes = {"label": 8 * full, "sample": None, "status": full}
-    raws = files.read_many([split.row_key(array, shard) for array in ROW_ARRAYS])
-    payloads = {}
-    for array, raw, expected in zip(ROW_ARRAYS, raws, crcs, strict=True):
-        try:
-            if raw is None:
-                raise BadChunk("its file is missing")
-            payloads[array], crc = chunks.unsealed(raw, sizes[array])
-            if crc != int(expected):
-                raise BadChunk("it is not the one that was committed")
-        except BadChunk as error:
-            raise BadChunk(f"{array}: {error}") from None
-    names = chunks.decode_text(payloads["sample"], rows)
-    if len(names) != rows:
-        raise BadChunk("sample: it holds too few texts")
-    labels, status = np.frombuffer(payloads["label"], "<i8"), np.frombuffer(payloads["status"], np.uint8)
-    return labels[:rows], names, status[:rows]
-
-
 def read_partial(files: Files, layer: Layer, shard: Shard, crc: int) -> Array:
     """A shard's moments (8, neurons) float64; BadChunk if they are not those that were committed."""
     raw = files.read(layer.partial_key(shard))
@@ -240,24 +228,6 @@ def read_partial(files: Files, layer: Layer, shard: Shard, crc: int) -> Array:
     return np.frombuffer(payload, "<f8").reshape(len(metadata.STATISTICS), -1)
 
 
-def merged_moments(files: Files, layer: Layer) -> Array | None:
-    """Statistics of all rows of a layer (8, neurons), or None while a shard is not committed."""
-    shards = list(layer.geometry.shards())
-    commits = read_commits(files, layer, shards)
-    total: Array | None = None
-    for shard, committed in zip(shards, commits, strict=True):
-        if isinstance(committed, BadChunk) or committed[0] < shard.rows:
-            return None
-    for shard, committed in zip(shards, commits, strict=True):
-        assert not isinstance(committed, BadChunk)
-        try:
-            part = read_partial(files, layer, shard, int(committed[1][0]))
-            total = part if total is None else moments.merge(total, part)
-        except BadChunk as error:
-            raise damaged(files, layer, shard, str(error)) from None
-    return total
-
-
 def damaged(files: Files, owner: Split | Layer, shard: Shard, why: str) -> DamagedStore:
     """The error that names a damaged piece: split, layer, shard, rows, and what to do."""
     layer = f", layer {owner.spec.name!r}" if isinstance(owner, Layer) else ""
@@ -266,13 +236,4 @@ def damaged(files: Files, owner: Split | Layer, shard: Shard, why: str) -> Damag
         f"{files.url}: split {split!r}{layer}, shard {shard.index}, rows {shard.start}:{shard.stop}: {why} "
         "(probecache repair drops it, the command that wrote the store then writes it again)",
         why,
-    )
-
-
-def mismatch(files: Files, split: Split, row: int, what: str, stored: Any, got: Any) -> FingerprintMismatch:
-    """The error for a row whose label or identity is not what the store has."""
-    return FingerprintMismatch(
-        f"row {row} of split {split.name!r} in {files.url}: {what}: stored {stored!r:.120}, asked "
-        f"{got!r:.120} "
-        "(use the data that the split was made from, or another split name)"
     )

@@ -2,17 +2,18 @@
 
 A claim is a small object that can be created once (a link, or a conditional put). It names its writer, so
 that the claim of a dead one can be taken over: on the same machine the process is looked up, elsewhere the
-writer's lease, renewed every minute, has to be older than LEASE seconds.
+writer's lease has to be older than LEASE seconds. The lease is renewed where the work goes on (`renew`), not
+by a thread: a loop that hangs does not look alive, and processes may be forked.
 
 Claims and leases lie inside the split's `commit` array folder, where zarr looks for nothing but chunks.
 """
 
 import contextlib
 import socket
-import threading
+import time
 from collections.abc import Iterable
 
-from store.errors import InputError
+from store.errors import InputError, ProbecacheError
 from store.files import Files
 from store.process import alive, mark, number
 
@@ -27,8 +28,7 @@ class Claims:
         self.files, self.split = files, split
         self.mark = mark()
         self.held: set[int] = set()
-        self._stop = threading.Event()
-        self._beating: threading.Thread | None = None
+        self._beaten = 0.0
 
     def _claim(self, index: int) -> str:
         return f"{self.split}/commit/claim-{index}"
@@ -38,7 +38,7 @@ class Claims:
 
     def take(self, shards: Iterable[int]) -> None:
         """Claim all of `shards`, or none: InputError names the living writer that holds one of them."""
-        self._renew()
+        self._beat()
         claim = f"{self.mark} {socket.gethostname()}".encode()
         try:
             for index in sorted(shards):
@@ -48,8 +48,6 @@ class Claims:
         except BaseException:
             self.close()
             raise
-        self._beating = threading.Thread(target=self._beat, name="probecache-lease", daemon=True)
-        self._beating.start()
 
     def _remove_if_dead(self, index: int) -> None:
         key = self._claim(index)
@@ -95,17 +93,16 @@ class Claims:
 
     def close(self) -> None:
         """Give back every claim and the lease."""
-        self._stop.set()
-        if self._beating is not None:
-            self._beating.join()
         for index in sorted(self.held):
             self.release(index)
         self.files.delete(self._lease(self.mark))
 
-    def _renew(self) -> None:
-        self.files.write({self._lease(self.mark): [b"alive"]})
+    def renew(self) -> None:
+        """A sign of life for other machines, at most one every BEAT seconds."""
+        if time.monotonic() - self._beaten >= BEAT:
+            with contextlib.suppress(ProbecacheError):  # a missed beat is made up by the next one
+                self._beat()
 
     def _beat(self) -> None:
-        while not self._stop.wait(BEAT):
-            with contextlib.suppress(Exception):  # a missed beat is made up by the next one
-                self._renew()
+        self._beaten = time.monotonic()
+        self.files.write({self._lease(self.mark): [b"alive"]})

@@ -27,12 +27,13 @@ def open_split(
     geometry = Geometry(n_samples, SHARD_ROWS if shard_rows is None else shard_rows)
     if rows is not None and (shard_rows is not None or files.read(f"{name}/zarr.json") is None):
         geometry.require_whole_shards(rows)
-    _open_root(files, fingerprint)
+    root = _open_root(files, fingerprint)
     if files.read(f"{name}/zarr.json") is None:
-        split = Split(name, geometry, class_names, dict(fingerprint.data))
+        split = Split(name, geometry, class_names, dict(fingerprint.data), root["fingerprint"])
         _write_documents(files, name, split)
         return split
     split = catalog.read_split(files, name)
+    catalog.require_own(files, root, split)
     where = f"split {name!r} in {files.url}"
     require_equal({"data": split.data}, {"data": dict(fingerprint.data)}, where)
     require_equal({"class_names": list(split.class_names)}, {"class_names": list(class_names)}, where)
@@ -123,7 +124,8 @@ def root_document(files: Files) -> dict[str, Any]:
     return metadata.group_document({"probecache": catalog.read_root(files)}, documents)
 
 
-def _open_root(files: Files, fingerprint: Fingerprint) -> None:
+def _open_root(files: Files, fingerprint: Fingerprint) -> dict[str, Any]:
+    """The store's attributes; made if there is no store, refused if its fingerprint differs."""
     asked = {"backbone": dict(fingerprint.backbone), "compute": dict(fingerprint.compute)}
     if files.read("zarr.json") is None:
         strangers = [n for n in files.names("") if not n.startswith("zarr.json.")]
@@ -134,9 +136,16 @@ def _open_root(files: Files, fingerprint: Fingerprint) -> None:
             )
         if files.size("") is not None and not os.path.isdir(files.url):
             raise NotAStore(f"{files.url} is a file, not a store: name a new or empty folder")
-        _write_group(files, "", {"probecache": {"format": metadata.FORMAT, "fingerprint": asked}}, {})
-        return
-    require_equal(catalog.read_root(files)["fingerprint"], asked, files.url)
+        write_root(files, asked, {})
+    root = catalog.read_root(files)
+    require_equal(root["fingerprint"], asked, files.url)
+    return root
+
+
+def write_root(files: Files, fingerprint: dict[str, Any], listed: dict[str, Any]) -> None:
+    """The top document: fingerprint and consolidated metadata."""
+    attributes = {"probecache": {"format": metadata.FORMAT, "fingerprint": fingerprint}}
+    _write_group(files, "", attributes, listed)
 
 
 def _write_group(

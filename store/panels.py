@@ -1,7 +1,4 @@
-"""Read rows and columns of a layer.
-
-Panels of full rows, checked, straight into the result where it has their shape.
-"""
+"""Read rows and columns of a layer: full-row panels, checked, straight into the result where they fit it."""
 
 import threading
 from collections.abc import Sequence
@@ -10,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 
 from store import catalog, shard
 from store.catalog import Layer
@@ -46,13 +44,16 @@ def read_matrix(
     words.
 
     Rows that are not committed are NaN. DamagedStore names the first shard that is missing, short or changed;
-    nothing is allocated before every file was seen to be there and large enough.
+    nothing is allocated before every file was seen to be there and large enough. InputError if the result is
+    larger than the machine's memory.
     """
     form, logical = info.form, DTYPES[info.spec.dtype]
     start, stop = rows
     _require_bytes(files, info, found)
-    width = form.neurons if taken is None else len(taken)
-    out = np.empty((stop - start, width), logical if dtype is None else np.dtype(dtype))
+    width, kind = form.neurons if taken is None else len(taken), logical if dtype is None else np.dtype(dtype)
+    size = (stop - start) * width * kind.itemsize
+    require_room(size, f"rows {start}:{stop} of {info.key} in {files.url}, {width} columns")
+    out = np.empty((stop - start, width), kind)
     panels: list[Panel] = []
     for s, there, crcs in found:
         out[max(s.start + there - start, 0) : max(min(s.stop, stop) - start, 0)] = np.nan
@@ -122,6 +123,16 @@ def _require_bytes(files: Files, info: Layer, found: list[tuple[Shard, int, Arra
         if size is None or size < least:
             why = "its file is missing" if size is None else f"its file has {size} bytes of {least}"
             raise catalog.damaged(files, info, s, why)
+
+
+def require_room(size: int, what: str) -> None:
+    """InputError if `size` bytes are more than the machine has: a store may claim rows that it lacks."""
+    there = psutil.virtual_memory().total
+    if size > there:
+        raise InputError(
+            f"{what}: {size / 2**30:.0f} GiB, more than this machine's {there / 2**30:.0f} GiB of memory: "
+            "read row blocks (Store.blocks) or fewer columns"
+        )
 
 
 def row_range(rows: tuple[int, int] | slice | None, n: int) -> tuple[int, int]:

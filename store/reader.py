@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store import catalog, chunks, metadata
+from store import catalog, chunks
 from store.blocks import prefetched
 from store.catalog import Layer, Split
 from store.chunks import BadChunk
@@ -16,7 +16,8 @@ from store.errors import DamagedStore, InputError, UnfinishedSplit, close_names
 from store.files import Files, open_files
 from store.fingerprint import Fingerprint, digest
 from store.layout import DTYPES, MISSING, MOMENTS, Shard
-from store.panels import Columns, column_index, read_matrix, row_range
+from store.panels import Columns, column_index, read_matrix, require_room, row_range
+from store.rows import decode_rows
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,7 @@ def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) ->
     """Open STORE for reading: a local folder or an fsspec URL.
 
     With `partial`, shards that no writer has committed read as NaN (label -1, status MISSING) instead of
-    raising
-    UnfinishedSplit. Raises NotAStore if there is no store at `path`; damage is raised where it is read.
+    raising UnfinishedSplit. NotAStore if there is no store at `path`; damage is raised where it is read.
     """
     if isinstance(path, Store):
         return path
@@ -38,10 +38,7 @@ def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) ->
 
 
 class Store:
-    """A store opened for reading. Holds no data.
-
-    Safe to use from threads, and to pickle to other processes.
-    """
+    """A store opened for reading. Holds no data; may be used from threads and pickled to processes."""
 
     def __init__(self, files: Files, partial: bool = False) -> None:
         self.files, self.partial = files, partial
@@ -58,6 +55,8 @@ class Store:
     @cached_property
     def _splits(self) -> dict[str, tuple[Split, list[str]]]:
         splits = [catalog.read_split(self.files, n) for n in catalog.children(self.files, "")]
+        for split in splits:
+            catalog.require_own(self.files, self._root, split)
         return {s.name: (s, layer_names(self.files, s)) for s in splits}
 
     @property
@@ -107,7 +106,7 @@ class Store:
         key = split, layer
         if key not in self._layers:
             found = catalog.read_layer(self.files, info, layer)
-            _require_arrays(self.files, found.key, found.arrays())
+            catalog.require_arrays(self.files, found)
             self._layers[key] = found
         return self._layers[key]
 
@@ -130,9 +129,9 @@ class Store:
     def _committed(
         self, owner: Split | Layer, rows: tuple[int, int], finished: bool
     ) -> list[tuple[Shard, int, Array]]:
-        """The shards of `rows` with what each commit vouches for.
+        """The shards of `rows` with what their commits vouch for; raises unless all are there, or `partial`.
 
-        Raises unless all are there or `partial`.
+        `finished`: that a commit is missing is damage.
         """
         wanted = list(owner.geometry.shards(rows))
         out = []
@@ -147,11 +146,9 @@ class Store:
                     what = f"layer {owner.spec.name!r} of " if isinstance(owner, Layer) else ""
                     split = owner.split if isinstance(owner, Layer) else owner.name
                     raise UnfinishedSplit(
-                        f"{what}split {split!r} in {self.path} is unfinished: {lacking} and perhaps "
-                        f"more are not "
-                        "written; run the command that writes it again, or read what is there with "
-                        "partial=True "
-                        "(--partial)"
+                        f"{what}split {split!r} in {self.path} is unfinished: {lacking} and "
+                        "perhaps more are not written; run the command that writes it again, or read what is "
+                        "there with partial=True (--partial)"
                     )
             out.append((s, *committed))
         return out
@@ -160,13 +157,14 @@ class Store:
         info = self.split_info(split)
         n = info.geometry.n_samples
         found = self._committed(info, (0, n), finished=False)
+        require_room(64 * n, f"{n} labels, sample names and states of split {split!r} in {self.path}")
         labels, status = np.full(n, -1, np.int64), np.full(n, MISSING, np.uint8)
         names = [""] * n
         for s, rows, crcs in found:
             if not rows:
                 continue
             try:
-                part = catalog.decode_rows(self.files, info, s, (rows, crcs))
+                part = decode_rows(self.files, info, s, (rows, crcs))
             except BadChunk as error:
                 raise catalog.damaged(self.files, info, s, str(error)) from None
             at = slice(s.start, s.start + rows)
@@ -182,10 +180,7 @@ class Store:
         return np.array(self.row_arrays(split)[1], dtype=np.dtypes.StringDType())
 
     def status(self, split: str, layer: str | None = None) -> Array:
-        """uint8 (samples,): OK = 1, FAILED = 2.
-
-        With `partial` also MISSING = 0, for `layer`'s own rows if given.
-        """
+        """uint8 (samples,): OK = 1, FAILED = 2; with `partial` MISSING = 0, in `layer` if given."""
         status = self.row_arrays(split)[2].copy()
         if layer is not None:
             info = self.layer_info(split, layer)
@@ -224,10 +219,7 @@ class Store:
         prefetch: int = 2,
         dtype: Any = None,
     ) -> Iterator[tuple[int, Array]]:
-        """(first row, block) for blocks of `rows` rows in order.
-
-        `prefetch` blocks are read ahead in a thread.
-        """
+        """(first row, block) for blocks of `rows` rows in order; a thread reads `prefetch` of them ahead."""
         if rows < 1 or prefetch < 0:
             raise InputError(f"blocks of {rows} rows, {prefetch} ahead: use at least 1 and 0")
         n = self.shape(split, layer)[0]
@@ -265,8 +257,7 @@ class Store:
             strict._committed(info, (0, n), finished=False)
             raise UnfinishedSplit(
                 f"layer {layer!r} of split {split!r} in {self.path}: every shard is written but the "
-                f"run did not "
-                "finish; run the command that writes it again"
+                "run did not finish; run the command that writes it again"
             )
         values = {}
         for name in MOMENTS:
@@ -289,16 +280,3 @@ class Store:
         from store.tree import split_tree
 
         return split_tree(self, split)
-
-
-def _require_arrays(files: Files, key: str, documents: dict[str, dict[str, Any]]) -> None:
-    keys = [f"{key}/{name}/zarr.json" for name in documents]
-    for where, document, raw in zip(keys, documents.values(), files.read_many(keys), strict=True):
-        if raw is None:
-            raise DamagedStore(f"{files.url}/{where} is missing (probecache repair writes it again)")
-        if metadata.parse(raw, f"{files.url}/{where}") != document:
-            raise DamagedStore(
-                f"{files.url}/{where} does not fit its group's attributes (a run that adds rows was "
-                f"killed, or it "
-                "was changed: run that command again, or probecache repair)"
-            )

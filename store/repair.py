@@ -1,32 +1,33 @@
-"""Make a damaged store one that its writer can complete.
-
-Drop exactly what is damaged, rebuild what follows.
-"""
+"""Make a damaged store one that its writer can complete: drop what is damaged, rebuild what follows."""
 
 from dataclasses import replace
+from typing import Any
 
 from store import catalog, metadata
 from store.catalog import Layer, Split
-from store.create import layer_names, metadata_changed, open_layers
-from store.errors import DamagedStore, ProbecacheError
+from store.create import layer_names, metadata_changed, open_layers, write_root
+from store.errors import DamagedStore, NotAStore, ProbecacheError
 from store.files import Files, open_files
+from store.finish import finish_layer
 from store.verify import Damage, verify
-from store.writer import finish_layer
 
 
 def repair(path: str) -> list[Damage]:
     """Drop the commits of damaged shards and rebuild documents and moments; what was found, in order.
 
     The command that wrote the store then writes the dropped shards, and no other, again. Group documents are
-    restored from the copy in the store's top document. DamagedStore if a document cannot be restored.
+    restored from the copy in the store's top document, and that from the copies of its fingerprint in the
+    splits. DamagedStore if a document cannot be restored.
     """
     files = open_files(path)
     found = list(verify(path))
     for damage in found:
         if damage.kind == "document" and damage.piece.count("/") <= 2:
             _restore(files, damage.piece)
+    root = catalog.read_root(files)
     for name in catalog.children(files, ""):
         split = catalog.read_split(files, name)
+        catalog.require_own(files, root, split)
         layers = [catalog.read_layer(files, split, child) for child in layer_names(files, split)]
         mine = [d for d in found if d.split == name]
         _drop(files, split, layers, mine)
@@ -60,17 +61,29 @@ def _drop(files: Files, split: Split, layers: list[Layer], found: list[Damage]) 
 def _restore(files: Files, piece: str) -> None:
     """Write a group's document from the copy in the top document, its checksum checked."""
     key = piece.removesuffix("zarr.json").rstrip("/")
-    raw = files.read("zarr.json")
+    copies = metadata.copies(files.read("zarr.json") or b"{}")
     if not key:
-        catalog.read_root(files)  # raises if more than the copies is damaged
+        _restore_root(files, copies)
         return
-    copies = metadata.copies(raw or b"{}")
     if key in copies and copies[key].get("node_type") == "group":
         document = metadata.render(copies[key])
         metadata.parse_group(document, f"{files.url}/{key}")
         files.write({piece: [document]})
     elif _broken(files, key):
         raise DamagedStore(f"{files.url}/{piece} cannot be restored: no copy in the top zarr.json")
+
+
+def _restore_root(files: Files, copies: dict[str, dict[str, Any]]) -> None:
+    """The top document from the splits' copies of its fingerprint, where they agree."""
+    try:
+        catalog.read_root(files)  # only its consolidated metadata are damaged: they follow from the groups
+        return
+    except (DamagedStore, NotAStore) as error:
+        splits = [catalog.read_split(files, name) for name in catalog.children(files, "")]
+        origins = [split.origin for split in splits if split.origin]
+        if not origins or any(origin != origins[0] for origin in origins):
+            raise DamagedStore(f"{error}; its splits hold no copy of it that they agree on") from None
+        write_root(files, origins[0], copies)
 
 
 def _broken(files: Files, key: str) -> bool:

@@ -14,6 +14,7 @@ from store.errors import DamagedStore, NotAStore, ProbecacheError
 from store.files import Files, open_files
 from store.layout import FAILED, OK, Shard
 from store.panels import read_matrix
+from store.rows import decode_rows
 
 Array = np.ndarray[Any, Any]
 
@@ -58,9 +59,12 @@ def verify(path: str) -> Iterator[Damage]:
     """
     files = open_files(path)
     yield from _root(files)
+    root = _good_root(files)
     for name in catalog.children(files, ""):
         try:
             split = catalog.read_split(files, name)
+            if root is not None:
+                catalog.require_own(files, root, split)
         except ProbecacheError as error:
             yield _document(name, None, f"{name}/zarr.json", error)
             continue
@@ -95,6 +99,13 @@ def _root(files: Files) -> Iterator[Damage]:
             yield Damage("document", split, layer or None, None, None, piece, why)
     if raw != metadata.render(expected):
         yield Damage("document", None, None, None, None, "zarr.json", "its consolidated metadata do not fit")
+
+
+def _good_root(files: Files) -> dict[str, Any] | None:
+    try:
+        return catalog.read_root(files)
+    except ProbecacheError:
+        return None
 
 
 def _is_split(files: Files, name: str) -> bool:
@@ -139,7 +150,7 @@ def _rows(files: Files, split: Split, status: dict[int, Array]) -> Iterator[Dama
         if isinstance(committed, BadChunk) or not committed[0]:
             continue
         try:
-            labels, _, status[s.index] = catalog.decode_rows(files, split, s, committed)
+            labels, _, status[s.index] = decode_rows(files, split, s, committed)
         except BadChunk as error:
             piece, _, why = str(error).partition(": ")
             yield Damage("rows", split.name, None, s.index, span, piece, why)

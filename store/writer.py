@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from store import catalog, chunks, commit, metadata, moments, shard
+from store import catalog
 from store.catalog import Layer, Split
 from store.chunks import BadChunk
 from store.claims import Claims
-from store.create import layer_names, metadata_changed, open_layers, open_split
-from store.errors import FingerprintMismatch, InputError, ProbecacheError
+from store.create import metadata_changed, open_layers, open_split
+from store.encode import cast_rows, encode_layer
+from store.errors import FingerprintMismatch, InputError
 from store.files import Files, Pieces, open_files
 from store.fingerprint import Fingerprint
-from store.layout import COMPRESSIONS, DTYPES, FAILED, OK, LayerSpec, Shard
+from store.finish import finish_layer
+from store.layout import COMPRESSIONS, FAILED, OK, LayerSpec, Shard
 from store.panels import read_matrix
 from store.reader import Store, open_store
+from store.rows import merged_rows, read_rows, require_same_rows
 
 Array = np.ndarray[Any, Any]
 
@@ -101,6 +104,10 @@ class SplitWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def renew(self) -> None:
+        """Show other machines that this writer lives: call it at least every few minutes between writes."""
+        self.claims.renew()
+
     def close(self) -> None:
         """Give the claims back. What was written stays; the next writer goes on from it."""
         self.claims.close()
@@ -147,16 +154,20 @@ class SplitWriter:
         status = np.full(shard.rows, OK, np.uint8) if status is None else np.asarray(status)
         labels, names = np.asarray(labels), [str(s) for s in samples]
         self._check(shard, activations, labels, names, status)
-        status, items = self._rows(shard, labels.astype(np.int64), names, status.astype(np.uint8))
+        status, items = merged_rows(
+            self.files, self.split, shard, labels.astype(np.int64), names, status.astype(np.uint8)
+        )
         commits: dict[str, Pieces] = {}
         for name in shard.layers:
-            key, words, parts = self._layer(self.layers[name], shard, np.asarray(activations[name]), status)
-            commits[key] = [words]
+            values = np.asarray(activations[name])
+            parts, vouching = encode_layer(self.layers[name], shard, values, status, self.allow_saturated)
             items |= parts
+            commits |= vouching
         for key in commits:  # none vouches for what is being replaced
             self.files.delete(key)
         self.files.write(items, then=commits)
         self.claims.release(shard.index)
+        self.renew()
 
     def _check(
         self, s: Shard, activations: Mapping[str, Array], labels: Array, names: list[str], status: Array
@@ -179,52 +190,14 @@ class SplitWriter:
         if not np.isin(status, (OK, FAILED)).all():
             raise InputError(f"{where}: status holds values other than {OK} (ok) and {FAILED} (failed)")
 
-    def _rows(
-        self, s: Shard, labels: Array, names: list[str], status: Array
-    ) -> tuple[Array, dict[str, Pieces]]:
-        """The status that holds, which other layers may have set, and the objects of the rows to write."""
-        key, rows = self.split.row_key, self.split.geometry.shard_rows
-        stored = catalog.read_rows(self.files, self.split, s)
-        if stored is not None:
-            old = len(stored[2])
-            self._compare(s, "label", stored[0].tolist(), labels[:old].tolist())
-            self._compare(s, "sample", stored[1], names[:old])
-            lost = np.flatnonzero((stored[2] == OK) & (status[:old] == FAILED))
-            if len(lost) and self._has_other_layers(s):
-                raise ProbecacheError(
-                    f"row {s.start + lost[0]} ({names[lost[0]]}) of split {self.split.name!r} "
-                    f"failed now ({len(lost)} "
-                    "rows in all) but was read when its other layers were stored: make it readable "
-                    "and run again"
-                )
-            status = status.copy()
-            if self._has_other_layers(s):
-                status[:old] = np.maximum(status[:old], stored[2])
-            if old == s.rows and np.array_equal(status, stored[2]):
-                return status, {}
-        payloads = {
-            "label": chunks.encode_rows(labels, rows, -1),
-            "sample": chunks.encode_text(names, rows),
-            "status": chunks.encode_rows(status, rows, 0),
-        }
-        items: dict[str, Pieces] = {}
-        crcs = []
-        for array, payload in payloads.items():
-            raw, crc = chunks.sealed(payload)
-            items[key(array, s)] = [raw]
-            crcs.append(crc)
-        items[self.split.commit_key(s)] = [commit.encode(f"{self.split.name}/{s.index}", s.rows, crcs)]
-        return status, items
-
     def require_same(self, s: Shard, name: str, values: Array, labels: Array, names: list[str]) -> None:
         """FingerprintMismatch unless a committed shard of a layer holds these values, labels and identity."""
         layer = self.layers[name]
         found = catalog.read_commits(self.files, layer, [s])[0]
-        stored = catalog.read_rows(self.files, self.split, s)
+        stored = read_rows(self.files, self.split, s)
         if isinstance(found, BadChunk) or stored is None:
             return
-        self._compare(s, "label", stored[0].tolist(), labels.tolist())
-        self._compare(s, "sample", stored[1], names)
+        require_same_rows(self.files, self.split, s, stored, labels, names)
         got = read_matrix(self.files, layer, [(s, *found)], (s.start, s.stop), None)
         ok, given = stored[2] == OK, cast_rows(values, layer.spec.dtype)
         other = np.flatnonzero((got.view(np.uint8) != given.view(np.uint8)).any(axis=1) & ok)
@@ -235,79 +208,14 @@ class SplitWriter:
                 f"those given, first in row {row}: use another layer name or another store"
             )
 
-    def _has_other_layers(self, s: Shard) -> bool:
-        others = [n for n in layer_names(self.files, self.split) if n not in s.layers]
-        layers = [catalog.read_layer(self.files, self.split, n) for n in others]
-        commits = [catalog.read_commits(self.files, layer, [s])[0] for layer in layers]
-        return any(not isinstance(c, BadChunk) and c[0] > 0 for c in commits)
-
-    def _compare(self, s: Shard, what: str, stored: Sequence[Any], got: Sequence[Any]) -> None:
-        for i, (old, new) in enumerate(zip(stored, got, strict=True)):
-            if old != new:
-                raise catalog.mismatch(self.files, self.split, s.start + i, what, old, new)
-
-    def _layer(
-        self, layer: Layer, s: Shard, values: Array, status: Array
-    ) -> tuple[str, bytes, dict[str, Pieces]]:
-        """Key and words of a layer's commit, and the objects that it vouches for."""
-        cast, spec = cast_rows(values, layer.spec.dtype), layer.spec
-        ok = status == OK
-        if not ok.all():
-            cast = cast.copy() if np.shares_memory(cast, values) else cast
-            cast[~ok] = np.nan
-        statistics = moments.partial(cast if ok.all() else cast[ok])
-        nonfinite, saturated = int(statistics[6].sum()), int(statistics[7].sum())
-        if spec.dtype == "float16" and (nonfinite or saturated) and not self.allow_saturated:
-            raise ProbecacheError(
-                f"layer {spec.name!r}, rows {s.start}:{s.stop} of split {self.split.name!r}: "
-                f"{nonfinite} non-finite and "
-                f"{saturated} values at or beyond float16's 65504: store as --dtype bfloat16 or float32, "
-                "or allow it with --allow-saturated"
-            )
-        form = layer.form
-        stored = cast.view(np.uint16) if spec.dtype == "bfloat16" else cast
-        pieces, crcs = shard.encode(np.ascontiguousarray(stored), form)
-        raw, partial_crc = chunks.sealed(statistics.astype("<f8").tobytes())
-        words = commit.encode(f"{layer.key}/{s.index}", s.rows, [partial_crc, *crcs])
-        return layer.commit_key(s), words, {layer.shard_key(s): pieces, layer.partial_key(s): [raw]}
-
     def finish(self, summary: Mapping[str, Any] | None = None) -> Store:
         """Give the claims back and, where every shard of a layer is there, store its merged moments.
 
-        summary  JSON values about the run, kept in each layer's attributes (`Store.report`). Returns the
-        store,
-        which reads partially if shards of other writers are still missing.
+        summary  JSON values about the run, kept in each layer's attributes (`Store.report`)
+
+        Returns the store, which reads partially if shards of other writers are still missing.
         """
         whole = [finish_layer(self.files, layer, summary or {}) for layer in self.layers.values()]
         self.close()
         metadata_changed(self.files)
         return open_store(self.files.url, partial=not all(whole))
-
-
-def cast_rows(values: Array, dtype: str) -> Array:
-    """`values` in the stored dtype; overflow becomes infinite, and is counted by the moments."""
-    if values.dtype.kind not in "fiu" and values.dtype != DTYPES["bfloat16"]:
-        raise InputError(f"activations are {values.dtype}: numbers are allowed")
-    with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(DTYPES[dtype], copy=False)
-
-
-def finish_layer(files: Files, layer: Layer, summary: Mapping[str, Any]) -> bool:
-    """Merge a layer's partial moments in shard order, if every shard is committed; whether it is."""
-    total = catalog.merged_moments(files, layer)
-    if total is None:
-        return False
-    items = {
-        f"{layer.key}/{name}/c/0": [chunks.sealed(values.astype("<f8").tobytes())[0]]
-        for name, values in moments.summary(total).items()
-    }
-    report = {
-        **layer.report,
-        "nonfinite": int(total[6].sum()),
-        "saturated": int(total[7].sum()),
-        **({"summary": dict(summary)} if summary else {}),
-    }
-    done = replace(layer, complete=layer.geometry.n_samples, report=report)
-    items[f"{layer.key}/zarr.json"] = [metadata.render(metadata.group_document(done.attributes()))]
-    files.write(items)
-    return True

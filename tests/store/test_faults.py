@@ -56,8 +56,8 @@ def test_50_kills_over_extraction_and_import_and_200_flips():
 def test_ctrl_c_ends_with_one_line_and_the_same_command_continues(tmp_path, features):
     values, labels, expected = features
     command = import_command(tmp_path / "store", values, labels)
-    slow = "import time, store.writer as w; real = w.SplitWriter._layer\n"
-    slow += "w.SplitWriter._layer = lambda *a: (time.sleep(0.5), real(*a))[1]\n"
+    slow = "import time, store.writer as w; real = w.encode_layer\n"
+    slow += "w.encode_layer = lambda *a: (time.sleep(0.5), real(*a))[1]\n"
     slow += "import sys, probecache; probecache.main(sys.argv[1:])"
     process = subprocess.Popen(
         [command[0], "-c", slow, *command[3:]], cwd=ROOT, stderr=subprocess.PIPE, text=True

@@ -97,6 +97,10 @@ def test_forged_sizes_with_matching_array_documents_do_not_allocate(path):
         (path / "s" / key / "zarr.json").write_bytes(metadata.render(document))
     with memory_below(32), pytest.raises(pc.ProbecacheError, match="split 's'"):
         read_everything(path)
+    store = pc.open_store(path, partial=True)
+    for read in (lambda: store.labels("s"), lambda: store.status("s", "l")):
+        with memory_below(64), pytest.raises(pc.InputError, match="more than this machine's"):
+            read()
 
 
 @pytest.mark.parametrize(

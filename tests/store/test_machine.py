@@ -106,9 +106,6 @@ class Store(RuleBasedStateMachine):
                 )
                 self.fill(writer, split, shards)
         except Killed:
-            writer = locals().get("writer")
-            if writer is not None:
-                writer.claims._stop.set()
             if known is None:  # the split may not have come to be, or with this size
                 self.sizes[split] = self.size_now(split, n)
 

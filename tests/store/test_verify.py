@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import probecache as pc
+from store.fingerprint import Fingerprint
 from store.repair import repair
 from store.verify import verify
 
@@ -115,15 +116,15 @@ def test_damaged_rows_take_all_layers_of_the_shard_along(path, array):
 @pytest.mark.parametrize(
     "document", ["zarr.json", "train/zarr.json", "train/last/zarr.json", "train/last/activations/zarr.json"]
 )
-@pytest.mark.parametrize("harm", ["flip", "delete"])
+@pytest.mark.parametrize("harm", ["flip", "fill", "delete"])
 def test_damaged_documents_are_named_and_restored(path, document, harm):
     before = contents(path)
     file = path / document
     raw = bytearray(file.read_bytes())
     if harm == "delete":
         file.unlink()
-        if document == "zarr.json":
-            return
+    elif harm == "fill":
+        file.write_bytes(b"\0" * len(raw))
     else:
         raw[raw.index(b"zarr_format") + 14] ^= 1
         file.write_bytes(raw)
@@ -131,6 +132,23 @@ def test_damaged_documents_are_named_and_restored(path, document, harm):
     repair(path)
     assert list(verify(path)) == []
     assert equal(contents(path), before)
+
+
+def test_a_split_copied_from_a_store_of_another_backbone_is_refused(path, tmp_path):
+    other = {
+        "split": "other",
+        "layer": "l",
+        "activations": np.ones((4, 2), np.float32),
+        "labels": np.zeros(4, int),
+    }
+    pc.write_arrays(tmp_path / "b", **other, fingerprint=Fingerprint({"model": "another"}))
+    shutil.copytree(tmp_path / "b/other", path / "other")
+    says = "other was written with another backbone"
+    with pytest.raises(pc.DamagedStore, match=says):
+        pc.open_store(path).labels("other")
+    assert any(d.split == "other" and says in d.why for d in verify(path))
+    with pytest.raises(pc.DamagedStore, match=says):
+        repair(path)
 
 
 def test_moments_that_do_not_follow_from_the_data_are_named_and_rebuilt(path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from store.claims import LEASE, Claims
+from store.claims import BEAT, LEASE, Claims
 from store.files import open_files
 from store.fingerprint import Fingerprint
 from store.layout import FAILED, OK, LayerSpec
@@ -145,6 +145,17 @@ def test_the_claim_of_a_dead_writer_is_taken_over(tmp_path):
     assert sorted(p.name for p in (tmp_path / "s/s/commit").iterdir()) == ["zarr.json"]
 
 
+def test_the_lease_is_renewed_by_the_work_at_most_once_a_minute(tmp_path, monkeypatch):
+    with opened(tmp_path / "s") as writer:
+        [lease] = (tmp_path / "s").glob("*/commit/lease-*")
+        first = lease.stat().st_ino
+        writer.renew()
+        assert lease.stat().st_ino == first
+        monkeypatch.setattr(writer.claims, "_beaten", -BEAT)
+        writer.renew()
+        assert lease.stat().st_ino != first
+
+
 def test_a_claim_from_another_machine_lapses_with_its_lease(tmp_path, monkeypatch):
     files = open_files(tmp_path / "s")
     with opened(tmp_path / "s"):
@@ -157,7 +168,6 @@ def test_a_claim_from_another_machine_lapses_with_its_lease(tmp_path, monkeypatc
     monkeypatch.setattr(type(files), "age", lambda self, key: LEASE + 1)
     with opened(tmp_path / "s") as writer:
         assert len(list(writer.pending())) == 7
-    foreign._stop.set()
 
 
 @pytest.mark.parametrize(
