@@ -1,12 +1,13 @@
 """Probes per second against scikit-learn, torch L-BFGS and himalaya, in one run on the same cores.
 
     python -m benchmarks.probes --features DIR             all 20 fractions of every peer (tens of minutes)
-    python -m benchmarks.probes --features DIR --quick  peers on 5 of the 20 fractions (minutes)
+    python -m benchmarks.probes --features DIR --quick     peers on a few fractions (under 10 minutes)
     python -m benchmarks.probes --device cuda --quick      synthetic features, under 3 minutes on one H100
 
 DIR holds train.npy, test.npy (samples, neurons), train_labels.npy, test_labels.npy; `--prefix`, for example
 `cifar_{split}_penultimate`, names other files. Without DIR the features are synthetic.
-Peers see the same standardised float32 columns. Every row of the record says which fractions were timed.
+Peers see the same standardised float32 columns; our seconds hold moments, curvature, fits and scores. Every
+row of the record says which fractions were timed. The record is written anew after every case.
 """
 
 import argparse
@@ -25,6 +26,9 @@ from analyze.task import Task
 from benchmarks.record import record
 
 L2 = 1e-4
+# Positions among the 20 fractions that --quick times of each peer.
+QUICK = {"sklearn lbfgs 1e-8": [4, 9, 19], "sklearn newton-cholesky": [0], "torch lbfgs": [4, 9]}
+QUICK_REST = [0, 4, 9, 14, 19]
 FRACTIONS = np.arange(1, 21) / 20
 
 
@@ -116,7 +120,6 @@ def logistic_case(name: str, task: Task, args: argparse.Namespace, peers: list[s
     """Our 20 probes of one seed and of five, and each peer's fits on the chosen fractions."""
     d, y = task.n_neurons, task.train_labels
     ks = sizes(FRACTIONS, d)
-    chosen = np.array([0, 4, 9, 14, 19]) if args.quick else np.arange(20)
     orders = np.stack([permutation(d, seed) for seed in range(5)])
     fit_block(task, orders[:1], ks[:1], np.array([L2]), device=args.device)  # warm the libraries up
     prepared, shared = timed(lambda: task_moments(task, device=args.device))
@@ -134,7 +137,9 @@ def logistic_case(name: str, task: Task, args: argparse.Namespace, peers: list[s
         "evaluations": result.n_iter[0, :, 0].tolist(),
         "converged": bool(result.converged.all()),
         "search_dtype": result.attrs["search_dtype"],
-        "fractions_of_peers": FRACTIONS[chosen].tolist(),
+        "objective": result.objective[0, :, 0].tolist(),
+        "accuracy": result.accuracy[0, :, 0].tolist(),
+        "peer_rows": "columns, seconds, objective, test accuracy",
         "peers": {},
     }
     makers = {
@@ -146,7 +151,7 @@ def logistic_case(name: str, task: Task, args: argparse.Namespace, peers: list[s
     best = np.full(20, np.inf)
     for peer in peers:
         rows = []
-        for f in chosen:
+        for f in QUICK.get(peer, QUICK_REST) if args.quick else range(20):
             if peer == "sklearn newton-cholesky" and ks[f] * len(task.classes) > 3500:
                 continue  # its Hessian is (k c)^2: gigabytes and hours
             x, test = columns(task, orders[0], int(ks[f]))
@@ -168,7 +173,8 @@ def logistic_case(name: str, task: Task, args: argparse.Namespace, peers: list[s
         out["largest_accuracy_difference"] = max(abs(accuracy[k] - reference[k]) for k in reference)
     base = out["peers"].get("sklearn lbfgs 1e-4")
     if base:
-        # With --quick the sum over all fractions is interpolated on k; the record holds what was timed.
+        # With --quick the sum over all fractions is interpolated on k from the fractions that were timed.
+        out["sklearn_seconds_are"] = f"interpolated from {len(base)}" if args.quick else "timed"
         spent = np.interp(ks, [row[0] for row in base], [row[1] for row in base]).sum()
         out["sklearn_seconds_all_fractions"] = float(spent)
         out["times_sklearn_one_seed"] = float(spent / out["one_seed_seconds"])
@@ -182,7 +188,7 @@ def ridge_case(task: Task, args: argparse.Namespace) -> dict[str, Any]:
 
     d, y = task.n_neurons, task.train_labels
     ks, order = sizes(FRACTIONS, d), permutation(d, 0)
-    chosen = np.array([0, 4, 9, 14, 19]) if args.quick else np.arange(20)
+    chosen = QUICK_REST if args.quick else range(20)
     gram, shared = timed(lambda: task_moments(task, device=args.device))
     options: dict[str, Any] = {"probe": "ridge", "device": args.device, "shared": shared}
     one, result = timed(
@@ -283,27 +289,27 @@ def main() -> None:
         "features": args.prefix if args.features else "synthetic",
         "device": args.device,
     }
-    if "logistic" in cases:
-        more = [] if gpu else ["sklearn newton-cholesky"]
-        results["logistic"] = logistic_case("logistic", task, args, peers + more)
     few = ["torch lbfgs"] if gpu else ["sklearn lbfgs 1e-8", "sklearn lbfgs 1e-4"]
-    if "classes" in cases:
-        rows, d = (50_000, 1280) if gpu or not args.quick else (10_000, 512)
-        results["hundred_classes"] = logistic_case("100 classes", synthetic(rows, d, 100, 2.0), args, few)
+    more = [] if gpu else ["sklearn newton-cholesky"]
+    hundred = (50_000, 1280) if gpu or not args.quick else (10_000, 512)
+    separable = (50_000, 512) if gpu or not args.quick else (10_000, 256)
+    work: dict[str, Callable[[], Any]] = {
+        "logistic": lambda: logistic_case("logistic", task, args, peers + more),
+        "ridge": lambda: ridge_case(task, args),
+        "separable": lambda: logistic_case("separable", synthetic(*separable, 10, 0.5), args, few),
+        "scaling": lambda: scaling(args),
+        "classes": lambda: logistic_case("100 classes", synthetic(*hundred, 100, 2.0), args, few),
+    }
     if args.flowers:
-        results["flowers"] = logistic_case("flowers", from_files(args.flowers, "{split}"), args, few)
-    if "separable" in cases:
-        rows, d = (50_000, 512) if gpu or not args.quick else (10_000, 256)
-        results["nearly_separable"] = logistic_case("separable", synthetic(rows, d, 10, 0.5), args, few)
-    if "ridge" in cases:
-        results["ridge"] = ridge_case(task, args)
-    if "scaling" in cases:
-        results["scaling"] = scaling(args)
+        work["flowers"] = lambda: logistic_case("flowers", from_files(args.flowers, "{split}"), args, few)
+        cases.append("flowers")
     name = f"probes-{args.device.replace(':', '')}" + ("-quick" if args.quick else "")
-    path = record(name, results, folder=args.out)
-    if "scaling" in cases:
-        plot(results["scaling"], path.with_suffix(".svg"))
-    print(path)
+    for case in (case for case in work if case in cases):
+        results[case] = work[case]()
+        path = record(name, results, folder=args.out)
+        if case == "scaling":
+            plot(results["scaling"], path.with_suffix(".svg"))
+        print(path, flush=True)
 
 
 if __name__ == "__main__":

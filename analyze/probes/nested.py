@@ -31,7 +31,7 @@ def segments(widths: list[int]) -> list[Segment]:
 
     >>> [(s.start, s.stop, s.probes) for s in segments([601, 401, 391, 201])]
     [(0, 401, 4), (401, 601, 1)]
-    >>> [s.stop for s in segments(list(range(1281, 1, -64)))]  # a run of close cuts does not become one segment
+    >>> [s.stop for s in segments(list(range(1281, 1, -64)))]  # close cuts, three segments
     [449, 897, 1281]
     """
     cuts = [0]
