@@ -261,6 +261,8 @@ def _match_classes(
     if train.max() >= len(names) or (len(test_names) and test.max() >= len(others)):
         raise InputError(f"got label {max(train.max(), test.max())}; the store names {len(names)} classes")
     present = np.unique(train)
+    if present.size < 2:
+        raise InputError(f"got one class only in train, {names[int(present[0])]!r}; a probe needs two")
     position = {names[int(label)]: i for i, label in enumerate(present)}
     tested = {others[int(i)] if i < len(others) else str(i) for i in np.unique(test)}
     unseen = sorted(tested - position.keys())

@@ -38,6 +38,7 @@ from analyze.sweeps.worker import Job, layer_digest, working_memory
 from analyze.task import load_labels, stays_on_disk
 from store.errors import InputError, ProbecacheError, close_names
 from store.layout import DTYPES
+from store.subset import read_indices
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -166,7 +167,7 @@ class Sized:
     @property
     def settings(self) -> dict[str, Any]:
         """What must agree with RESULTS: the plan's settings, the store, and each layer's digest."""
-        lists = {name: _digest(name[6:]) for name in self.plan.method if name.startswith("index:")}
+        lists = {f"index:{file}": _digest(file) for file in _index_files(self.plan)}
         return self.plan.settings() | {"digests": self.digests | lists}
 
     def blocks(self, missing: np.ndarray, machine: Machine, target: float | None = None) -> list[Block]:
@@ -190,6 +191,10 @@ class Sized:
             tuple(self.digests.items()),
             plan.class_weight,  # type: ignore[arg-type]
         )
+
+
+def _index_files(plan: SweepPlan) -> list[str]:
+    return [name.removeprefix("index:") for name in plan.method if name.startswith("index:")]
 
 
 def _digest(file: str) -> str:
@@ -219,6 +224,9 @@ def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
         n, d = store.shape(plan.train, layer)
         itemsize = DTYPES[store.layer_info(plan.train, layer).spec.dtype].itemsize
         layers[layer] = LayerSize(n, store.shape(plan.test, layer)[0], d, len(labels.classes), itemsize)
+    for file in _index_files(plan):
+        for size in layers.values():
+            read_indices(file, size.d)
     grid = Grid.of(plan, {name: size.d for name, size in layers.items()}, labels.classes)
     digests = {layer: layer_digest(store, layer, plan.train, plan.test) for layer in plan.layer}
     return Sized(plan, store, layers, grid, digests)
