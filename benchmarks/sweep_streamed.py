@@ -4,7 +4,8 @@
     python -m benchmarks.sweep_streamed --gib 1 --memory 1GiB
 
 Synthetic features (float16, --neurons wide, ten classes: class means and noise) are written shard by shard,
-then swept by `probecache sweep --memory-limit` in a process whose resident memory is sampled every 50 ms. The
+then swept by `probecache sweep --memory-limit` in a process whose resident memory, interpreter and libraries
+included, is sampled every 50 ms: `peak_over_limit` must stay below 1. The
 small case has --small-gib of the same rows and fits in memory. Times are per row and, because the two need
 different numbers of evaluations, per row and evaluation of the objective.
 """
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--probe", default="logistic")
     parser.add_argument("--folder", type=Path, default=None, help="where the store goes (default: temporary)")
     options = parser.parse_args()
-    parse_bytes(options.memory)
+    limit = parse_bytes(options.memory) / 2**30
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for name, size in (("small", options.small_gib), ("large", options.gib)):
@@ -115,7 +116,12 @@ def main() -> None:
             path = Path(folder) / name
             write(path, rows, options.neurons)
             case = sweep(path, Path(folder) / f"{name}-results", options, options.memory)
-            case |= {"rows": rows, "gib": size, "microseconds_per_row": 1e6 * case["seconds"] / rows}
+            case |= {
+                "peak_over_limit": case["peak_gib"] / limit,
+                "rows": rows,
+                "gib": size,
+                "microseconds_per_row": 1e6 * case["seconds"] / rows,
+            }
             case["microseconds_per_row_and_evaluation"] = case["microseconds_per_row"] / case["evaluations"]
             found[name] = {key: round(value, 4) for key, value in case.items()}
             print(f"{name}: {found[name]}", flush=True)
