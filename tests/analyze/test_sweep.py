@@ -49,7 +49,8 @@ def counted(monkeypatch):
 
 
 def test_a_sweep_is_the_probes_fitted_one_layer_and_seed_at_a_time(store):
-    results = pc.sweep(store, layer=["wide", "narrow.1"], fractions=FRACTIONS, seeds=2, l2=[1e-3, 1e-1])
+    l2s = [1e-3, 1e-1]
+    results = pc.sweep(store, layer=["wide", "narrow.1"], fractions=FRACTIONS, seeds=2, l2=l2s, device="cpu")
     assert results["accuracy"].dims == DIMS
     assert results["accuracy"].shape == (2, 1, 3, 2, 2)
     for layer in ("wide", "narrow.1"):
@@ -57,7 +58,7 @@ def test_a_sweep_is_the_probes_fitted_one_layer_and_seed_at_a_time(store):
         d = task.n_neurons
         for seed in (0, 1):
             order = permutation(d, seed)
-            direct = fit_block(task, order[None], sizes(FRACTIONS, d), np.array([1e-3, 1e-1]))
+            direct = fit_block(task, order[None], sizes(FRACTIONS, d), np.array(l2s), device="cpu")
             swept = results.sel({"layer": layer, "method": "random", "seed": seed})
             for name in ("accuracy", "objective", "n_iter", "converged"):
                 np.testing.assert_array_equal(swept[name], getattr(direct, name)[0])

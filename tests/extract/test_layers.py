@@ -143,6 +143,7 @@ def test_logits_beside_penultimate():
         assert torch.allclose(model.fc(penultimate), logits, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch 2.11, when it loads dynamo
 @pytest.mark.parametrize("names", [["layer2"], ["layer1", "penultimate"]])
 def test_compiled_features_are_one_graph_and_equal(names):
     graphs = []

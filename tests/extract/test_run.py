@@ -41,6 +41,7 @@ def test_features_equal_a_direct_timm_forward(photos, tmp_path, dtype, limit):
         dtype=dtype,
         batch_size=7,
         shard_rows=10,
+        device="cpu",
     )
     files = [photos / name for name in store.samples("train")]
     expected = direct(load_backbone(MODEL, pretrained=False), files)
@@ -83,6 +84,7 @@ def test_several_layers_and_poolings_come_from_one_pass(photos, tmp_path):
         layers=["blocks.*", "penultimate"],
         pool=["avg", "cls"],
         dtype="float32",
+        device="cpu",
     )
     model = load_backbone("test_vit", pretrained=False).model
     blocks = [f"blocks.{i}" for i in range(len(model.blocks))]
@@ -160,6 +162,7 @@ def test_an_unreadable_image_keeps_its_row(photos, tmp_path):
 )
 def test_a_store_made_differently_is_refused(photos, tmp_path, changed, field):
     options = {"data_dir": photos, "out": tmp_path / "s.zarr", "pretrained": False, "limit": 8}
+    options["device"] = "cpu"  # bfloat16 is what auto takes on a GPU
     extract(MODEL, **options)
     with pytest.raises(FingerprintMismatch, match=field):
         extract(MODEL, **{**options, **changed})
