@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.record import record
-from extract.batches import batch_ranges, open_batches
+from extract.batches import batch_ranges, default_workers, open_batches
 from extract.data import open_images
-from extract.run import default_workers, extract
+from extract.run import extract
 from extract.settings import Settings
 from extract.setup import Setup, prepare
 

@@ -1,6 +1,7 @@
 """Batches of uint8 images, decoded ahead by worker processes; boundaries depend on shards and batch size
 alone."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
-from extract.data import Images
+from extract.images import Images
 from extract.preprocess import Preprocess
 from store.errors import InputError
 
@@ -76,6 +77,13 @@ def open_batches(
     )
     # The processes start here, before the caller starts threads.
     return _join(iter(loader), ranges, pin)
+
+
+def default_workers(device: str) -> int:
+    """Processes that decode: as many as there are cores beside a GPU; a quarter of them where the CPU
+    computes too."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 32) if device == "cuda" else max(1, cores // 4)
 
 
 def _join(chunks: Iterator[Batch], ranges: Sequence[Sequence[int]], pin: bool) -> Iterator[Batch]:

@@ -46,7 +46,7 @@ def extract(
         str, typer.Option(help="The store: a folder or fsspec URL. An existing one is continued.")
     ],
     dataset: Annotated[
-        str, typer.Option(help="timm spec (torch/cifar10, hfds/...); empty: folder or .tar.")
+        str, typer.Option(help="timm spec (torch/cifar10, wds/..., hfds/...); empty: folder or .tar.")
     ] = "",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder or .tar of class folders, or the spec's root.")

@@ -15,7 +15,7 @@ from extract.batchsize import choose_batch_size
 from extract.distributed import find_place
 from extract.features import DTYPES
 from extract.loop import Forward
-from extract.run import default_workers, shard_rows
+from extract.run import shard_rows
 from extract.settings import Settings
 from extract.setup import Setup, build_features, prepare
 
@@ -67,7 +67,6 @@ def dry_run(
     batch_size = settings.batch_size or choose_batch_size(
         lambda: build_features(setup, setup.features), setup.compute, setup.preprocess.input_size
     )
-    workers = default_workers(setup.compute.device.type) if settings.workers is None else settings.workers
     itemsize = DTYPES[settings.dtype].itemsize
     return Projection(
         features=tuple(
@@ -79,7 +78,7 @@ def dry_run(
         device=str(setup.compute.device),
         batch_size=batch_size,
         forward_rate=_forward_rate(setup, batch_size),
-        decode_rate=_decode_rate(setup, batch_size) * max(workers, 1),
+        decode_rate=_decode_rate(setup, batch_size) * max(setup.workers, 1),
         free=_free_space(out),
     )
 

@@ -1,6 +1,5 @@
 """`extract`: images and a frozen backbone in, a store of pooled activations out."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,6 @@ from torch.utils.data import Dataset
 
 from extract.batches import FAILED, batch_ranges, open_batches
 from extract.batchsize import choose_batch_size
-from extract.data import class_names
 from extract.distributed import Place, find_place
 from extract.loop import Forward, run_loop
 from extract.progress import show_progress
@@ -71,7 +69,7 @@ def extract(
         split=settings.split,
         n_samples=setup.n_samples,
         layers=setup.specs(),
-        class_names=class_names(setup.images),
+        class_names=setup.images.class_names(),
         fingerprint=setup.fingerprint(),
         rows=rows,
         shard_rows=geometry.shard_rows,
@@ -103,12 +101,11 @@ def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -
     batch_size = settings.batch_size or choose_batch_size(
         lambda: build_features(setup, wanted), compute, setup.preprocess.input_size
     )
-    workers = default_workers(compute.device.type) if settings.workers is None else settings.workers
     ranges = batch_ranges([(shard.start, shard.stop) for shard in shards], batch_size)
     timing = Timing()
     # Worker processes are forked here, before any thread of ours runs.
     pin = compute.device.type == "cuda"
-    batches = open_batches(images, setup.preprocess, ranges, workers=workers, pin=pin)
+    batches = open_batches(images, setup.preprocess, ranges, workers=setup.workers, pin=pin)
     features = build_features(setup, wanted)
     forward = Forward(features, compute, batch_size)
     failed: dict[int, str] = {}
@@ -140,19 +137,12 @@ def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -
         **timing.summary(),
         "batch_size": batch_size,
         "halved": forward.halved,
-        "workers": workers,
+        "workers": setup.workers,
         "failed": len(failed),
         "first_failures": [f"{images.names[row]}: {reason}" for row, reason in sorted(failed.items())[:5]],
         "dataset": images.spec,
         "settings": _plain(asdict(settings)),
     }
-
-
-def default_workers(device: str) -> int:
-    """Processes that decode: as many as there are cores beside a GPU; a quarter of them where the CPU
-    computes too."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 32) if device == "cuda" else max(1, cores // 4)
 
 
 def _report_failures(setup: Setup, store: Store) -> None:

@@ -10,10 +10,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from extract.backbone import Backbone, load_backbone
-from extract.data import Images, open_images
+from extract.batches import default_workers
+from extract.data import open_images
 from extract.device import Compute, choose_compute
 from extract.distributed import ALONE, Place
 from extract.features import DTYPES, Feature, Features, plan_features
+from extract.images import Images
 from extract.layers import resolve_layers, trace
 from extract.preprocess import Preprocess, resolve_preprocess
 from extract.settings import Settings
@@ -35,6 +37,13 @@ class Setup:
     @property
     def n_samples(self) -> int:
         return min(len(self.images), self.settings.limit or len(self.images))
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode: as asked for, else by the cores; one at most for a stream."""
+        asked = self.settings.workers
+        count = default_workers(self.compute.device.type) if asked is None else asked
+        return min(count, 1) if self.images.sequential else count
 
     def fingerprint(self) -> Fingerprint:
         """Backbone, computation and data, without paths and without what only decides speed."""

@@ -105,7 +105,7 @@ def test_what_is_not_there_is_said_in_one_line(photos, tmp_path):
         ("torch/nonsense", tmp_path, "Unknown torchvision dataset"),
         ("torch/cifar10", tmp_path, "not found"),
         ("torch/cifar10", tmp_path, "cifar10"),
-        ("wds/somewhere", tmp_path, "row by row"),
+        ("nonsense/x", tmp_path, "unknown dataset"),
     ]:
         with pytest.raises(InputError, match=words) as caught:
             open_images(dataset, data_dir, "train")

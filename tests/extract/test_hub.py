@@ -1,0 +1,148 @@
+"""Hugging Face data sets from a local folder: by row, and as a stream."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from extract.data import open_images
+from extract.run import extract
+from store.errors import InputError
+from store.layout import FAILED
+
+datasets = pytest.importorskip(
+    "datasets", reason="the package datasets is missing (pip install 'probecache[hf]')"
+)
+
+BROKEN = (4, 13)
+
+
+def png(number):
+    out = io.BytesIO()
+    generator = np.random.default_rng(number)
+    Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty images in two parquet files, two of them cut short; the README records the length."""
+    root = tmp_path_factory.mktemp("hub") / "set"
+    (root / "data").mkdir(parents=True)
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "eel"])}
+    )
+    for part in range(2):
+        rows = range(part * 10, part * 10 + 10)
+        content = [png(i)[:80] if i in BROKEN else png(i) for i in rows]
+        table = {
+            "image": [{"bytes": c, "path": None} for c in content],
+            "label": [i % 3 for i in rows],
+        }
+        datasets.Dataset.from_dict(table, features=features).to_parquet(
+            root / "data" / f"train-{part:05d}-of-00002.parquet"
+        )
+    return root
+
+
+RECORD = """---
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': cat
+          '1': dog
+          '2': eel
+  splits:
+  - name: train
+    num_bytes: 100000
+    num_examples: {count}
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+---
+"""
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+def run(spec, out, cache, **options):
+    return extract(
+        "test_resnet",
+        spec,
+        data_dir=cache,
+        out=out,
+        pretrained=False,
+        device="cpu",
+        shard_rows=4,
+        batch_size=4,
+        workers=2,
+        allow_failed=True,
+        **options,
+    )
+
+
+def test_rows_and_stream_agree_and_a_failure_keeps_its_row(folder, tmp_path):
+    rows = run(f"hfds/{folder}", tmp_path / "rows.zarr", tmp_path / "cache")
+    (folder / "README.md").write_text(RECORD.format(count=20))
+    try:
+        spec, out = f"hfids/{folder}", tmp_path / "stream.zarr"
+        run(spec, out, tmp_path / "cache2", rows=(8, 12))  # what a killed run left behind
+        stream = run(spec, out, tmp_path / "cache2")
+    finally:
+        (folder / "README.md").unlink()
+    for store in (rows, stream):
+        assert list(store.labels("train")[[0, 1, 5, 19]]) == [0, 1, 2, 1]
+        assert store.class_names("train") == ["cat", "dog", "eel"]
+        assert list(np.flatnonzero(store.status("train") == FAILED)) == list(BROKEN)
+        assert list(store.samples("train")) == [str(i) for i in range(20)]
+    assert np.array_equal(
+        rows.matrix("train", "penultimate"), stream.matrix("train", "penultimate"), equal_nan=True
+    )
+
+
+def test_a_stream_is_read_in_order_by_one_process_and_from_any_row(folder, tmp_path):
+    (folder / "README.md").write_text(RECORD.format(count=20))
+    try:
+        images = open_images(f"hfids/{folder}", tmp_path / "cache", "train")
+        assert images.sequential
+        assert len(images) == 20
+        for row in (7, 8, 15, 2):
+            assert np.array_equal(
+                np.asarray(images.read(row)[0]), np.asarray(Image.open(io.BytesIO(png(row))))
+            )
+    finally:
+        (folder / "README.md").unlink()
+
+
+def test_a_stream_of_wrong_or_unknown_length_is_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="length of the stream is not recorded; use hfds/"):
+        open_images(f"hfids/{folder}", tmp_path / "cache", "train")
+    (folder / "README.md").write_text(RECORD.format(count=21))
+    try:
+        images = open_images(f"hfids/{folder}", tmp_path / "cache2", "train")
+        with pytest.raises(InputError, match="ended before row 20; 21 rows are recorded"):
+            images.read(20)
+    finally:
+        (folder / "README.md").unlink()
+
+
+def test_what_is_not_there_is_said_in_one_line(folder, tmp_path):
+    for spec, split, words in [
+        (f"hfds/{tmp_path}/nothing", "train", "cannot be opened"),
+        (f"hfds/{folder}", "tests", "tests"),
+    ]:
+        with pytest.raises(InputError, match=words) as caught:
+            open_images(spec, tmp_path / "cache", split)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,161 @@
+"""WebDataset shards: timm's order and labels where all is well, rows that stay in place where it is not."""
+
+import gc
+import io
+import json
+import re
+import tarfile
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from extract.data import open_images
+from extract.run import extract
+from store.errors import InputError, ProbecacheError
+from store.layout import FAILED
+
+SIZES = (7, 5, 8)
+
+
+def png(number):
+    out = io.BytesIO()
+    generator = np.random.default_rng(number)
+    Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def add(tar, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def write_shards(root, sizes=SIZES, broken=(), info=True):
+    """train-0000.tar and so on: images, labels, a JSON side file; the images in `broken` are cut short."""
+    root.mkdir()
+    number = 0
+    for shard, size in enumerate(sizes):
+        with tarfile.open(root / f"train-{shard:04d}.tar", "w") as tar:
+            for _ in range(size):
+                image = png(number)
+                add(tar, f"{number:05d}.cls", str(number % 3).encode())
+                add(tar, f"{number:05d}.png", image[:90] if number in broken else image)
+                add(tar, f"{number:05d}.json", json.dumps({"fine": number % 4}).encode())
+                number += 1
+    if info:
+        split = {
+            "name": "train",
+            "num_samples": number,
+            "filenames": [f"train-{i:04d}.tar" for i in range(len(sizes))],
+            "shard_lengths": list(sizes),
+        }
+        (root / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+    return root
+
+
+def test_order_labels_and_pixels_are_timms(tmp_path):
+    pytest.importorskip("webdataset", reason="the package webdataset, which timm's reader needs, is missing")
+    from timm.data import create_dataset
+
+    root = write_shards(tmp_path / "shards")
+    images = open_images("wds/x", root, "train")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves the last shard open
+        theirs = list(create_dataset("wds/x", root=str(root), split="train", is_training=False))
+        gc.collect()
+    assert len(images) == len(theirs) == 20
+    for row, (image, label) in enumerate(theirs):
+        mine, mine_label = images.read(row)
+        assert np.array_equal(np.asarray(mine), np.asarray(image))
+        assert mine_label == label == images.labels[row]
+
+
+def test_rows_are_named_by_shard_and_key_however_the_shards_are_found(tmp_path):
+    root = write_shards(tmp_path / "shards")
+    bare = write_shards(tmp_path / "bare", info=False)
+    names = [f"train-0000.tar/{i:05d}" for i in range(7)]
+    for images in (
+        open_images("wds/x", root, "train"),
+        open_images("wds/x", bare, "train"),
+        open_images("wds/train-*.tar", bare, "any"),
+        open_images("wds/train-{0000..0002}.tar", bare, "any"),
+    ):
+        assert len(images) == 20
+        assert list(images.names[:7]) == names
+        assert len(set(images.names)) == 20
+    assert list(open_images("wds/x", bare / "train-0000.tar").names) == names
+    info = json.loads((root / "_info.json").read_text())
+    info["splits"]["train"]["alt_label"] = "fine"
+    (root / "_info.json").write_text(json.dumps(info))
+    assert list(open_images("wds/x", root, "train").labels) == [i % 4 for i in range(20)]
+
+
+def test_an_unreadable_image_keeps_its_row_and_a_killed_run_goes_on(tmp_path, monkeypatch):
+    good = write_shards(tmp_path / "good")
+    bad = write_shards(tmp_path / "bad", broken=(3, 11))
+    options = {"pretrained": False, "device": "cpu", "shard_rows": 4, "batch_size": 4, "workers": 2}
+    whole = extract("test_resnet", "wds/x", data_dir=good, out=tmp_path / "good.zarr", **options)
+    out = tmp_path / "bad.zarr"
+    extract("test_resnet", "wds/x", data_dir=bad, out=out, rows=(8, 12), allow_failed=True, **options)
+    with pytest.raises(ProbecacheError, match=r"2 of 20 images .* first 'train-0000.tar/00003'"):
+        extract("test_resnet", "wds/x", data_dir=bad, out=out, **options)
+    store = extract("test_resnet", "wds/x", data_dir=bad, out=out, allow_failed=True, **options)
+    status = store.status("train")
+    assert list(np.flatnonzero(status == FAILED)) == [3, 11]
+    rows = status != FAILED
+    assert np.array_equal(
+        store.matrix("train", "penultimate")[rows], whole.matrix("train", "penultimate")[rows]
+    )
+    assert list(store.samples("train")) == list(whole.samples("train"))
+    assert np.array_equal(store.labels("train"), whole.labels("train"))
+
+
+def test_samples_without_a_label_or_an_image(tmp_path):
+    path = tmp_path / "train.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, "a.jpeg", png(0))
+        add(tar, "b.cls", b"1")
+        add(tar, "b.txt", b"a caption")
+        add(tar, "c.seg.png", png(1))
+        add(tar, "c.png", png(2))
+        add(tar, "c.cls", b"2\n")
+    images = open_images("wds/x", tmp_path, "train")
+    assert list(images.labels) == [-1, 1, 2]
+    assert np.array_equal(np.asarray(images.read(2)[0]), np.asarray(Image.open(io.BytesIO(png(2)))))
+    assert images.read(0)[0].size == (48, 40)
+    with pytest.raises(ValueError, match="has no jpg"):
+        images.read(1)
+
+
+def test_what_cannot_be_read_by_row_is_said_in_one_line(tmp_path):
+    root = write_shards(tmp_path / "shards")
+    cut = write_shards(tmp_path / "cut", info=False)
+    content = (cut / "train-0001.tar").read_bytes()
+    (cut / "train-0001.tar").write_bytes(content[: len(content) // 2 + 100])
+    fewer = write_shards(tmp_path / "fewer")
+    (fewer / "train-0001.tar").write_bytes((fewer / "train-0000.tar").read_bytes())
+    worded = tmp_path / "worded.tar"
+    with tarfile.open(worded, "w") as tar:
+        add(tar, "a.cls", b"cat")
+        add(tar, "a.png", png(0))
+    gz = tmp_path / "z.tar"
+    with tarfile.open(gz, "w:gz") as tar:
+        add(tar, "a.png", png(0))
+    for spec, data_dir, split, words in [
+        ("wds/x", None, "train", "needs --data-dir"),
+        ("wds/x", "https://example.org/shards", "train", "fetch them first"),
+        ("wds/x", tmp_path / "nothing", "train", "neither a folder"),
+        ("wds/x", root, "test", "its info file has the splits train"),
+        ("wds/x", cut, "test", "train-0000.tar, train-0001.tar, train-0002.tar"),
+        ("wds/no-*.tar", cut, "train", "no shard 'no-*.tar'"),
+        ("wds/x", cut, "train", "whole, uncompressed .tar"),
+        ("wds/x", fewer, "train", "says 20 samples for split 'train', the 3 shards"),
+        ("wds/x", worded, "train", "sample 'a': its label b'cat' is not a whole number"),
+        ("wds/x", gz, "train", "uncompressed"),
+        ("tfds/mnist", root, "train", "tfds.data_source"),
+    ]:
+        with pytest.raises(InputError, match=re.escape(words)) as caught:
+            open_images(spec, data_dir, split)
+        assert "\n" not in str(caught.value)
