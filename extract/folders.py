@@ -30,13 +30,13 @@ def open_folder(data_dir: str | Path | None, split: str, mode: str) -> Images:
     except (RuntimeError, OSError, ValueError) as error:
         reason = (str(error).strip() or "nothing found").split("\n")[0]
         raise InputError(f"--data-dir {str(root)!r}, split {split!r}, cannot be opened: {reason}") from error
-    targets = getattr(reader, "targets", None)  # the .tar reader's
+    # the reader of a .tar has other names for these
+    targets = getattr(reader, "targets", None)
     if targets is None:
         targets = [target for _, target in reader.samples]
+    classes = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     labels = np.asarray(targets, dtype=np.int64)
-    return Images(
-        _Files(reader, mode), "", tuple(reader.filenames()), labels, names_by_label(reader.class_to_idx)
-    )
+    return Images(_Files(reader, mode), "", tuple(reader.filenames()), labels, names_by_label(classes))
 
 
 class _Files:
