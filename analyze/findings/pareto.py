@@ -63,6 +63,29 @@ def pareto(
     return out.set_coords(["study", "task", "layer", "delta"])
 
 
+def legible(points: xr.Dataset, most: int = 8) -> xr.Dataset:
+    """`points` whole, or, where a task has more than `most` lines, of each study's late layer alone.
+
+    The late layer is `penultimate`, else the last one named.
+    """
+    lines = {(str(t), n) for t, n in zip(points["task"].values, line_names(points), strict=True)}
+    counts = [sum(task == t for t, _ in lines) for task in {t for t, _ in lines}]
+    if max(counts, default=0) <= most:
+        return points
+    late: dict[str, str] = {}
+    for study, layer in zip(points["study"].values, points["layer"].values, strict=True):
+        if late.get(study) != "penultimate":
+            late[study] = str(layer)
+    kept = [late[s] == n for s, n in zip(points["study"].values, points["layer"].values, strict=True)]
+    return points.isel(point=np.flatnonzero(kept))
+
+
+def line_names(points: xr.Dataset) -> list[str]:
+    """The line that each point belongs to: study and layer, without the task that both share."""
+    parts = zip(points["study"].values, points["task"].values, points["layer"].values, strict=True)
+    return [f"{str(study).removesuffix(f' / {task}')} / {layer}" for study, task, layer in parts]
+
+
 def frontier(x: np.ndarray, y: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Which points no other of their group beats in both x and y (more is better), bool (n,)."""
     at_least = (x[None] >= x[:, None]) & (y[None] >= y[:, None])

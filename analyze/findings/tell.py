@@ -10,6 +10,7 @@ import xarray as xr
 
 from analyze.findings.redundancy import redundancy, score_of
 from analyze.findings.sentences import findings
+from analyze.findings.summary import late_layer_last
 from analyze.findings.transfer import efficient_subset, write_indices
 from analyze.report.write import open_results
 from store.errors import InputError
@@ -32,7 +33,7 @@ def tell_cka(found: xr.Dataset, out: Path | None) -> None:
 
 def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
     """The findings in words, then a line per layer, method, l2 and delta."""
-    data = open_results(path).load()
+    data = late_layer_last(open_results(path).load())
     found, score = redundancy(data, deltas), score_of(data)
     if score.name == "accuracy":
         for finding in findings(data, delta=deltas[0]):

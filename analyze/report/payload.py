@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from analyze.findings.classes import class_effects, hardest_hit
-from analyze.findings.pareto import pareto
+from analyze.findings.pareto import legible, pareto
 from analyze.findings.redundancy import redundancy, score_of
 from analyze.findings.sentences import findings
 from analyze.findings.summary import late_layer_last, pick_l2, seed_band
@@ -24,7 +24,7 @@ def build_payload(
     tasks: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Everything that the page shows. Missing values are None, so that the JSON is strict."""
-    points = pareto(studies, task_of=tasks or dict.fromkeys(studies, ""))
+    points = legible(pareto(studies, task_of=tasks or dict.fromkeys(studies, "")))
     return {
         "delta": delta,
         "studies": [

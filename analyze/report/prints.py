@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from analyze.findings.classes import class_effects
+from analyze.findings.pareto import line_names
 from analyze.findings.redundancy import full_scores, redundancy, score_of
 from analyze.findings.summary import pick_l2, seed_band
 from analyze.report.figures import (
@@ -44,21 +45,25 @@ def dr_figure(results: xr.Dataset, deltas: Sequence[float], path: str | Path) ->
 
 
 def pareto_figure(points: xr.Dataset, path: str | Path) -> Path:
-    """Accuracy at the critical mass against DR; filled markers lie on their task's frontier."""
-    names = [f"{s} / {n}" for s, n in zip(points["study"].values, points["layer"].values, strict=True)]
+    """Accuracy at the critical mass against DR, a panel per task; filled markers lie on its frontier."""
+    tasks = list(dict.fromkeys(str(t) for t in points["task"].values))
     with styled():
-        figure, (axis,) = panels(1, width=5.5, height=3.8)
-        for j, name in enumerate(dict.fromkeys(names)):
-            own = points.isel(point=[i for i, n in enumerate(names) if n == name])
-            colour, marker = COLOURS[j % len(COLOURS)], MARKERS[j % len(MARKERS)]
-            axis.plot(
-                own["dr"], own["score"], color=colour, linewidth=0.8, marker=marker, mfc="white", label=name
-            )
-            best = own.isel(point=np.flatnonzero(own["frontier"]))
-            axis.plot(best["dr"], best["score"], color=colour, linewidth=0, marker=marker)
-        axis.set_xlabel("diffused redundancy")
-        axis.set_ylabel("accuracy at the critical mass")
-        _legend(figure, axis, columns=2)
+        figure, axes = panels(len(tasks), height=3.2)
+        for i, (task, axis) in enumerate(zip(tasks, axes, strict=True)):
+            here = points.isel(point=np.flatnonzero(points["task"].values == task))
+            names = line_names(here)
+            for j, name in enumerate(dict.fromkeys(names)):
+                own = here.isel(point=[k for k, n in enumerate(names) if n == name])
+                colour, marker = COLOURS[j % len(COLOURS)], MARKERS[j % len(MARKERS)]
+                look = {"color": colour, "marker": marker}
+                axis.plot(own["dr"], own["score"], **look, linewidth=0.8, mfc="white", label=name)
+                best = own.isel(point=np.flatnonzero(own["frontier"]))
+                axis.plot(best["dr"], best["score"], **look, linewidth=0)
+            axis.set_xlabel("diffused redundancy")
+            axis.set_title(task, loc="left", fontweight="bold")
+            if i % columns_of(len(tasks)) == 0:
+                axis.set_ylabel("accuracy at the critical mass")
+        _legend(figure, axes[0], columns=4)
     return save(figure, path)
 
 

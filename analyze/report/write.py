@@ -8,9 +8,9 @@ from pathlib import Path
 import xarray as xr
 
 from analyze.findings.classes import class_effects
-from analyze.findings.pareto import pareto
+from analyze.findings.pareto import legible, pareto
 from analyze.findings.redundancy import redundancy, score_of
-from analyze.findings.summary import pick_l2
+from analyze.findings.summary import late_layer_last, pick_l2
 from analyze.report.figures import accuracy_figure
 from analyze.report.page import build_page
 from analyze.report.payload import DELTAS, build_payload
@@ -40,14 +40,16 @@ def write_report(
     if not results:
         raise InputError("got no results: a report needs at least one RESULTS")
     out, similarities = Path(out), dict(similarities or {})
-    results = {name: data.load() for name, data in results.items()}
+    results = {name: late_layer_last(data.load()) for name, data in results.items()}
     payload = build_payload(results, similarities, delta=delta, tasks=tasks)
     # The page first in memory: where something it needs is missing, nothing is written.
     files: list[str] = []
     for name, data in results.items():
         files += _figures(out, name, data, similarities.get(name))
     points = pareto(results, task_of=tasks or dict.fromkeys(results, ""))
-    files += [str(pareto_figure(points, out / f"figures/pareto{end}").relative_to(out)) for end in FORMATS]
+    files += [
+        str(pareto_figure(legible(points), out / f"figures/pareto{end}").relative_to(out)) for end in FORMATS
+    ]
     files += _tables(out, results, points)
     page = build_page(payload, title=title, commands=list(commands), downloads=files)
     path = out / "index.html"
