@@ -76,10 +76,41 @@ def extract_memory() -> str:
     return f"{source(entry)}\n\n" + table(["images", "peak memory, MiB"], rows)
 
 
+def extract_cuda() -> str:
+    entry = latest("extract-cuda")
+    rows = [
+        [
+            model,
+            *(f"{r['images_per_second'][who]:,.0f}" for who in ("bare", "ours", "hand")),
+            f"{r['ratios']['ours/bare']:.2f}",
+            f"{r['ratios']['ours/hand']:.2f}",
+        ]
+        for model, r in entry["results"].items()
+    ]
+    head = ["images/s", "bare forward", "probecache", "hand-written loop", "ours / bare", "ours / hand"]
+    return f"{source(entry)}\n\n" + table(head, rows)
+
+
+def study() -> str:
+    entry = latest("study")
+    rows = []
+    for name, r in entry["results"].items():
+        share = r["accuracy_at_20%"] / r["full_accuracy"]
+        numbers = [f"{r['full_accuracy']:.3f}", f"{r['accuracy_at_20%']:.3f}", f"{share:.1%}"]
+        mass = [f"{r['critical_mass']['0.9']:.0f}", f"{r['dr']['0.9']:.2f}", f"{r['dr']['0.95']:.2f}"]
+        rows.append([name, *numbers, *mass, f"{r['cka_at_20%']:.2f}"])
+    near = next(iter(entry["results"].values()))["fraction"]
+    at = f"{near:.1%}"
+    head = ["", "all neurons", f"random {at}", "kept", "critical mass 0.9", "DR 0.9", "DR 0.95", f"CKA {at}"]
+    return f"{source(entry)}\n\n" + table(head, rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "store": store,
     "similarity": similarity,
     "extract-memory": extract_memory,
+    "extract-cuda": extract_cuda,
+    "study": study,
 }
 
 
