@@ -1,16 +1,69 @@
-"""`--batch-size auto`: the largest of a few sizes that fits in the device's memory."""
+"""The batch size of a run: what the store's layers were begun with, else what was asked for, else the
+largest of a few sizes that fits in the device's memory."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
 
 import torch
 
 from extract.device import Compute
 from extract.features import Features
-from store.errors import ProbecacheError
+from extract.setup import Setup, build_features
+from store import catalog
+from store.errors import InputError, ProbecacheError
+from store.files import open_files
 
 LARGEST = 256  # larger batches gain no speed, and shards of 8192 rows divide evenly
 ON_CPU = 32  # activations of larger batches leave the caches
+
+
+def layer_batch_sizes(setup: Setup, out: str | Path) -> dict[str, int]:
+    """Batch size of each of the setup's layers in the store `out`.
+
+    A layer keeps the size it was begun with, so that one continued elsewhere is computed as it was begun; a
+    finished layer keeps its own whatever is asked for. New layers get the asked size; with `auto` that of the
+    layers they are computed beside, else one that fits.
+    """
+    split = setup.settings.split
+    names = [feature.name for feature in setup.features]
+    stored = _stored(out, split, names, setup.n_samples)
+    sizes = {name: size for name, (size, finished) in stored.items() if finished}
+    if len(sizes) == len(names):
+        return sizes
+    begun = {size for name, (size, _) in stored.items() if name not in sizes}
+    size = setup.settings.batch_size or (one_batch_size(begun, split) if begun else 0)
+    size = size or choose_batch_size(
+        lambda: build_features(setup, setup.features), setup.compute, setup.preprocess.input_size
+    )
+    return {name: sizes.get(name, size) for name in names}
+
+
+def one_batch_size(sizes: Set[int], split: str) -> int:
+    """The only size of layers that one pass computes; InputError if there are several."""
+    if len(sizes) > 1:
+        several = ", ".join(map(str, sorted(sizes)))
+        raise InputError(
+            f"layers of split {split!r} were begun with the batch sizes {several}: "
+            "continue those of each size in a run of their own, with --layers"
+        )
+    return next(iter(sizes))
+
+
+def _stored(out: str | Path, split: str, names: Sequence[str], n_samples: int) -> dict[str, tuple[int, bool]]:
+    """Recorded batch size of each layer that the store has, and whether all `n_samples` rows are there."""
+    files = open_files(out)
+    if files.read(f"{split}/zarr.json") is None:
+        return {}
+    group = catalog.read_split(files, split)
+    found = {}
+    for name in names:
+        if files.read(f"{split}/{name}/zarr.json") is not None:
+            layer = catalog.read_layer(files, group, name)
+            size = layer.spec.attrs.get("batch_size")
+            if isinstance(size, int):
+                found[name] = size, layer.complete >= n_samples
+    return found
 
 
 def choose_batch_size(

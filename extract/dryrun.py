@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from extract.batches import batch_ranges, open_batches
-from extract.batchsize import choose_batch_size
+from extract.batchsize import layer_batch_sizes
 from extract.distributed import find_place
 from extract.features import DTYPES
 from extract.loop import Forward
@@ -64,9 +64,7 @@ def dry_run(
     """
     settings = Settings.of(**options)
     setup = prepare(model, dataset, settings, find_place())
-    batch_size = settings.batch_size or choose_batch_size(
-        lambda: build_features(setup, setup.features), setup.compute, setup.preprocess.input_size
-    )
+    batch_size = max(layer_batch_sizes(setup, out).values())
     itemsize = DTYPES[settings.dtype].itemsize
     return Projection(
         features=tuple(

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from extract.batches import FAILED, batch_ranges, open_batches
-from extract.batchsize import choose_batch_size
+from extract.batchsize import layer_batch_sizes, one_batch_size
 from extract.distributed import Place, find_place
 from extract.loop import Forward, run_loop
 from extract.progress import show_progress
@@ -18,9 +18,9 @@ from extract.settings import Settings
 from extract.setup import Setup, build_features, prepare
 from extract.timing import Timing
 from store.errors import InputError, ProbecacheError
-from store.layout import SHARD_ROWS, Geometry
+from store.layout import SHARD_ROWS, Geometry, Shard
 from store.reader import Store, open_store
-from store.writer import open_writer
+from store.writer import SplitWriter, open_writer
 
 
 def extract(
@@ -64,11 +64,12 @@ def extract(
     rows = place.rows(setup.n_samples, geometry.shard_rows, settings.rows)
     if rows is None:  # more processes than shards
         return open_store(out, partial=True)
+    batch_sizes = layer_batch_sizes(setup, out)
     writer = open_writer(
         out,
         split=settings.split,
         n_samples=setup.n_samples,
-        layers=setup.specs(),
+        layers=setup.specs(batch_sizes),
         class_names=setup.images.class_names(),
         fingerprint=setup.fingerprint(),
         rows=rows,
@@ -78,7 +79,7 @@ def extract(
     )
     with writer:
         shards = list(writer.pending())
-        summary = _compute(setup, shards, writer, progress) if shards else None
+        summary = _compute(setup, shards, batch_sizes, writer, progress) if shards else None
         store = writer.finish(summary=summary)
     _report_failures(setup, store)
     return store
@@ -94,13 +95,13 @@ def shard_rows(out: str | Path, settings: Settings) -> int:
         return SHARD_ROWS
 
 
-def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -> dict[str, Any]:
+def _compute(
+    setup: Setup, shards: Sequence[Shard], batch_sizes: Mapping[str, int], writer: SplitWriter, progress: bool
+) -> dict[str, Any]:
     settings, compute, images = setup.settings, setup.compute, setup.images
     missing = {name for shard in shards for name in shard.layers}
     wanted = [feature for feature in setup.features if feature.name in missing]
-    batch_size = settings.batch_size or choose_batch_size(
-        lambda: build_features(setup, wanted), compute, setup.preprocess.input_size
-    )
+    batch_size = one_batch_size({batch_sizes[name] for name in missing}, settings.split)
     ranges = batch_ranges([(shard.start, shard.stop) for shard in shards], batch_size)
     timing = Timing()
     # Worker processes are forked here, before any thread of ours runs.
@@ -110,7 +111,7 @@ def _compute(setup: Setup, shards: Sequence[Any], writer: Any, progress: bool) -
     forward = Forward(features, compute, batch_size)
     failed: dict[int, str] = {}
 
-    def write(shard: Any, arrays: Mapping[str, np.ndarray], labels: np.ndarray, status: np.ndarray) -> None:
+    def write(shard: Shard, arrays: Mapping[str, np.ndarray], labels: np.ndarray, status: np.ndarray) -> None:
         if len(status) > 1 and (status == FAILED).all() and not settings.allow_failed:
             raise ProbecacheError(
                 f"none of the images of rows {shard.start}:{shard.stop} could be read, first "

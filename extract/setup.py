@@ -1,6 +1,6 @@
 """Everything that an extraction needs before its first batch: data, backbone, layers, device, fingerprint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -59,8 +59,9 @@ class Setup:
             data={**self.images.fingerprint(), "split": self.settings.split},
         )
 
-    def specs(self) -> list[LayerSpec]:
-        """The layers as the store writes them."""
+    def specs(self, batch_sizes: Mapping[str, int]) -> list[LayerSpec]:
+        """The layers as the store writes them. The batch size is part of a layer: it shows in the last bits,
+        in low precision in more of them."""
         return [
             LayerSpec(
                 name=feature.name,
@@ -71,6 +72,7 @@ class Setup:
                     "pool": feature.pool,
                     "layout": feature.layer.layout.kind,
                     "shape": list(feature.layer.layout.kept_shape(feature.pool)),
+                    "batch_size": batch_sizes[feature.name],
                 },
             )
             for feature in self.features
