@@ -10,7 +10,7 @@ help:  ## list these targets
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --editable '.[demo,weights,s3,hf]' --group dev
+	$(BIN)/pip install --quiet --editable '.[demo,weights,s3]' --group dev
 	@touch $@
 
 demo: .venv/installed  ## images to a finding: extract, sweep, report (about 3 minutes on 2 cores)

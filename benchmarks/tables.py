@@ -127,8 +127,8 @@ def headline() -> str:
         f"scikit-learn's lbfgs ({fit['times_sklearn_five_seeds']:.0f} times with five seeds; its time "
         f"{fit['sklearn_seconds_are']} fractions), objectives equal to "
         f"{fit['largest_relative_gap']:.0e}; in {gpu['results']['logistic']['one_seed_seconds']:.1f} s on "
-        f"one {gpu['machine']['gpu']}, {cuml['results']['cuml_1e-6_over_ours']:.1f} times as fast as cuML one by "
-        "one (tol 1e-6).",
+        f"one {gpu['machine']['gpu']}, {cuml['results']['cuml_1e-6_over_ours']:.1f} times as fast as cuML "
+        "one by one (tol 1e-6).",
         f"Ridge probes: {ridge['times_sklearn_after_gram']:.0f} times `RidgeClassifier` once the moments are "
         f"there, {ridge['times_sklearn_five_seeds_with_gram']:.0f} times with them and five seeds.",
         f"1,000 CKA values from one Gram matrix: {cka['ratio_after_gram_full_norm_kept']:,.0f} times the "
