@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import probecache as pc
@@ -84,3 +85,22 @@ def test_debug_shows_the_traceback():
 
 def test_version():
     assert run("--version").stdout.strip() == f"probecache {pc.__version__}"
+
+
+def test_analysis_never_imports_the_backbone(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        x, y = rng.normal(size=(60, 8)), np.arange(60) % 3
+        pc.write_arrays(tmp_path / "s.zarr", split=split, layer="mine", activations=x, labels=y)
+    line = ["sweep", str(tmp_path / "s.zarr"), "--layer", "mine", "--fractions", "0.5,1", "--seeds", "1"]
+    code = f"""
+import sys, probecache
+try:
+    probecache.main({[*line, "--out", str(tmp_path / "r.zarr")]!r})
+except SystemExit as stop:
+    assert stop.code == 0, stop.code
+print(sorted(m for m in sys.modules if m in ("timm", "torchvision", "extract.backbone", "extract.run")))
+"""
+    done = run(code=code)
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout + done.stderr
+    assert (tmp_path / "r.zarr").is_dir()
