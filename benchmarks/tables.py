@@ -76,8 +76,8 @@ def extract_memory() -> str:
     return f"{source(entry)}\n\n" + table(["images", "peak memory, MiB"], rows)
 
 
-def extract_cuda() -> str:
-    entry = latest("extract-cuda")
+def extraction(name: str) -> str:
+    entry = latest(name)
     rows = [
         [
             model,
@@ -149,7 +149,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "store": store,
     "similarity": similarity,
     "extract-memory": extract_memory,
-    "extract-cuda": extract_cuda,
+    "extract-cpu": lambda: extraction("extract-cpu"),
+    "extract-cuda": lambda: extraction("extract-cuda"),
     "study": study,
 }
 
