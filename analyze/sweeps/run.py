@@ -78,10 +78,9 @@ def run_on(
     try:
         for future in finished:
             block = futures.pop(future)
-            if future.status == "finished":
-                yield Outcome(block, future.result())
-            else:
-                yield Outcome(block, None, describe(future.exception()))
+            # Both calls wait: a result lost with its worker after it was announced is computed again.
+            error = future.exception()
+            yield Outcome(block, None, describe(error)) if error else Outcome(block, future.result())
             future.release()  # the scheduler and the workers forget the arrays: they are committed
     finally:
         client.cancel(list(futures))
