@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench paper clean
+.PHONY: help demo test test-slow lint bench check-cuml paper clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,9 +32,18 @@ bench: .venv/installed  ## benchmarks beside their peers, into benchmarks/result
 	for name in store extract probes; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.tables
 
+.venv-cuml/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-cuml
+	.venv-cuml/bin/pip install --quiet --upgrade 'pip>=25.1'
+	.venv-cuml/bin/pip install --quiet --editable '.[gpu-cu12]' --group dev
+	@touch $@
+
+check-cuml: .venv-cuml/installed  ## the cuML adapter against cuML itself, no GPU needed (installs 6 GB)
+	.venv-cuml/bin/python -m pytest -q -rs tests/analyze/test_cuml.py tests/analyze/test_solvers.py
+
 paper: .venv/installed  ## the paper's study: make paper DATA=folder with cifar10/, flowers102/, pets37/
 	$(BIN)/python -m benchmarks.paper_features $(DATA) --out paper/features --control
 	$(BIN)/python -m benchmarks.paper paper/features --out paper/study
 
 clean:  ## remove the environment and what the demo made
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-cuml demo .pytest_cache .mypy_cache .ruff_cache
