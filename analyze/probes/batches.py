@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from analyze.probes.crossentropy import indicator, n_outputs
+from analyze.probes.history import dot
 from analyze.probes.knn import knn_predictions
-from analyze.probes.lockstep import dot
 from analyze.probes.logistic import Batch, fit_logistic
-from analyze.probes.precondition import Preconditioner, cholesky
-from analyze.probes.prepared import Prepared, gram_factor, task_panels, task_weights
+from analyze.probes.precondition import Preconditioner, cholesky, gram_factor
+from analyze.probes.prepared import Prepared, task_panels, task_weights
 from analyze.probes.ridge import fit_ridge
 from analyze.probes.score import accuracies, predict, r_squared
 from analyze.probes.sgd import Schedule, fit_sgd
@@ -169,8 +169,10 @@ def _logistic(
         task_weights(task, device),
     )
     preconditioner, start = _prepared_for(shared, orders, batch)
+    # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
+    search = torch.float32 if shared.is_scarce else options.search
     fit = fit_logistic(
-        batch, preconditioner, start, tol=options.tol, max_iter=options.max_iter, search=options.search
+        batch, preconditioner, start, tol=options.tol, max_iter=options.max_iter, search=search
     )
     names = ("objective", "grad_norm", "n_iter", "converged")
     return fit.x, {name: getattr(fit, name) for name in names}
@@ -182,7 +184,7 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
     outputs = n_outputs(classes)
     truth = indicator(shared.sample_labels, outputs)
     mask = batch.mask
-    factors: list[Tensor] = []
+    factors: list[Tensor | None] = []
     which = torch.zeros_like(batch.groups)
     start = torch.zeros(len(which), outputs, batch.panels.width, device=device)
     sample = next(iter(shared.sample)).base
@@ -196,10 +198,14 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
             x = newton_start(part, gram, probes)
             widths, penalties = batch.widths[probes], batch.l2[probes]
             start[probes] = best_scale(x, widths, penalties, panel, truth[:, : panel.shape[1]])
-            which[probes] = len(factors)
-            curvature = shared.curvature(l2)
-            if curvature is None:
-                factors.append(gram.factors[0])
-            else:
-                factors.append(cholesky(curvature[:, index][:, :, index], l2))
+            levels = shared.curvature(l2)
+            served = torch.bucketize(widths - 1, torch.tensor([c.widest for c in levels], device=device))
+            for i in served.unique().tolist():
+                mine = probes[served == i]
+                which[mine] = len(factors)
+                if not levels:
+                    factors.append(None if shared.is_scarce else gram.factors[0])
+                    continue
+                leading = index[: int(batch.widths[mine].max())]
+                factors.append(cholesky(levels[i].grams[:, leading[:, None], leading], l2))
     return Preconditioner(factors, which, mask), start

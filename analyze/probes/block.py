@@ -53,7 +53,7 @@ def fit_block(
     standardize: bool = True,
     device: str = "auto",
     memory_limit: int | None = None,
-    tol: float = 2e-6,
+    tol: float = 5e-6,
     max_iter: int = 500,
     class_weight: ClassWeight = None,
     shared: Prepared | None = None,
@@ -69,7 +69,7 @@ def fit_block(
     standardize: by the training rows' moments; 'knn' and 'sgd' follow it as well.
     device: 'auto', 'cpu', 'cuda', 'cuda:N'. memory_limit: bytes, for what is held beside the task.
     tol: the estimated relative gap of the objective at which a logistic probe has converged; the true gap was
-    at most twenty times the estimate in every case measured (docs/probes.md).
+    at most twice that in every case measured (docs/probes.md).
     max_iter: evaluations per logistic probe; a probe that needs more has converged = False.
     class_weight: None, 'balanced' or a mapping of class names to weights: as `weigh_classes` says.
     shared: `task_moments(task)`, to be computed once per task instead of once per block.

@@ -22,7 +22,7 @@ from analyze.probes.precondition import Preconditioner
 
 STRIP = 2048  # rows whose logits are in cache together
 SEARCH_NOISE = 2e-4  # logits rounded to bfloat16 move the mean loss by a few 1e-5
-SEARCH_TOL = 2e-5
+SEARCH_TOL = 5e-5
 SEARCH_MAX = 60  # a search that rounding has stalled is left to the float32 finish
 
 
@@ -115,10 +115,12 @@ def fit_logistic(
             max(tol, SEARCH_TOL),
             min(max_iter, SEARCH_MAX),
             noise=SEARCH_NOISE,
+            grid=search,
         )
-        start = searched.x
-    learnt = searched.pairs if searched is not None else None
-    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, max_iter, pairs=learnt)
+        # Rounding shifts all classes alike a little: the loss does not see it, and no step would undo it.
+        start = searched.x - searched.x.mean(dim=1, keepdim=True) if start.shape[1] > 1 else searched.x
+    learnt = None if searched is None else searched.history
+    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, max_iter, history=learnt)
     if searched is not None:
         solution.n_iter += searched.n_iter
     return solution

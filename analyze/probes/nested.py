@@ -5,9 +5,7 @@ probe's own columns. The columns are cut where probes end; segment j is multipli
 probes that reach it, one wide product. Cuts closer than `MIN_SEGMENT` columns are merged: a product that is
 too narrow costs more than the zeros it would save.
 
-A bfloat16 panel is multiplied by weights split into two bfloat16 terms, high and low: rounding the weights
-once would shift every row's logits alike and stall a search near its optimum, while the rounding of panel
-entries and products differs from row to row and averages out. Sums over segments and rows are float32.
+Products of bfloat16 inputs are summed in float32 over the segments; each is rounded once.
 """
 
 from dataclasses import dataclass
@@ -47,29 +45,18 @@ def segments(widths: list[int]) -> list[Segment]:
 def forward(weights: Tensor, panel: Tensor, parts: list[Segment]) -> Tensor:
     """Logits float32 (m, c, rows) of every probe: sum over segments of W[:, :, segment] panel[segment]."""
     m, c, _ = weights.shape
-    flat = weights.reshape(m * c, -1)
-    if panel.dtype != torch.float32:
-        high = flat.to(panel.dtype)
-        return _forward_split(high, (flat - high).to(panel.dtype), panel, parts, c)
+    flat = weights.reshape(m * c, -1).to(panel.dtype)
     logits = torch.empty(m * c, panel.shape[1], device=panel.device)
     for i, part in enumerate(parts):
         left, right = flat[: part.probes * c, part.start : part.stop], panel[part.start : part.stop]
         out = logits[: part.probes * c]
-        if i == 0:
+        if panel.dtype != torch.float32:
+            _ = out.copy_(left @ right) if i == 0 else out.add_(left @ right)
+        elif i == 0:
             torch.mm(left, right, out=out)
         else:
             out.addmm_(left, right)
     return logits.view(m, c, -1)
-
-
-def _forward_split(high: Tensor, low: Tensor, panel: Tensor, parts: list[Segment], c: int) -> Tensor:
-    logits = torch.empty(high.shape[0], panel.shape[1], device=panel.device)
-    for i, part in enumerate(parts):
-        top, columns = part.probes * c, slice(part.start, part.stop)
-        product = high[:top, columns] @ panel[columns]
-        _ = logits[:top].copy_(product) if i == 0 else logits[:top].add_(product)
-        logits[:top] += low[:top, columns] @ panel[columns]
-    return logits.view(-1, c, panel.shape[1])
 
 
 def backward(residual: Tensor, panel: Tensor, parts: list[Segment], out: Tensor) -> None:

@@ -80,7 +80,7 @@ class Panels:
             return
         made = []
         for start, block in row_blocks(self.matrix, self.rows):
-            base = self._standardised(block)
+            base = self.standardised(block)
             if self.keep and len(self._orders) == 1:
                 # Only the ordered columns are kept: the stored order would double the memory.
                 panel = Panel(start, base[self._orders[0]], (), {})
@@ -91,12 +91,24 @@ class Panels:
             yield panel
         self._held = made
 
-    def _standardised(self, block: np.ndarray) -> Tensor:
-        columns = torch.from_numpy(np.ascontiguousarray(block)).to(self.device).T  # (d, rows), a view
-        panel = torch.empty(1 + columns.shape[0], columns.shape[1], device=self.device)
+    def standardised(self, block: np.ndarray) -> Tensor:
+        """The panel (1 + k, rows) of some rows (rows, k), the first k columns of the matrix, as stored."""
+        columns = torch.from_numpy(block).to(self.device).T  # (k, rows), a view
+        panel = torch.empty(1 + len(columns), len(block), device=self.device)
         panel[0] = 1
-        panel[1:] = columns
+        panel[1:] = columns  # transposed once: what follows runs along memory
         if self.mean is not None and self.scale is not None:
-            panel[1:] -= torch.from_numpy(self.mean).to(self.device)[:, None]
-            panel[1:] /= torch.from_numpy(self.scale).to(self.device)[:, None]
+            panel[1:] -= torch.from_numpy(self.mean[: len(columns)]).to(self.device)[:, None]
+            panel[1:] /= torch.from_numpy(self.scale[: len(columns)]).to(self.device)[:, None]
         return panel
+
+    def design(self, block: np.ndarray) -> Tensor:
+        """The same as rows: (rows, 1 + k), the first column all ones."""
+        k = block.shape[1]
+        rows = torch.empty(len(block), 1 + k, device=self.device)
+        rows[:, 0] = 1
+        rows[:, 1:] = torch.from_numpy(block).to(self.device)
+        if self.mean is not None and self.scale is not None:
+            rows[:, 1:] -= torch.from_numpy(self.mean[:k]).to(self.device)
+            rows[:, 1:] /= torch.from_numpy(self.scale[:k]).to(self.device)
+        return rows

@@ -88,7 +88,7 @@ def fit_chosen(
         on_disk = isinstance(task.train, StoredRows)
         parts = [path] if on_disk else [path[i : i + 1] for i in range(len(path))]
         found = [
-            fit(held.task, orders, sizes, part, shared=replace(held.shared, grams={}), **options)
+            fit(held.task, orders, sizes, part, shared=replace(held.shared, curvatures={}), **options)
             for part in parts
         ]
         scores = np.concatenate([result.accuracy for result in found], axis=2)

@@ -3,25 +3,34 @@
 Computed once per task and process, from the task alone, so that blocks of any size get the same numbers.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analyze.probes.crossentropy import indicator, n_outputs
-from analyze.probes.curvature import class_grams
-from analyze.probes.lockstep import lbfgs
-from analyze.probes.logistic import Batch
+from analyze.probes.crossentropy import n_outputs
+from analyze.probes.curvature import ROWS_PER_NEURON, class_grams
+from analyze.probes.logistic import search_dtype
 from analyze.probes.moments import Moments, moments
 from analyze.probes.panels import Panels
-from analyze.probes.precondition import Preconditioner, cholesky
+from analyze.probes.pilot import fit_pilot
 from analyze.probes.ridge import class_targets
-from analyze.probes.start import newton_start
 from analyze.task import Task, row_blocks
 
 SAMPLE_ROWS = 16384
-PILOT_TOL = 1e-3
+PILOT_ROWS = 65536  # of rows in memory; of rows on disk, the sample serves
+# (the largest share of the neurons served, the pilot's own share)
+PILOTS = ((0.0625, 0.05), (0.25, 0.2), (1.0, 0.5))
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Class Grams float32 (c, 1 + d, 1 + d) that precondition probes of up to `widest` neurons."""
+
+    widest: int
+    grams: Tensor
 
 
 @dataclass
@@ -39,12 +48,12 @@ class Prepared:
     sample: Panels
     sample_labels: Tensor
     gram_limit: int
-    grams: dict[float, Tensor | None] = field(default_factory=dict)
+    curvatures: dict[float, list[Curvature]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Bytes held: moments, sampled rows and the curvatures computed so far."""
-        grams = sum(gram.nbytes for gram in self.grams.values() if gram is not None)
+        grams = sum(level.grams.nbytes for levels in self.curvatures.values() for level in levels)
         return (
             self.moments.gram.nbytes
             + self.moments.cross.nbytes
@@ -52,43 +61,43 @@ class Prepared:
             + grams
         )
 
-    def curvature(self, l2: float) -> Tensor | None:
-        """Class Grams float32 (c, 1 + d, 1 + d) for probes of this penalty; computed at the first call."""
-        if l2 not in self.grams:
-            outputs, (n, d) = n_outputs(len(self.task.classes)), self.task.train.shape
-            worth = n >= 2 * d and 4 * outputs * (1 + d) ** 2 <= self.gram_limit
-            self.grams[l2] = self._class_grams(l2, outputs) if worth else None
-        return self.grams[l2]
+    @property
+    def is_scarce(self) -> bool:
+        """Fewer than two rows per neuron: probes fit such rows nearly perfectly, and neither the Gram
+        matrix nor another probe's curvature is like theirs."""
+        return self.task.train.shape[0] < 2 * self.task.n_neurons
 
-    def _class_grams(self, l2: float, outputs: int) -> Tensor:
-        width = 1 + max(self.task.n_neurons // 4, min(self.task.n_neurons, 16))
-        penalty = torch.tensor([l2], dtype=torch.float64, device=self.device)
-        widths = torch.tensor([width], device=self.device)
-        zero = torch.zeros(1, dtype=torch.int64, device=self.device)
-        panels = Panels(
-            self.sample.matrix,
-            self.sample.mean,
-            self.sample.scale,
-            self.device,
-            [np.arange(width - 1)],
-            keep=True,
-        )
-        batch = Batch(panels, zero, widths, penalty, indicator(self.sample_labels, outputs))
-        part = Moments(
-            self.moments.gram[:width, :width], self.moments.cross[:width], self.moments.square, 1.0
-        )
-        gram = Preconditioner([gram_factor(part, l2, len(self.task.classes))], zero, batch.mask)
-        start = newton_start(part, gram, zero)
-        pilot = lbfgs(batch.evaluate, gram.solve, start, PILOT_TOL, 100).x
-        (sample,) = Panels(
-            self.sample.matrix, self.sample.mean, self.sample.scale, self.device, rows=SAMPLE_ROWS
-        )
-        return class_grams(
+    def curvature(self, l2: float) -> list[Curvature]:
+        """Curvatures for probes of this penalty, by width; computed at the first call.
+
+        As many as `gram_limit` holds, the widest first; none where rows are scarce.
+        """
+        if l2 not in self.curvatures:
+            each = 4 * n_outputs(len(self.task.classes)) * (1 + self.task.n_neurons) ** 2
+            count = 0 if self.is_scarce else min(len(PILOTS), self.gram_limit // each)
+            self.curvatures[l2] = [self._curvature(l2, *p) for p in PILOTS[len(PILOTS) - count :]]
+        return self.curvatures[l2]
+
+    def _curvature(self, l2: float, served: float, share: float) -> Curvature:
+        d = self.task.n_neurons
+        widest = math.ceil(served * d)
+        matrix, labels = self.sample.matrix, self.sample_labels
+        if isinstance(self.task.train, np.ndarray):
+            step = -(-len(self.task.train) // PILOT_ROWS)
+            matrix = self.task.train[::step]
+            labels = torch.from_numpy(self.task.train_labels[::step]).to(self.device)
+        rows = Panels(matrix, self.sample.mean, self.sample.scale, self.device)
+        k = max(round(share * d), min(d, 16))
+        panels, pilot = fit_pilot(rows, labels, len(self.task.classes), self.moments, k, l2)
+        grams = class_grams(
             task_panels(self.task, self.standardize, self.device),
             pilot,
-            sample.base,
+            next(iter(panels)).of(0),
+            ROWS_PER_NEURON * widest,
+            search_dtype(self.device),
             task_weights(self.task, self.device),
         )
+        return Curvature(widest, grams)
 
 
 def prepare(
@@ -119,11 +128,6 @@ def prepare(
     if memory_limit is not None:
         gram_limit = min(gram_limit, memory_limit // 8)
     return Prepared(task, standardize, device, found, sample, labels[rows], gram_limit)
-
-
-def gram_factor(part: Moments, l2: float, n_classes: int) -> Tensor:
-    """Cholesky factor float32 (1, w, w) of the Hessian at zero weights, near enough: Gram / classes + l2."""
-    return cholesky(part.gram[None] / (4 if n_classes == 2 else n_classes), l2).float()
 
 
 def task_panels(

@@ -105,7 +105,7 @@ def block_bytes(fractions: int, l2s: int, size: LayerSize) -> int:
     """
     gram = 3 * 8 * (size.d + 1) ** 2
     batch = fractions * l2s * size.classes * (size.d + 1) * 4
-    return size.loaded + size.train * size.d * 4 + gram + 30 * batch + BASELINE
+    return size.loaded + size.train * size.d * 4 + gram + 64 * batch + BASELINE
 
 
 def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Machine) -> float:

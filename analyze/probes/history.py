@@ -1,0 +1,150 @@
+"""What L-BFGS has learnt of the curvature of many problems, in compact form.
+
+With s the steps, y the changes of the gradient, P the preconditioner, v = P^-1 y, the newest pair first, and
+T the lower triangle of S'Y (each step with its own change and the newer ones), the two loops of L-BFGS are
+two triangular systems as small as the history (Byrd, Nocedal and Schnabel 1994):
+
+    T a = S'g,    T' b = diag(s'y) a - gamma (V'g - Y'V a),    direction = -(gamma (P^-1 g - V a) + S b),
+
+where gamma is the median of s'y / y'v over the newest pairs. So the vectors are read twice per direction,
+whatever the history, and P^-1 g is the only solve.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+LENGTH = 10
+FEWEST = 4  # decrements that a rate is read from
+SLOWEST = 0.98
+
+
+@dataclass
+class History:
+    """Up to LENGTH pairs of m problems of `size` numbers each.
+
+    steps, changes, solved: s, y, v, (LENGTH, m, size), zero where a pair is missing or unusable. products,
+    scales: float64 (m, LENGTH, LENGTH), s_i'y_j and y_i'v_j, of such a pair the unit matrix's row and zeros.
+    usable: bool (m, LENGTH). decrements: float64 (m, LENGTH), half the slope that each step started from.
+    order: the slots in use, newest first.
+    """
+
+    steps: Tensor
+    changes: Tensor
+    solved: Tensor
+    products: Tensor
+    scales: Tensor
+    usable: Tensor
+    decrements: Tensor
+    order: list[int] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, like: Tensor) -> "History":
+        """No pairs yet, for problems (m, ...)."""
+        flat = like.flatten(1)
+        s, y, v = (flat.new_zeros(LENGTH, *flat.shape) for _ in range(3))
+        products, scales = (flat.new_zeros(len(flat), LENGTH, LENGTH, dtype=torch.float64) for _ in range(2))
+        products.diagonal(dim1=1, dim2=2).fill_(1)
+        usable = torch.zeros(len(flat), LENGTH, dtype=torch.bool, device=flat.device)
+        decrements = torch.full_like(products[:, 0], torch.nan)
+        return cls(s, y, v, products, scales, usable, decrements)
+
+    def pick(self, keep: Tensor) -> "History":
+        """The problems `keep` (a mask or positions)."""
+        s, y, v = (part[:, keep] for part in (self.steps, self.changes, self.solved))
+        small = (self.products, self.scales, self.usable, self.decrements)
+        products, scales, usable, decrements = (part[keep] for part in small)
+        return History(s, y, v, products, scales, usable, decrements, list(self.order))
+
+    def put(self, rows: Tensor, part: "History") -> None:
+        """The pairs of `part` as those of the problems `rows`, slot by slot, newest first."""
+        slots = part.order
+        n = len(slots)
+        for mine, theirs in (
+            (self.steps, part.steps),
+            (self.changes, part.changes),
+            (self.solved, part.solved),
+        ):
+            mine[:n, rows] = theirs[slots]
+        for mine, theirs in ((self.products, part.products), (self.scales, part.scales)):
+            mine[rows, :n, :n] = theirs[:, slots][:, :, slots]
+        self.usable[rows, :n] = part.usable[:, slots]
+        self.decrements[rows, :n] = part.decrements[:, slots]
+        self.order = list(range(max(n, len(self.order))))
+
+    def push(self, s: Tensor, y: Tensor, v: Tensor, decrement: Tensor) -> None:
+        """Add a pair per problem in the place of the oldest: s, y and P^-1 y, each (m, ...)."""
+        s, y, v = s.flatten(1), y.flatten(1), v.flatten(1)
+        slot = self.order.pop() if len(self.order) == LENGTH else len(self.order)
+        curvature, scale = dot(s, y), dot(y, v)
+        # Where rounding hides the curvature, a pair would spoil the directions.
+        usable = (curvature > 1e-10 * (dot(s, s) * dot(y, y)).sqrt()) & (scale > 0)
+        self.order.insert(0, slot)
+        for whole, part in ((self.steps, s), (self.changes, y), (self.solved, v)):
+            torch.mul(part, usable[:, None], out=whole[slot])
+        self.usable[:, slot] = usable
+        self.decrements[:, slot] = decrement
+        self.products[:, slot] = _dots(self.changes, self.steps[slot])
+        self.products[:, :, slot] = _dots(self.steps, self.changes[slot])
+        self.scales[:, slot] = self.scales[:, :, slot] = _dots(self.solved, self.changes[slot])
+        # Its own products decide the step's length, and are summed in float64.
+        self.products[:, slot, slot] = torch.where(usable, curvature, 1.0)
+        self.scales[:, slot, slot] = torch.where(usable, scale, 0.0)
+
+    def direction(self, g: Tensor, solved: Tensor) -> Tensor:
+        """Minus the quasi-Newton inverse applied to g (m, ...); solved: P^-1 g."""
+        if not self.order:
+            return -solved
+        flat, slots, usable = g.flatten(1), self.order, self.usable[:, self.order]
+        products = self.products[:, slots][:, :, slots]  # (m, h, h)
+        scales = self.scales[:, slots][:, :, slots]
+        own = products.diagonal(dim1=1, dim2=2)[..., None]  # (m, h, 1), 1 where a pair is unusable
+        # One pair's ratio may be rounding; the median of three is not.
+        ratios = torch.where(usable, own[..., 0] / scales.diagonal(dim1=1, dim2=2), torch.nan)
+        gamma = ratios[:, :3].nanmedian(dim=1).values.nan_to_num(nan=1.0)[:, None, None]
+        lower = products.tril()
+        a = torch.linalg.solve_triangular(lower, _dots(self.steps, flat)[:, slots, None], upper=False)
+        rest = _dots(self.solved, flat)[:, slots, None] - scales @ a
+        b = torch.linalg.solve_triangular(lower.mT, own * a - gamma * rest, upper=True)
+        direction = solved.flatten(1) * gamma[..., 0].to(g.dtype)
+        direction -= _combine(gamma * a, self.solved, slots)
+        direction += _combine(b, self.steps, slots)
+        return direction.neg_().view_as(g)
+
+    def gap(self, decrement: Tensor) -> Tensor:
+        """The gap to the minimum, float64 (m,), that the decrements up to this one foretell.
+
+        Where they shrink by r per step, what is left is their sum, decrement / (1 - r). r and a smoothed
+        decrement come from a line through their logarithms.
+        """
+        past = self.decrements[:, self.order]
+        known = torch.cat([decrement[:, None], past], dim=1).clamp(min=1e-300)  # (m, 1 + h), newest first
+        age = torch.arange(known.shape[1], dtype=torch.float64, device=known.device)
+        weight = torch.isfinite(known).double()
+        count = weight.sum(dim=1)
+        height = torch.where(weight > 0, known, 1.0).log()
+        middle, level = (weight * age).sum(dim=1) / count, (weight * height).sum(dim=1) / count
+        spread = (weight * (age - middle[:, None]) ** 2).sum(dim=1)
+        slope = (weight * (age - middle[:, None]) * height).sum(dim=1) / spread.clamp(min=1e-300)
+        trusted = count >= FEWEST
+        rate = torch.where(trusted, (-slope).exp(), 0.5).clamp(max=SLOWEST)
+        smooth = torch.where(trusted, (level - slope * middle).exp(), decrement)
+        return torch.maximum(decrement, smooth) / (1 - rate)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products per problem (m, ...), float64 (m,); float32 sums along the last axis only."""
+    return (a * b).sum(dim=-1).double().view(len(a), -1).sum(dim=1)
+
+
+def _dots(vectors: Tensor, x: Tensor) -> Tensor:
+    """float64 (m, LENGTH): vectors (LENGTH, m, size) times x (m, size), per problem."""
+    return torch.bmm(x[:, None], vectors.permute(1, 2, 0))[:, 0].double()
+
+
+def _combine(weights: Tensor, vectors: Tensor, slots: list[int]) -> Tensor:
+    """(m, size): the sum of the vectors in `slots`, each times its weight (m, h, 1)."""
+    spread = vectors.new_zeros(len(weights), 1, LENGTH)
+    spread[:, 0, slots] = weights[..., 0].to(vectors.dtype)
+    return torch.bmm(spread, vectors.permute(1, 0, 2))[:, 0]

@@ -1,0 +1,91 @@
+"""The compact L-BFGS direction against the two loops, and the gap against problems whose gap is known."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analyze.probes.history import LENGTH, History
+from analyze.probes.lockstep import lbfgs
+
+
+def two_loops(g, pairs, precondition):
+    """L-BFGS by definition (Nocedal 1980), float64; pairs newest first."""
+    q, alphas = g.copy(), []
+    for s, y in pairs:
+        alphas.append((s @ q) / (s @ y))
+        q -= alphas[-1] * y
+    ratios = [(s @ y) / (y @ (precondition * y)) for s, y in pairs[:3]]
+    q = sorted(ratios)[(len(ratios) - 1) // 2] * precondition * q
+    for (s, y), alpha in zip(reversed(pairs), reversed(alphas), strict=True):
+        q += s * (alpha - (y @ q) / (s @ y))
+    return -q
+
+
+def quadratic(rng, m, size):
+    """m problems 1/2 (x - c)' H (x - c), H = A A' / size + 1/10, stacked."""
+    a = rng.normal(size=(m, size, size))
+    return a @ a.swapaxes(1, 2) / size + 0.1 * np.eye(size), rng.normal(size=(m, size))
+
+
+@settings(max_examples=25, deadline=None)
+@given(pushes=st.integers(1, LENGTH + 3), seed=st.integers(0, 1000))
+def test_directions_are_those_of_the_two_loops(pushes, seed):
+    rng = np.random.default_rng(seed)
+    hessian, _ = quadratic(rng, 3, 12)
+    precondition = rng.uniform(0.5, 2, size=12)
+    history = History.empty(torch.zeros(3, 4, 3))
+    pairs = [[] for _ in range(3)]
+    for _ in range(pushes):
+        s = rng.normal(size=(3, 12)).astype(np.float32)
+        y = np.einsum("mij,mj->mi", hessian, s).astype(np.float32)
+        v = (precondition * y).astype(np.float32)
+        history.push(*(torch.from_numpy(a).view(3, 4, 3) for a in (s, y, v)), torch.ones(3))
+        for m in range(3):
+            pairs[m] = [(s[m].astype(float), y[m].astype(float)), *pairs[m]][:LENGTH]
+    g = rng.normal(size=(3, 12)).astype(np.float32)
+    solved = torch.from_numpy((precondition * g).astype(np.float32)).view(3, 4, 3)
+    got = history.direction(torch.from_numpy(g).view(3, 4, 3), solved).view(3, 12).numpy()
+    for m in range(3):
+        want = two_loops(g[m].astype(float), pairs[m], precondition)
+        np.testing.assert_allclose(got[m], want, rtol=2e-3, atol=2e-3 * np.abs(want).max())
+
+
+def test_a_pair_without_curvature_is_skipped_for_its_problem_only():
+    history = History.empty(torch.zeros(2, 3))
+    s = torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])
+    y = torch.tensor([[2.0, 0, 0], [-2.0, 0, 0]])  # the second problem's curvature is negative
+    history.push(s, y, y, torch.ones(2))
+    g = torch.ones(2, 3)
+    got = history.direction(g, g)
+    np.testing.assert_allclose(got[0].numpy(), [-0.5, -0.5, -0.5], rtol=1e-6)
+    np.testing.assert_allclose(got[1].numpy(), [-1, -1, -1], rtol=1e-6)
+
+
+def test_put_and_pick_keep_each_problem_its_own_pairs():
+    rng = np.random.default_rng(0)
+    whole = History.empty(torch.zeros(4, 5))
+    for _ in range(LENGTH + 2):
+        s = torch.from_numpy(rng.normal(size=(4, 5)).astype(np.float32))
+        whole.push(s, 2 * s, 2 * s, torch.ones(4))
+    again = History.empty(torch.zeros(4, 5))
+    for rows in ([2], [0, 3], [1]):
+        again.put(torch.tensor(rows), whole.pick(torch.tensor(rows)))
+    g = torch.from_numpy(rng.normal(size=(4, 5)).astype(np.float32))
+    torch.testing.assert_close(again.direction(g, g), whole.direction(g, g))
+
+
+def test_the_estimated_gap_is_the_gap_of_ill_conditioned_problems():
+    rng = np.random.default_rng(1)
+    values = torch.from_numpy(np.geomspace(1, 1e-4, 200)).double()
+    target = torch.from_numpy(rng.normal(size=(6, 200)))
+
+    def evaluate(x, which):
+        away = x.double() - target[which]
+        return 1 + 0.5 * (values * away**2).sum(dim=1), (values * away).float()
+
+    for tol in (1e-3, 1e-4, 1e-5):
+        found = lbfgs(evaluate, lambda g, which: g, torch.zeros(6, 200), tol, 500)
+        assert found.converged.all()
+        assert (found.objective - 1).max() <= 15 * tol  # an estimate, not a bound
+        assert (found.objective - 1).max() >= tol / 100  # and it does not go on for nothing
