@@ -5,8 +5,8 @@ paper.
 
 FEATURES: a folder of stores, one for each backbone, with the splits cifar10-train, cifar10-test,
 flowers102-train, ... (benchmarks/paper_features.py makes them); `random` in a store's name marks the control
-with random weights. STUDY: results/*.zarr (RESULTS), cka/*.zarr, report/index.html, summary.json, and
-study.tar.gz with all but the page.
+with random weights, and `-128px` at its end an image size other than the backbone's own. STUDY:
+results/*.zarr (RESULTS), cka/*.zarr, report/index.html, summary.json, and study.tar.gz with all but the page.
 
 20 fractions from 0.005 to 1, five seeds, logistic probes, l2 1e-4. The same command continues after any stop
 and computes only what is missing; `--minutes M` stops starting sweeps after M minutes, the most telling ones
@@ -15,6 +15,7 @@ come first. `--quick`: 6 fractions and 2 seeds, for a trial.
 
 import argparse
 import json
+import re
 import tarfile
 import time
 import warnings
@@ -30,6 +31,7 @@ from analyze.findings.redundancy import redundancy
 from analyze.findings.sentences import findings
 from analyze.findings.summary import late_layer_last
 from analyze.findings.tell import save_new
+from analyze.probes.block import pick_device
 from analyze.report.write import write_report
 from analyze.similarity.cka import cka
 from benchmarks.record import record
@@ -59,27 +61,48 @@ class Study:
     def is_control(self) -> bool:
         return "random" in self.backbone
 
+    @property
+    def image_size(self) -> int | None:
+        """Pixels, where the store says how its features were computed."""
+        preprocess = pc.open_store(self.path).fingerprint.compute.get("preprocess", {})
+        return preprocess.get("input_size", [None])[-1]
+
 
 def find_studies(features: Path) -> list[Study]:
     """Every backbone's tasks: stores of a folder that have the splits TASK-train and TASK-test.
 
+    Splits that are still being written are left out: the same command takes them up when they are there.
     Pretrained backbones come first, and small tasks first: what is told soonest is worth most where time is
     short.
     """
     found = []
     for path in sorted(p.parent for p in features.glob("*/zarr.json")):
-        splits = pc.open_store(path).splits
-        backbone = path.name.removesuffix(".zarr").replace("tf_efficientnet_", "")
-        found += [Study(path, backbone, t) for t in TASKS if {f"{t}-train", f"{t}-test"} <= set(splits)]
+        store = pc.open_store(path)
+        backbone = re.sub(r"(-\d+px)?\.zarr$", "", path.name).replace("tf_efficientnet_", "")
+        for study in (Study(path, backbone, task) for task in TASKS):
+            splits = {f"{study.task}-train", f"{study.task}-test"} & set(store.splits)
+            if len(splits) == 2 and all(is_finished(store, split) for split in splits):
+                found.append(study)
+            elif splits:
+                print(f"left out, its extraction is not finished: {study.name}", flush=True)
     if not found:
         raise pc.InputError(f"{features} holds no store with splits such as cifar10-train and cifar10-test")
+    names = [s.name for s in found]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise pc.InputError(f"{features} holds more than one store of {twice[0]}: keep one image size")
     return sorted(found, key=lambda s: (s.is_control, TASKS.index(s.task), s.backbone))
+
+
+def is_finished(store: pc.Store, split: str) -> bool:
+    """Whether every row of every layer of a split is there."""
+    n = store.split_info(split).geometry.n_samples
+    return all(store.layer_info(split, layer).complete == n for layer in store.layers_of(split))
 
 
 def plans(layers: list[str]) -> Iterator[dict[str, object]]:
     """Layers and methods of the sweeps of one store, the most telling first."""
     yield {"layer": layers[-1], "method": "random"}
-    yield {"layer": layers[-1], "method": ["random", "pca", "pca-least"]}
+    yield {"layer": layers[-1], "method": ["random", "pca", "pca-least", "randproj"]}
     if len(layers) > 1:
         yield {"layer": layers[:-1], "method": "random"}
     yield {"layer": layers[-1], "method": ["random", "pca", "pca-least", "randproj", "variance"]}
@@ -144,40 +167,60 @@ def summarise(studies: list[Study], out: Path, arguments: argparse.Namespace) ->
         title="Diffused redundancy in EfficientNet-Lite features",
         commands=[line, "probecache report STUDY/results/*.zarr STUDY/cka/*.zarr --out REPORT"],
     )
-    summary = {s.name: outline(results[s.name], similarities[s.name]) for s in studies if s.name in results}
+    summary = {
+        s.name: outline(s, results[s.name], similarities[s.name]) for s in studies if s.name in results
+    }
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     if not arguments.quick:
-        print(f"record: {record('study', summary, folder=arguments.record)}")
+        device = pick_device(arguments.device).type
+        print(f"record: {record(f'study-{device}', summary, folder=arguments.record)}")
     with tarfile.open(out / "study.tar.gz", "w:gz") as archive:
         for part in ("results", "cka", "summary.json", "report/tables", "report/figures"):
             archive.add(out / part, arcname=part)
     tell(studies, summary)
 
 
-def outline(results: xr.Dataset, similarity: xr.Dataset) -> dict[str, object]:
-    """The numbers of one store for the table, and its findings."""
-    layer = str(late_layer_last(results)["layer"].values[-1])
-    found = redundancy(results, [0.9, 0.95]).sel({"layer": layer, "method": "random"}).squeeze(drop=True)
-    curve = results["accuracy"].sel({"layer": layer, "method": "random"}).mean("seed").squeeze()
-    near = curve.sel(fraction=0.2, method="nearest")
+def outline(study: Study, results: xr.Dataset, similarity: xr.Dataset) -> dict[str, object]:
+    """The numbers of one store for the tables, and its findings."""
+    results = late_layer_last(results)
+    layer = str(results["layer"].values[-1])
+    found = redundancy(results, [0.9, 0.95]).sel({"method": "random"}).squeeze(drop=True)
+    main = found.sel(layer=layer) if "layer" in found.dims else found
+    curves = results["accuracy"].sel(layer=layer).mean("seed").squeeze(drop=True)
+    near = curves.sel(fraction=0.2, method="nearest")
     at = similarity.sel(fraction=0.2, method="nearest")
-    similar = redundancy(similarity, 0.9)
+    done = results["accuracy"].notnull()
     return {
+        "image_size": study.image_size,
         "layer": layer,
-        "neurons": int(found["layer_size"]),
-        "full_accuracy": float(found["full_score"]),
-        "accuracy_at_20%": float(near),
+        "neurons": int(main["layer_size"]),
+        "full_accuracy": float(main["full_score"]),
+        "accuracy_at_20%": float(near.sel({"method": "random"})),
         "fraction": float(near["fraction"]),
-        "critical_mass": {str(float(d)): float(found["critical_mass"].sel(delta=d)) for d in (0.9, 0.95)},
-        "dr": {str(float(d)): float(found["dr"].sel(delta=d)) for d in (0.9, 0.95)},
-        "dr_interval_0.9": [float(found["dr_low"].sel(delta=0.9)), float(found["dr_high"].sel(delta=0.9))],
+        "methods_at_20%": {str(m): _plain(near.sel({"method": m})) for m in near["method"].values},
+        "critical_mass": {str(float(d)): float(main["critical_mass"].sel(delta=d)) for d in (0.9, 0.95)},
+        "dr": {str(float(d)): float(main["dr"].sel(delta=d)) for d in (0.9, 0.95)},
+        "dr_interval_0.9": [float(main["dr_low"].sel(delta=0.9)), float(main["dr_high"].sel(delta=0.9))],
+        "dr_of_layers": {
+            str(name): _plain(redundancy(results.sel(layer=name), 0.9)["dr"].sel({"method": "random"}))
+            for name in results["layer"].values
+        },
         "cka_at_20%": float(at["cka"].mean()),
-        "cka_dr_0.9": float(similar["dr"]),
+        "cka_dr_0.9": float(redundancy(similarity, 0.9)["dr"]),
+        "probes": int(done.sum()),
+        "probes_not_converged": int((done & (results["converged"].astype(int) == 0)).sum()),
+        "seconds": float(results.attrs.get("seconds", np.nan)),
         "findings": [
             {"topic": f.topic, "text": f.text, "claim": f.claim, "agrees": f.agrees}
             for f in findings(results)
         ],
     }
+
+
+def _plain(value: xr.DataArray) -> float | None:
+    """A JSON number; None where nothing was measured."""
+    number = float(value.squeeze())
+    return number if np.isfinite(number) else None
 
 
 def tell(studies: list[Study], summary: dict[str, dict]) -> None:

@@ -91,8 +91,9 @@ def extraction(name: str) -> str:
     return f"{source(entry)}\n\n" + table(head, rows)
 
 
-def study() -> str:
-    entry = latest("study")
+def study(device: str) -> str:
+    """A line per backbone and task: what the full layer, a fifth of it, and its critical mass do."""
+    entry = latest(f"study-{device}")
     rows = []
     for name, r in entry["results"].items():
         share = r["accuracy_at_20%"] / r["full_accuracy"]
@@ -100,7 +101,7 @@ def study() -> str:
         mass = [f"{r['critical_mass']['0.9']:.0f}", f"{r['dr']['0.9']:.2f}", f"{r['dr']['0.95']:.2f}"]
         rows.append([name, *numbers, *mass, f"{r['cka_at_20%']:.2f}"])
     near = next(iter(entry["results"].values()))["fraction"]
-    at = f"{near:.1%}"
+    at = f"{100 * near:.3g}%"
     head = ["", "all neurons", f"random {at}", "kept", "critical mass 0.9", "DR 0.9", "DR 0.95", f"CKA {at}"]
     return f"{source(entry)}\n\n" + table(head, rows)
 
@@ -194,6 +195,31 @@ def once_measured(name: str, block: Callable[[], str]) -> Callable[[], str]:
     return text
 
 
+def study_columns(key: str) -> str:
+    """A line per backbone and task, a column per way of picking neurons or per layer."""
+    results = latest("study-cpu")["results"]
+    columns = list(dict.fromkeys(name for r in results.values() for name in r[key]))
+    rows = []
+    for name, r in results.items():
+        values = [r[key].get(column) for column in columns]
+        rows.append([name, *("–" if v is None else f"{v:.3f}" for v in values)])
+    return table(["", *columns], rows)
+
+
+def study_claims() -> str:
+    """Each claim of the paper, with how many of the pretrained cases agree and which do not."""
+    sides: dict[str, dict[bool, list[str]]] = {}
+    for name, r in latest("study-cpu")["results"].items():
+        for f in r["findings"]:
+            if f["agrees"] is not None and "random" not in name:
+                sides.setdefault(f["claim"], {True: [], False: []})[f["agrees"]].append(name)
+    rows = [
+        [claim, f"{len(found[True])} of {len(found[True] + found[False])}", ", ".join(found[False]) or "none"]
+        for claim, found in sides.items()
+    ]
+    return table(["the paper says", "holds on", "does not hold on"], rows)
+
+
 def headline() -> str:
     """The claims of the README, a line each, with the record that each comes from."""
     cpu, gpu, cuml = latest("probes-cpu-quick"), latest("probes-cuda-quick"), latest("probes-cuml")
@@ -240,10 +266,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "extract-memory": extract_memory,
     "extract-cpu": lambda: extraction("extract-cpu"),
     "extract-cuda": lambda: extraction("extract-cuda"),
-    "study": study,
     "sweep": once_measured("sweep", sweep),
     "sweep-kills": once_measured("sweep-kills", sweep_kills),
     "sweep-streamed": once_measured("sweep-streamed", sweep_streamed),
+    "study-cpu": lambda: study("cpu"),
+    "study-cuda": lambda: study("cuda"),
+    "study-methods": lambda: study_columns("methods_at_20%"),
+    "study-layers": lambda: study_columns("dr_of_layers"),
+    "study-claims": study_claims,
 }
 
 

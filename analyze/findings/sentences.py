@@ -43,6 +43,7 @@ def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
         out += _mass(main, layers[-1], delta)
         out += _pca(main, methods)
         out += _first(main, methods)
+        out += _others(main, methods)
         out += _layers(results, layers, delta)
         out += _classes(main)
     out += _health(results)
@@ -137,6 +138,30 @@ def _first(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
         )
 
 
+# Ways of picking that the paper only shows or that it has not: told without a verdict.
+_OTHERS = {
+    "randproj": "as many random projections",
+    "variance": "the neurons of highest variance",
+    "variance-least": "the neurons of lowest variance",
+}
+
+
+def _others(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
+    random = _curve(main, "random")[0]["mean"]
+    for method in [m for m in methods if m in _OTHERS]:
+        gap = (_curve(main, method)[0]["mean"] - random).dropna("fraction")
+        near, widest = (
+            gap.sel(fraction=0.2, method="nearest"),
+            gap.isel(fraction=int(abs(gap).argmax("fraction"))),
+        )
+        yield Finding(
+            method,
+            f"At {_share(near['fraction'])} of the layer {_OTHERS[method]} are {100 * float(near):+.1f} "
+            f"points from random neurons; the widest gap is {100 * float(widest):+.1f} points, at "
+            f"{_share(widest['fraction'])}.",
+        )
+
+
 def _layers(results: xr.Dataset, layers: list[str], delta: float) -> Iterator[Finding]:
     if len(layers) < 2:
         return
@@ -188,11 +213,28 @@ def _health(results: xr.Dataset) -> Iterator[Finding]:
             f"{missing} of {score.size} probes have no score: run the same sweep again to fill them.",
         )
     if "converged" in results:
-        short = int((score.notnull() & (results["converged"].astype(int) == 0)).sum())
-        if short:
-            yield Finding(
-                "health", f"{short} of {score.size} probes stopped before they met the solver's tolerance."
-            )
+        short = score.notnull() & (results["converged"].astype(int) == 0)
+        if short.any():
+            yield Finding("health", _unfinished(short, score, results))
+
+
+def _unfinished(short: xr.DataArray, score: xr.DataArray, results: xr.Dataset) -> str:
+    """Which probes stopped early: layer, method, sizes; so that a reader knows what to leave out."""
+    sizes = results["n_neurons"]
+    places = []
+    for layer in short["layer"].values:
+        for method in short["method"].values:
+            cell = {"layer": layer, "method": method}
+            here = short.sel(cell)
+            if here.any():
+                k = sizes.sel(cell).where(here)
+                low, high = int(k.min()), int(k.max())
+                span = f"{low}" if low == high else f"{low} to {high}"
+                places.append(f"{layer}, {method}: {int(here.sum())}, {span} neurons")
+    return (
+        f"{int(short.sum())} of {int(score.notnull().sum())} probes stopped before they met the solver's "
+        f"tolerance ({'; '.join(places)}). Their accuracies are those of the last step."
+    )
 
 
 def _curve(main: xr.Dataset, method: str) -> tuple[xr.Dataset, float]:

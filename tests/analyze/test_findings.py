@@ -69,6 +69,30 @@ def test_least_components_and_first_neurons():
     assert "differ most at 50% of the layer: +5.0 points" in first.text
 
 
+def test_projections_and_variance_are_told_beside_random():
+    results = curves(
+        random=[0.5, 0.6, 0.7, 0.8], randproj=[0.45, 0.59, 0.7, 0.8], variance=[0.5, 0.65, 0.78, 0.8]
+    )
+    (projected,) = told(results, "randproj")
+    assert projected.text == (
+        "At 20% of the layer as many random projections are -1.0 points from random neurons; "
+        "the widest gap is -5.0 points, at 10%."
+    )
+    (variance,) = told(results, "variance")
+    assert "highest variance are +5.0 points" in variance.text
+    assert "the widest gap is +8.0 points, at 50%" in variance.text
+
+
+def test_probes_that_stopped_early_are_named():
+    results = curves(random=[0.5, 0.6, 0.7, 0.8], pca=[0.5, 0.6, 0.7, 0.8])
+    assert told(results, "health") == []
+    results["converged"].loc[{"method": "pca", "fraction": [0.1, 0.2], "seed": 0}] = False
+    (finding,) = told(results, "health")
+    assert finding.text.startswith(
+        "2 of 40 probes stopped before they met the solver's tolerance (penultimate, pca: 2, 4 to 8 neurons)"
+    )
+
+
 def test_gaps_are_told_and_what_was_not_asked_for_is_not():
     results = curves(random=[0.5, 0.6, 0.7, 0.8], pca=[0.5, 0.6, 0.7, 0.8])
     results["accuracy"].loc[{"method": "pca"}] = np.nan
