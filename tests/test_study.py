@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from benchmarks.paper import find_studies, ordered_layers, plans
+from benchmarks.paper import find_studies, plans
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,8 +69,8 @@ def test_a_study_holds_every_method_and_layer_and_goes_on_after_a_stop(tmp_path)
     assert (tmp_path / "study/report/index.html").exists()
 
 
-def test_plans_end_with_everything(tmp_path):
-    store(tmp_path, "tf_efficientnet_lite0", "pets37", layers=("blocks.3", "penultimate"))
-    layers = ordered_layers(pc.open_store(tmp_path / "tf_efficientnet_lite0.zarr"))
-    assert layers == ["blocks.3", "penultimate"]
-    assert [p["layer"] for p in plans(layers)] == ["penultimate", "penultimate", ["blocks.3"], "penultimate"]
+def test_plans_end_with_everything():
+    todo = list(plans(["blocks.3", "penultimate"], 5))
+    assert [p["layer"] for p in todo if p["method"] == "random"] == ["penultimate", ["blocks.3"]]
+    assert todo[-1]["method"] == ["random", "pca", "pca-least", "randproj", "variance"]
+    assert todo[-1]["seeds"] == 5
