@@ -28,6 +28,7 @@
       hoverlabel: { font: Object.assign({}, FONT, { color: "#fff" }) },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } } }, extra || {});
   }
+  const BELOW_BUTTONS = { margin: { l: 12, r: 12, t: 36, b: 12 } };
   const config = { responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     toImageButtonOptions: { format: "svg" } };
   const draw = (id, traces, shape) => Plotly.react(id, traces, shape, config);
@@ -67,16 +68,18 @@
         return band(study().deltas, curve, m.name, j, (i) => `delta ${study().deltas[i]}<br><b>DR ${curve.mean[i].toFixed(3)}</b> [${curve.low[i].toFixed(3)}, ${curve.high[i].toFixed(3)}]`);
       });
       draw("plot-dr", traces, layout(axis("delta: share of the full accuracy to keep"), axis("DR: share of neurons that can go", { range: [-0.02, 1.02] })));
-      const p = data.pareto, groups = [...new Set(p.study.map((s, i) => s + " / " + p.layer[i]))];
-      const clouds = groups.map((g, j) => {
-        const own = p.dr.map((_, i) => i).filter((i) => p.study[i] + " / " + p.layer[i] === g);
-        const colour = COLOURS[j % COLOURS.length];
+      /* The frontier of the chosen results' task: scores of different tasks do not compete. */
+      const p = data.pareto, task = p.task[p.study.indexOf(study().name)];
+      const here = p.dr.map((_, i) => i).filter((i) => p.task[i] === task);
+      const label = (i) => p.study[i] + " / " + p.layer[i];
+      const clouds = [...new Set(here.map(label))].map((g, j) => {
+        const own = here.filter((i) => label(i) === g), colour = COLOURS[j % COLOURS.length];
         return { x: own.map((i) => p.dr[i]), y: own.map((i) => p.score[i]), name: g, mode: "lines+markers", line: { color: colour, width: 1.2 },
           marker: { symbol: own.map((i) => MARKERS[j % MARKERS.length] + (p.frontier[i] ? "" : "-open")), size: own.map((i) => p.frontier[i] ? 11 : 8), color: colour },
           text: own.map((i) => `delta ${p.delta[i]}: ${p.critical_mass[i]} neurons<br>DR ${p.dr[i].toFixed(3)}, accuracy <b>${percent(p.score[i])}</b>` + (p.frontier[i] ? "<br>on the frontier" : "")),
           hovertemplate: "%{text}<extra>" + g + "</extra>" };
       });
-      draw("plot-pareto", clouds, layout(axis("DR"), axis("accuracy at the critical mass", { tickformat: ".0%" }), { legend: { orientation: "h", y: -0.25, x: 0, font: { size: 12 } } }));
+      draw("plot-pareto", clouds, layout(axis("DR: share of neurons that can go"), axis("accuracy that is left", { tickformat: ".0%" })));
     },
     classes() {
       const at = layer(), c = at.classes, box = document.getElementById("classes-body");
@@ -98,7 +101,7 @@
       draw("plot-hardest", [{ type: "bar", orientation: "h", y: names, x: h.loss.slice().reverse(), marker: { color: "#D55E00" },
         error_x: { type: "data", symmetric: false, array: h.loss.map((v, i) => h.loss_high[i] - v).reverse(), arrayminus: h.loss.map((v, i) => v - h.loss_low[i]).reverse(), color: "#1b1f24" },
         hovertemplate: "%{y}: loses <b>%{x:.1%}</b><extra></extra>" }],
-        layout(axis(`accuracy lost at ${percent(c.at)} of the layer`, { tickformat: ".0%" }), axis("", { type: "category" })));
+        layout(axis(`accuracy lost at ${percent(c.at)} of the layer`, { tickformat: ".0%" }), axis("", { type: "category" }), BELOW_BUTTONS));
     },
     layers() {
       const s = study(), all = [...new Set(s.layers.flatMap((l) => l.fraction))].sort((a, b) => a - b);
@@ -106,10 +109,10 @@
         const m = l.methods.find((m) => m.name === "random") || l.methods[0], i = l.fraction.indexOf(f);
         return i < 0 || m.mean[i] === null || !l.full ? null : m.mean[i] / l.full;
       });
-      draw("plot-layers", [{ type: "heatmap", z: s.layers.map(share), y: s.layers.map((l) => l.name), x: all.map((f) => +(100 * f).toPrecision(3) + "%"),
+      draw("plot-layers", [{ type: "heatmap", z: s.layers.map(share), y: s.layers.map((l) => l.name), x: all.map((f) => +(100 * f).toPrecision(2) + "%"),
         colorscale: "Cividis", zmax: 1, colorbar: { title: { text: "of full", side: "right" }, tickformat: ".0%", thickness: 12 }, xgap: 1, ygap: 1,
         hovertemplate: "%{y}, %{x} of neurons<br><b>%{z:.1%}</b> of the layer's full accuracy<extra></extra>" }],
-        layout(axis("neurons kept", { type: "category", tickangle: narrow() ? -90 : 0 }), axis("", { type: "category" })));
+        layout(axis("neurons kept", { type: "category", tickangle: narrow() ? -90 : 0, tickfont: { size: 11 } }), axis("", { type: "category" }), BELOW_BUTTONS));
     },
     similarity() {
       const at = study().layers.find((l) => l.cka), none = document.getElementById("similarity-none");

@@ -21,8 +21,9 @@ CAPTIONS = {
     "interval. The dashed line is the full layer.",
     "dr": "Diffused redundancy against delta: the largest share of neurons that can be dropped at random "
     "while the mean accuracy stays at delta of the full layer's. Bands: bootstrap over seeds.",
-    "pareto": "Each point is a layer at one delta. Filled points are on their task's frontier: no other "
-    "layer or backbone offers more redundancy at as much accuracy.",
+    "pareto": "Accuracy at the critical mass against DR, for the task of the chosen results. Each point is a "
+    "layer at one delta; filled points are on the frontier: no other layer or backbone offers more "
+    "redundancy at as much accuracy.",
     "spread": "Gini index and coefficient of variation of the class accuracies under random subsets (0: all "
     "classes alike).",
     "classes": "Accuracy of each class. The five classes that lose most are coloured, the others grey; "
@@ -81,8 +82,11 @@ def build_page(payload: dict[str, Any], *, title: str, commands: list[str], down
 
 
 def _lede(payload: dict[str, Any]) -> str:
-    first = payload["studies"][0]["findings"]
+    studies = payload["studies"]
+    first = studies[0]["findings"]
     text = first[0]["text"] if first else "What column subsets of frozen features keep of the full layer."
+    if len(studies) > 1:
+        text = f"{len(studies)} results. {studies[0]['name']}: {text}"
     return f'<p class="lede">{html.escape(text)}</p>'
 
 
@@ -107,7 +111,7 @@ def _keys(payload: dict[str, Any]) -> str:
 
 
 def _findings(payload: dict[str, Any]) -> str:
-    parts = []
+    parts = [_claims(payload)]
     for i, study in enumerate(payload["studies"]):
         items = "".join(_finding(f) for f in study["findings"])
         parts.append(
@@ -115,6 +119,28 @@ def _findings(payload: dict[str, Any]) -> str:
             f'<ul class="findings">{items}</ul></details>'
         )
     return "".join(parts) + _table(payload)
+
+
+def _claims(payload: dict[str, Any]) -> str:
+    """With several results: each claim of the paper, on how many of them it holds, and where it does not."""
+    sides: dict[str, dict[bool, list[str]]] = {}
+    for study in payload["studies"]:
+        for f in study["findings"]:
+            if f["claim"] and f["agrees"] is not None:
+                sides.setdefault(f["claim"], {True: [], False: []})[f["agrees"]].append(study["name"])
+    if len(payload["studies"]) < 2 or not sides:
+        return ""
+    rows = "".join(
+        f'<tr><td class="text wrap">{html.escape(claim)}</td>'
+        f"<td>{len(found[True])} of {len(found[True]) + len(found[False])}</td>"
+        f'<td class="text wrap">{html.escape(", ".join(found[False])) or "none"}</td></tr>'
+        for claim, found in sides.items()
+    )
+    return (
+        '<div class="scroll" tabindex="0"><table><caption>The paper and all of these results.</caption>'
+        '<thead><tr><th class="text" scope="col">The paper says</th><th scope="col">Holds on</th>'
+        f'<th class="text" scope="col">Not on</th></tr></thead><tbody>{rows}</tbody></table></div>'
+    )
 
 
 def _finding(finding: dict[str, Any]) -> str:
@@ -158,10 +184,12 @@ def _provenance(payload: dict[str, Any], commands: list[str], downloads: list[st
         items = "".join(
             f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in study["provenance"].items()
         )
-        parts.append(f"<h3>{html.escape(study['name'])}</h3><dl>{items}</dl>")
+        parts.append(f"<details><summary>{html.escape(study['name'])}</summary><dl>{items}</dl></details>")
     lines = html.escape("\n".join(commands))
     links = "".join(f'<li><a href="{html.escape(d)}">{html.escape(d)}</a></li>' for d in downloads)
     rerun = f"<h3>How to rerun</h3><pre>{lines}</pre>"
+    if len(parts) == 1:
+        parts[0] = parts[0].replace("<details>", "<details open>", 1)
     return f"{rerun}{''.join(parts)}<h3>Files beside this page</h3><ul>{links}</ul>"
 
 

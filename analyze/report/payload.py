@@ -140,7 +140,9 @@ def provenance(results: xr.Dataset) -> dict[str, str]:
         "l2": _penalty(results["l2"].item()) if "l2" in results.coords else "",
     }
     for name, value in results.attrs.items():
-        if name not in ("settings", "failures"):
+        if name == "seconds":
+            out["seconds"] = f"{float(value):.1f}"
+        elif name not in ("settings", "failures"):
             out[str(name)] = value if isinstance(value, str) else json.dumps(value, default=str)
     return {name: value for name, value in out.items() if value}
 

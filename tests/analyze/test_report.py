@@ -17,6 +17,7 @@ pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `repor
 pytest.importorskip("plotly", reason="plotly comes with the extra `report`")
 
 from analyze.findings.redundancy import redundancy
+from analyze.findings.sentences import findings
 from analyze.report.write import report_files, write_report
 from analyze.similarity.cka import cka
 from store.errors import InputError
@@ -199,6 +200,31 @@ def test_numbers_of_the_page_are_those_of_the_results(report):
     random = next(m for m in layer["methods"] if m["name"] == "random")
     assert random["critical_mass"] == float(found.critical_mass)
     assert random["dr"] == pytest.approx(float(found.dr), abs=1e-6)
+
+
+def test_several_results_are_summed_up_claim_by_claim(report):
+    page = (report[0] / "index.html").read_text()
+    said = [
+        {f.claim for f in findings(results) if f.claim and f.agrees is not None}
+        for results in report[1].values()
+    ]
+    rows = dict(re.findall(r'<td class="text wrap">([^<]*)</td><td>(\d+ of \d+)</td>', page))
+    assert set(rows) == said[0] | said[1]
+    both = [f for results in report[1].values() for f in findings(results) if f.topic == "pca"]
+    assert rows[both[0].claim] == f"{sum(bool(f.agrees) for f in both)} of 2"
+
+
+def test_the_frontier_is_that_of_the_chosen_results_task(browser, tmp_path):
+    studies = {name: synthetic_results(seed=i) for i, name in enumerate(("a / x", "b / x", "c / y"))}
+    write_report(studies, tmp_path, tasks={"a / x": "x", "b / x": "x", "c / y": "y"})
+    open_page(browser, tmp_path)
+    by_id(browser, "tab-redundancy").click()
+    drawn = "return document.getElementById('plot-pareto').data.map(t => t.name)"
+    assert browser.execute_script(drawn) == ["a / x / penultimate", "b / x / penultimate"]
+    browser.execute_script(
+        "const s = document.getElementById('study'); s.value = 2; s.dispatchEvent(new Event('change'))"
+    )
+    assert browser.execute_script(drawn) == ["c / y / penultimate"]
 
 
 def test_files_beside_the_page(report):
