@@ -97,15 +97,20 @@ def principal_components(task: Task, *, least: bool = False, standardize: bool =
     Directions in which the training rows do not vary (there are some wherever d >= n) come last and are zero.
     The test rows play no part.
     """
-    d = task.n_neurons
-    covariance = np.zeros((d, d))
-    for _, rows in row_blocks(task.train, 8192):
-        # float64: the last components are as small as float32's rounding of the first ones
-        centred = (rows.astype(np.float64) - task.mean) / (task.scale if standardize else 1.0)
-        covariance += centred.T @ centred
-    values, vectors = np.linalg.eigh(covariance)  # rising
-    values, vectors = values[::-1], vectors[:, ::-1]
-    rank = min(int((values > _NULL_VARIANCE * max(values[0], 0)).sum()), task.train.shape[0] - 1)
+    n, d = task.train.shape[0], task.n_neurons
+    scale = task.scale if standardize else 1.0
+    # float64: the last components are as small as float32's rounding of the first ones
+    blocks = ((rows.astype(np.float64) - task.mean) / scale for _, rows in row_blocks(task.train, 8192))
+    if n <= d:  # the rows themselves are the smaller matrix: n^2 d operations in place of d^3
+        _, roots, components = np.linalg.svd(np.concatenate(list(blocks)), full_matrices=False)
+        values, vectors = roots**2, components.T
+    else:
+        covariance = np.zeros((d, d))
+        for centred in blocks:
+            covariance += centred.T @ centred
+        values, vectors = np.linalg.eigh(covariance)  # rising
+        values, vectors = values[::-1], vectors[:, ::-1]
+    rank = min(int((values > _NULL_VARIANCE * max(values[0], 0)).sum()), n - 1)
     kept = vectors[:, :rank]
     if least:
         kept = kept[:, ::-1]

@@ -78,6 +78,18 @@ def test_pca_least_is_pca_backwards():
     np.testing.assert_array_equal(least, top[:, ::-1])
 
 
+@pytest.mark.parametrize("n", [9, 14, 15])  # rows fewer than, as many as, more than the neurons
+def test_components_diagonalise_the_covariance(n):
+    task = make_task(n=n, d=14)
+    centred = (task.train - task.mean) / task.scale
+    covariance = centred.T.astype(np.float64) @ centred
+    basis = principal_components(task)
+    want = np.sort(np.linalg.eigvalsh(covariance))[::-1][: min(n - 1, 14)]
+    got = basis.T @ covariance @ basis
+    np.testing.assert_allclose(np.diag(got)[: len(want)], want, rtol=1e-6)
+    np.testing.assert_allclose(got - np.diag(np.diag(got)), 0, atol=1e-5 * want[0])
+
+
 def test_fewer_samples_than_neurons_leave_the_empty_directions_for_last():
     task = make_task(n=9, d=14)
     for least in (False, True):
