@@ -4,7 +4,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from extract.distributed import find_place
 from extract.features import DTYPES
 from extract.loop import Forward
 from extract.run import shard_rows
-from extract.settings import Settings
+from extract.settings import Options, Settings, show_options
 from extract.setup import Setup, build_features, prepare
 
 SECONDS = 5.0
@@ -53,8 +53,13 @@ class Projection:
         return self.free is None or self.total < self.free
 
 
+@show_options
 def dry_run(
-    model: "str | nn.Module", dataset: "str | Dataset[Any]" = "", *, out: str | Path, **options: Any
+    model: "str | nn.Module",
+    dataset: "str | Dataset[Any]" = "",
+    *,
+    out: str | Path,
+    **options: Unpack[Options],
 ) -> Projection:
     """Measure a few batches of the extraction that `extract` would run with the same arguments; write
     nothing.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -14,7 +14,7 @@ from extract.batchsize import layer_batch_sizes, one_batch_size
 from extract.distributed import Place, find_place
 from extract.loop import Forward, run_loop
 from extract.progress import show_progress
-from extract.settings import Settings
+from extract.settings import Options, Settings, show_options
 from extract.setup import Setup, build_features, prepare
 from extract.timing import Timing
 from store.errors import InputError, ProbecacheError
@@ -23,6 +23,7 @@ from store.reader import Store, open_store
 from store.writer import SplitWriter, open_writer
 
 
+@show_options
 def extract(
     model: str | nn.Module,
     dataset: "str | Dataset[Any]" = "",
@@ -30,7 +31,7 @@ def extract(
     out: str | Path,
     progress: bool = False,
     place: Place | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Store:
     """Run every image of one split through a frozen backbone and store pooled activations; return the store.
 
@@ -40,15 +41,17 @@ def extract(
     progress    a live bar on stderr
     place       rank among several processes; by default what torchrun or Slurm say
 
-    Options, with defaults:
-
-    split='train', data_dir=None, layers=('penultimate',), pool='avg', dtype='float16' (stored)
-    pretrained=True, checkpoint=None, model_kwargs={}, seed=0 (of random weights)
-    img_size, crop_pct, crop_mode, interpolation, mean, std: None, timm's config for the model
-    device='auto', amp_dtype='auto' (bfloat16 on CUDA, else float32), channels_last=None (on for convnets)
-    torchcompile=None (a backend such as 'inductor'), batch_size='auto', workers=None (by the cores)
-    rows=None ((a, b), whole shards), limit=None (only the first rows), shard_rows=None (8192)
-    compression=None, allow_failed=False, allow_saturated=False (float16 overflow is refused), download=False
+    split, data_dir             the split's name in the store; where the images are
+    layers, pool                'penultimate', module names or globs; one pooling, or several, each stored
+    dtype                       of what is stored; float16 refuses overflow unless `allow_saturated`
+    pretrained, checkpoint, model_kwargs, seed      the weights; seed is that of random ones
+    img_size, crop_pct, crop_mode, interpolation, mean, std      None: timm's config for the model
+    device, amp_dtype           'auto': CUDA where there is one, and bfloat16 on it, else float32
+    channels_last, torchcompile None: on for convnets; None: off, else a backend such as 'inductor'
+    batch_size, workers         None or 'auto': the largest that fits; None: by the cores
+    rows, limit                 (a, b), whole shards of the split; only its first rows
+    shard_rows, compression     None: 8192; None, or 'zstd'
+    allow_failed, download      accept images that cannot be read; let the data set's reader download
 
     Rows keep the order of the data set. An image that cannot be read keeps its row, marked failed and holding
     NaN; after the run this raises ProbecacheError unless `allow_failed`. A killed run goes on with the same

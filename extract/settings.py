@@ -1,12 +1,49 @@
 """What the caller of an extraction chose, checked before any work starts."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypedDict, TypeVar
 
 from extract.features import DTYPES
 from extract.pooling import POOLS
 from store.errors import InputError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Options(TypedDict, total=False):
+    """The keyword options of `extract` as a caller may write them. `Settings` holds their defaults."""
+
+    split: str
+    layers: str | Sequence[str]
+    pool: str | Sequence[str]
+    data_dir: str | Path | None
+    dtype: str
+    pretrained: bool
+    checkpoint: str | Path | None
+    model_kwargs: Mapping[str, Any]
+    seed: int
+    img_size: int | None
+    crop_pct: float | None
+    crop_mode: str | None
+    interpolation: str | None
+    mean: float | Sequence[float] | None
+    std: float | Sequence[float] | None
+    device: str
+    amp_dtype: str
+    channels_last: bool | None
+    torchcompile: str | None
+    batch_size: int | Literal["auto"] | None
+    workers: int | None
+    rows: tuple[int, int] | None
+    limit: int | None
+    shard_rows: int | None
+    compression: str | None
+    allow_failed: bool
+    allow_saturated: bool
+    download: bool
 
 
 @dataclass(frozen=True)
@@ -72,6 +109,27 @@ class Settings:
             if options.get(name) is not None:
                 options[name] = str(options[name])
         return cls(**options)
+
+
+def show_options(function: Function) -> Function:
+    """`function(..., **options)`, whose signature in help() names each option with its type and default."""
+    signature = inspect.signature(function)
+    given = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(option),
+            annotation=Options.__annotations__[option.name],
+        )
+        for option in fields(Settings)
+    ]
+    function.__signature__ = signature.replace(parameters=[*given, *options])  # type: ignore[attr-defined]
+    return function
+
+
+def _default(option: Field[Any]) -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
