@@ -1,5 +1,6 @@
 """Sweeps on Dask: the same numbers as here, through killed workers, killed clients and foreign schedulers."""
 
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ SMALL_BLOCKS = (
     "analyze.sweeps.sweep.target_seconds = lambda *a: 0.0\n"
     "pc.main(sys.argv[1:])"
 )
+PATIENCE = 600  # seconds after which a process counts as hung, on a machine however busy
 PLAN = {"layer": "pixels", "fractions": [0.1, 0.5, 1.0], "seeds": 12, "l2": 1e-2}
 FLAGS = ["--layer", "pixels", "--fractions", "0.1,0.5,1.0", "--seeds", "12", "--l2", "1e-2"]
 
@@ -62,7 +64,7 @@ def assert_same_probes(results, here):
     np.testing.assert_allclose(results["accuracy"], here["accuracy"], atol=1 / 300 + 1e-9)
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -104,7 +106,7 @@ def test_a_killed_client_continues_where_it_was(store, here, tmp_path):
     finished = before["state"].values == 1
     assert 0 < finished.sum() < finished.size
     second = command(*arguments, cwd=tmp_path)
-    _, errors = second.communicate(timeout=120)
+    _, errors = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, errors
     after = xr.open_zarr(out).load()
     # the time of each probe is that of the run that computed it: nothing was computed twice
@@ -118,32 +120,40 @@ def test_a_killed_client_continues_where_it_was(store, here, tmp_path):
 def test_a_cluster_started_by_hand_from_another_folder(store, here, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    address_file = tmp_path / "scheduler.json"
-    dask, options = [sys.executable, "-m", "dask"], ["--no-dashboard", "--scheduler-file", str(address_file)]
-    quiet = {"cwd": elsewhere, "env": ENVIRONMENT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    scheduler = subprocess.Popen([*dask, "scheduler", "--port", "0", *options], **quiet)
-    try:
-        wait_for(address_file.exists)
-        worker = subprocess.Popen(
-            [*dask, "worker", "--nthreads", "1", "--no-dashboard", "--scheduler-file", str(address_file)],
-            **quiet,
-        )
-        try:
-            import json
+    file = tmp_path / "scheduler.json"
+    started = []
 
-            address = json.loads(address_file.read_text())["address"]
-            run = command(
-                "sweep", store, *FLAGS, "--scheduler", address, "--out", tmp_path / "r", cwd=tmp_path
-            )
-            output, errors = run.communicate(timeout=120)
-            assert run.returncode == 0, errors
-            assert "accuracy, mean over seeds" in output
-        finally:
-            worker.terminate()
-            worker.wait(20)
+    def dask(*arguments):
+        line = [sys.executable, "-m", "dask", *arguments, "--no-dashboard", "--scheduler-file", str(file)]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        started.append(subprocess.Popen(line, cwd=elsewhere, env=ENVIRONMENT, **silent))
+
+    try:
+        dask("scheduler", "--port", "0", "--host", "127.0.0.1")
+        wait_for(file.exists)
+        dask("worker", "--nthreads", "1")
+        address = json.loads(file.read_text())["address"]
+        run = command("sweep", store, *FLAGS, "--scheduler", address, "--out", tmp_path / "r", cwd=tmp_path)
+        started.append(run)
+        output, errors = run.communicate(timeout=PATIENCE)
+        assert run.returncode == 0, errors
+        assert "accuracy, mean over seeds" in output
     finally:
-        scheduler.terminate()
-        scheduler.wait(20)
+        for process in reversed(started):
+            process.terminate()
+            process.wait(60)
+    assert_same_probes(xr.open_zarr(tmp_path / "r").load(), here)
+
+
+def test_a_performance_report_is_written_where_it_was_asked_for(store, here, tmp_path):
+    report = tmp_path / "report.html"
+    arguments = ["sweep", store, *FLAGS, "--workers", "1", "--out", tmp_path / "r"]
+    run = command(*arguments, "--performance-report", report, cwd=tmp_path)
+    _, errors = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 0, errors
+    page = report.read_text()
+    assert "run_on_worker" in page  # the task of every block
+    assert "Dask Performance Report" in page
     assert_same_probes(xr.open_zarr(tmp_path / "r").load(), here)
 
 

@@ -1,6 +1,6 @@
 """The cuML adapter against cuML itself. Without a GPU its signatures and its refusal can be checked.
 
-`make cuml` installs cuML into an environment of its own (6 GB) and runs this; elsewhere it skips.
+`make check-cuml` installs cuML into an environment of its own (6 GB) and runs this; elsewhere it skips.
 """
 
 import inspect

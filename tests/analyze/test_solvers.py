@@ -1,6 +1,7 @@
 """One contract for every solver: the oracle's objective, a small gradient, the oracle's predictions."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
 from analyze.subsets import permutation
 from analyze.sweeps.solvers import SOLVERS, check_solver, cuml, solve
-from analyze.sweeps.solvers.single import Fit, logistic_objective
+from analyze.sweeps.solvers.single import Fit, logistic_objective, loop
 from analyze.task import StoredRows, Task
 from store.errors import InputError
 
@@ -92,6 +93,25 @@ def test_the_objective_of_one_solver_is_the_objective_of_another(task):
         results = [solve(task, order, SIZES, L2S, probe=probe, solver=name) for name in ("torch", "sklearn")]
         np.testing.assert_allclose(results[0].objective, results[1].objective, rtol=1e-4)
         assert (results[1].grad_norm < 1e-4).all()
+
+
+def test_a_fit_that_stopped_early_has_not_converged_whatever_its_solver_says(task):
+    """cuML reports a failed line search in its log alone."""
+
+    def fit(x, labels, l2, steps):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-8, max_iter=steps).fit(x, labels)
+        return Fit(model.coef_, model.intercept_, steps, True)
+
+    def converged(steps):
+        stopped = partial(fit, steps=steps)
+        order = permutation(64, 0)[None]
+        options = {"gradient_tol": cuml.GRADIENT_TOLERANCE}
+        return loop(task, order, SIZES, L2S, "logistic", True, stopped, {}, **options).converged
+
+    assert converged(2000).all()
+    assert not converged(5).any()
 
 
 def test_auto_is_the_batched_solver_and_unknown_names_are_refused():

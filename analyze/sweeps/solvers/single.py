@@ -16,7 +16,10 @@ ARRAYS = ("accuracy", "objective", "grad_norm", "seconds")
 
 @dataclass(frozen=True)
 class Fit:
-    """What a solver found: coef (outputs, k), intercept (outputs,); outputs is 1 for two classes."""
+    """What a solver found: coef (outputs, k), intercept (outputs,); outputs is 1 for two classes.
+
+    converged: what the solver says of itself.
+    """
 
     coef: np.ndarray
     intercept: np.ndarray
@@ -33,8 +36,13 @@ def loop(
     standardize: bool,
     fit: Callable[[np.ndarray, np.ndarray, float], Fit],
     attrs: dict[str, Any],
+    gradient_tol: float = np.inf,
 ) -> BlockResult:
-    """Call `fit(columns (n, k), labels (n,), l2)` for every order, size and l2; score each in float64."""
+    """Call `fit(columns (n, k), labels (n,), l2)` for every order, size and l2; score each in float64.
+
+    gradient_tol: a fit has converged if its solver says so and, at its weights, no entry of the gradient is
+    above gradient_tol times the objective.
+    """
     if isinstance(task.train, StoredRows) or isinstance(task.test, StoredRows):
         raise InputError(f"got layer {task.layer!r} on disk; only solver torch reads it in row blocks")
     if task.is_regression or task.weights is not None:
@@ -55,10 +63,11 @@ def loop(
         found = fit(x, task.train_labels, l2)
         objective, gradient = measure(found, x, task.train_labels, l2)
         right = predict(found, test[:, columns]) == task.test_labels
-        arrays["objective"][at], arrays["grad_norm"][at] = objective, gradient
+        arrays["objective"][at], arrays["grad_norm"][at] = objective, np.linalg.norm(gradient)
         arrays["accuracy"][at] = right.mean()
         class_accuracy[at] = per_class(right, task.test_labels, count)
-        n_iter[at], converged[at] = found.n_iter, found.converged
+        small = bool(np.abs(gradient).max() <= gradient_tol * objective)
+        n_iter[at], converged[at] = found.n_iter, found.converged and small
         arrays["seconds"][at] = time.perf_counter() - begun
     return BlockResult(
         **arrays, n_iter=n_iter, converged=converged, class_accuracy=class_accuracy, attrs=attrs
@@ -83,8 +92,8 @@ def per_class(right: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     return np.divide(hits, totals, out=np.full(count, np.nan), where=totals > 0)
 
 
-def logistic_objective(fit: Fit, x: np.ndarray, labels: np.ndarray, l2: float) -> tuple[float, float]:
-    """(1/n) sum CE + (l2/2) ||W||^2  and the norm of its gradient in W and b."""
+def logistic_objective(fit: Fit, x: np.ndarray, labels: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
+    """(1/n) sum CE + (l2/2) ||W||^2  and its gradient in b and W, (1 + k, outputs)."""
     n, rows = len(x), np.arange(len(x))
     logits = scores(fit, x)
     if logits.shape[1] == 1:  # two classes, one output: CE of (0, z)
@@ -95,17 +104,17 @@ def logistic_objective(fit: Fit, x: np.ndarray, labels: np.ndarray, l2: float) -
     residual[rows, labels] -= 1
     residual = residual[:, -fit.coef.shape[0] :]  # (n, outputs)
     objective = (norm[:, 0] - logits[rows, labels]).mean() + 0.5 * l2 * np.sum(fit.coef**2)
-    gradient = residual.T @ x / n + l2 * fit.coef
-    return float(objective), float(np.hypot(np.linalg.norm(gradient), np.linalg.norm(residual.mean(axis=0))))
+    gradient = x.T @ residual / n + l2 * fit.coef.T
+    return float(objective), np.vstack([residual.mean(axis=0), gradient])
 
 
-def ridge_objective(fit: Fit, x: np.ndarray, labels: np.ndarray, l2: float) -> tuple[float, float]:
-    """(1/n) ||Y - XW - b||^2 + l2 ||W||^2  and the norm of its gradient in W, with targets of +-1."""
+def ridge_objective(fit: Fit, x: np.ndarray, labels: np.ndarray, l2: float) -> tuple[float, np.ndarray]:
+    """(1/n) ||Y - XW - b||^2 + l2 ||W||^2  and its gradient in W, (k, outputs), with targets of +-1."""
     outputs = fit.coef.shape[0]
     targets = np.where(labels[:, None] == np.arange(outputs), 1.0, -1.0)
     if outputs == 1:
         targets = 2.0 * labels[:, None] - 1
     residual = scores(fit, x) - targets
-    gradient = 2 * (residual.T @ x / len(x) + l2 * fit.coef)
+    gradient = 2 * (x.T @ residual / len(x) + l2 * fit.coef.T)
     objective = np.sum(residual**2) / len(x) + l2 * np.sum(fit.coef**2)
-    return float(objective), float(np.linalg.norm(gradient))
+    return float(objective), gradient
