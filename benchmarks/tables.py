@@ -111,8 +111,10 @@ def sweep() -> str:
     r = entry["results"]
     sizes = list(dict.fromkeys(name.split(", ")[1] for name in r["cases"]))
     workers = list(dict.fromkeys(name.split(", ")[0] for name in r["cases"]))
+    called = {"0 workers": "this process, without Dask", "1 workers": "1 worker"}
     rows = [
-        [w, *(f"{r['cases'][f'{w}, {size}']['probes_per_second']:.1f}" for size in sizes)] for w in workers
+        [called.get(w, w), *(f"{r['cases'][f'{w}, {size}']['probes_per_second']:.1f}" for size in sizes)]
+        for w in workers
     ]
     peer = r["one Dask task per scikit-learn fit"]
     text = (
