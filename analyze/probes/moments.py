@@ -30,7 +30,7 @@ class Moments:
     def take(self, order: np.ndarray) -> "Moments":
         """The moments with neurons in the given order; the intercept stays first."""
         index = torch.from_numpy(np.concatenate([[0], order + 1])).to(self.gram.device)
-        return Moments(self.gram[index][:, index], self.cross[index], self.square, self.count)
+        return Moments(self.gram[index[:, None], index], self.cross[index], self.square, self.count)
 
     def without(self, part: "Moments") -> "Moments":
         """The moments of the other rows: a fold's are subtracted instead of read again."""

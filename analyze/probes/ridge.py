@@ -40,28 +40,35 @@ def fit_ridge(moments: Moments, sizes: np.ndarray, l2: np.ndarray) -> RidgeSolut
     cross = moments.cross[1:] - torch.outer(mean, target_mean)  # (d, t)
     square = moments.square - target_mean**2
     d, t = cross.shape
-    x = torch.zeros(len(sizes), t, 1 + d, device=gram.device)
-    objective = torch.zeros(len(sizes), dtype=torch.float64, device=gram.device)
-    grad_norm = torch.zeros_like(objective)
+    m = len(sizes)
+    inside = torch.arange(d)[:, None] < torch.from_numpy(np.asarray(sizes))  # (d, m)
+    inside = inside.to(gram.device).repeat_interleave(t, dim=1)  # (d, m t)
+    w = torch.zeros(d, m * t, dtype=torch.float64, device=gram.device)
     for value in np.unique(l2):
-        chosen = np.flatnonzero(l2 == value)
-        widest = int(sizes[chosen].max())
-        # L y = C once: forward substitution of a prefix is a prefix of the forward substitution.
+        chosen = torch.from_numpy(np.flatnonzero(l2 == value)).to(gram.device)
+        widest = int(np.max(sizes[l2 == value]))
+        mine = (chosen[:, None] * t + torch.arange(t, device=gram.device)).flatten()  # columns of w
+        # L y = C once: forward substitution of a prefix is a prefix of the forward substitution, and back
+        # substitution of zeros beyond a prefix leaves them.
         factor = _factor(gram[:widest, :widest], float(value))
-        half = torch.linalg.solve_triangular(factor, cross[:widest], upper=False)
-        for i in chosen:
-            k = int(sizes[i])
-            w = torch.linalg.solve_triangular(factor[:k, :k].T, half[:k], upper=True)  # (k, t)
-            x[i, :, 1 : 1 + k] = w.T.float()
-            x[i, :, 0] = (target_mean - mean[:k] @ w).float()
-            gw = gram[:k, :k] @ w
-            penalty = value * (w * w).sum()
-            objective[i] = (square.sum() - 2 * (w * cross[:k]).sum() + (w * gw).sum()).clamp(min=0) + penalty
-            grad_norm[i] = 2 * (gw - cross[:k] + value * w).norm()
-    return RidgeSolution(x, objective, grad_norm)
+        half = torch.linalg.solve_triangular(factor, cross[:widest], upper=False)  # (widest, t)
+        half = half.repeat(1, len(chosen)) * inside[:widest, mine]
+        w[:widest, mine] = torch.linalg.solve_triangular(factor.T, half, upper=True)
+    gw, penalty = gram @ w, torch.from_numpy(np.asarray(l2)).to(gram.device).repeat_interleave(t)
+    fitted = (w * (gw - 2 * cross.repeat(1, m))).sum(dim=0).view(m, t).sum(dim=1)
+    shrunk = penalty * w.square().sum(dim=0)
+    slope = (gw - cross.repeat(1, m) + penalty * w) * inside
+    x = torch.empty(m, t, 1 + d, device=gram.device)
+    x[:, :, 0] = (target_mean.repeat(m) - mean @ w).view(m, t)
+    x[:, :, 1:] = w.T.view(m, t, d)
+    return RidgeSolution(
+        x,
+        (square.sum() + fitted).clamp(min=0) + shrunk.view(m, t).sum(dim=1),
+        2 * slope.square().sum(dim=0).view(m, t).sum(dim=1).sqrt(),
+    )
 
 
 def _factor(gram: Tensor, l2: float) -> Tensor:
     padded = torch.nn.functional.pad(gram, (1, 0, 1, 0))
     padded[0, 0] = 1
-    return cholesky(padded, l2)[1:, 1:]
+    return cholesky(padded, l2)[1:, 1:].contiguous()
