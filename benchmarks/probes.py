@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from analyze.probes.block import fit_block, task_moments
 from analyze.subsets import permutation, sizes
@@ -289,9 +290,13 @@ def main() -> None:
     parser.add_argument("--flowers", type=Path, help="folder of Flowers102 features, named as train, test")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
     parser.add_argument("--cases", default="logistic,classes,separable,ridge,scaling")
     parser.add_argument("--out", type=Path, help="folder of the record and the plot (benchmarks/results)")
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+        threadpool_limits(args.threads)
     warnings.simplefilter("ignore")  # peers that stop early say so; their objective shows it
     cases = args.cases.split(",")
     gpu = args.device != "cpu"
@@ -302,7 +307,9 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     }
     torch_only = {"torch lbfgs": THREE}
-    few = torch_only if gpu else {"sklearn lbfgs 1e-4": FIVE, "sklearn lbfgs 1e-6": FIVE, "torch lbfgs": [9]}
+    few = (
+        torch_only if gpu else {"sklearn lbfgs 1e-4": THREE, "sklearn lbfgs 1e-6": THREE, "torch lbfgs": [9]}
+    )
     peers = {
         "sklearn lbfgs 1e-4": FIVE if args.quick else ALL,
         "sklearn lbfgs 1e-8": THREE,
@@ -322,6 +329,7 @@ def main() -> None:
         work["flowers"] = lambda: logistic_case("flowers", from_files(args.flowers, "{split}"), args, few)
         cases.append("flowers")
     name = f"probes-{args.device.replace(':', '')}" + ("-quick" if args.quick else "")
+    name += f"-threads-{args.threads}" if args.threads else ""
     for case in (case for case in work if case in cases):
         results[case] = work[case]()
         path = record(name, results, folder=args.out)

@@ -207,5 +207,6 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
                     factors.append(None if shared.is_scarce else gram.factors[0])
                     continue
                 leading = index[: int(batch.widths[mine].max())]
-                factors.append(cholesky(levels[i].grams[:, leading[:, None], leading], l2))
+                grams = levels[i].grams[:, leading[:, None], leading]
+                factors.append(cholesky(grams, l2, most=1e-2))
     return Preconditioner(factors, which, mask), start

@@ -68,17 +68,17 @@ def _solve(factor: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
 
 def gram_factor(moments: Moments, l2: float, n_classes: int) -> Tensor:
     """Cholesky factor float32 (1, w, w) of the Hessian at zero weights, near enough: Gram / classes + l2."""
-    return cholesky(moments.gram[None] / (4 if n_classes == 2 else n_classes), l2).float()
+    return cholesky(moments.gram[None] / (4 if n_classes == 2 else n_classes), l2, most=1e-2).float()
 
 
-def cholesky(matrix: Tensor, ridge: float) -> Tensor:
+def cholesky(matrix: Tensor, ridge: float, most: float = 1e-4) -> Tensor:
     """Lower factors of (..., w, w) with `ridge` added to the diagonal, the intercept's row 0 left out.
 
     Rounding may leave a singular Gram (duplicate columns, n < d) slightly negative: the ridge is then raised,
-    at most to a 1e-4th of the mean diagonal.
+    at most by `most` times the mean diagonal.
     """
     size = float(matrix.diagonal(dim1=-2, dim2=-1).mean())
-    for extra in (0.0, 1e-12, 1e-9, 1e-6, 1e-5, 1e-4):
+    for extra in (e for e in (0.0, 1e-12, 1e-9, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2) if e <= most):
         shifted = matrix.clone()
         shifted.diagonal(dim1=-2, dim2=-1)[..., 1:] += ridge + extra * size
         shifted.diagonal(dim1=-2, dim2=-1)[..., 0] += extra * size

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from analyze.probes.crossentropy import n_outputs
 from analyze.probes.curvature import ROWS_PER_NEURON, class_grams
-from analyze.probes.logistic import search_dtype
 from analyze.probes.moments import Moments, moments
 from analyze.probes.panels import Panels
 from analyze.probes.pilot import fit_pilot
@@ -94,7 +93,6 @@ class Prepared:
             pilot,
             next(iter(panels)).of(0),
             ROWS_PER_NEURON * widest,
-            search_dtype(self.device),
             task_weights(self.task, self.device),
         )
         return Curvature(widest, grams)
