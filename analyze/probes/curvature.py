@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from analyze.probes.moments import add_gram
-from analyze.probes.nested import Segment, forward, segments
+from analyze.probes.nested import forward, segments
 from analyze.probes.panels import Panels
 from analyze.task import row_blocks
 
@@ -27,44 +27,47 @@ ROWS_PER_NEURON = (
 
 def class_grams(
     panels: Panels,
-    pilot: Tensor,
+    pilots: list[Tensor],
     sample: Tensor,
-    wanted: int,
+    wanted: list[int],
     weights: Tensor | None = None,
     seed: int = 0,
-) -> Tensor:
-    """float32 (c, 1 + d, 1 + d): sum_i w_i p_ij (1 - p_ij) x_i x_i' / sum w, estimated by sampling rows.
+) -> list[Tensor]:
+    """For each pilot, float32 (c, 1 + d, 1 + d): sum_i w_i p_ij (1 - p_ij) x_i x_i' / sum w, estimated by
+    sampling rows. One pass over the rows for all.
 
-    panels: one column order, as stored; pilot: weights (1, c, 1 + k) of a probe on its first k columns;
-    sample: a panel of some rows, which tells how many rows to expect; wanted: rows per class; weights:
-    float32 (n,) sample weights or None.
+    panels: one column order, as stored; pilots: weights (c, 1 + k) of probes on their first k columns;
+    sample: a panel of some rows, which tells how many rows to expect; wanted: rows per class, of each pilot;
+    weights: float32 (n,) sample weights or None.
     """
-    _, outputs, k = pilot.shape
-    width, n, device = panels.width, panels.n_samples, panels.device
-    parts = segments([k])
-    grams = torch.zeros(outputs, width, width, device=device)
+    outputs, n, device = len(pilots[0]), panels.n_samples, panels.device
+    widest = max(pilot.shape[1] for pilot in pilots)
+    grams = [torch.zeros(outputs, panels.width, panels.width, device=device) for _ in pilots]
     total = float(n) if weights is None else float(weights.sum(dtype=torch.float64))
     draws = np.random.default_rng(seed).random(n, dtype=np.float32)
-    expected = _curvature(sample, pilot, parts).mean(dim=1, keepdim=True)  # (c, 1)
+    expected = [_curvature(sample, pilot).mean(dim=1, keepdim=True) for pilot in pilots]  # (c, 1) each
     for start, block in row_blocks(panels.matrix, panels.rows):
         here = slice(start, start + len(block))
-        curvature = _curvature(panels.standardised(block[:, : k - 1]), pilot, parts)  # (c, rows)
-        if weights is not None:
-            curvature = curvature * weights[here]
-        chance = (curvature * (wanted / (n * expected))).clamp_(max=1)
-        scale = (curvature / chance).sqrt_()
-        chosen = torch.from_numpy(draws[here]).to(device) < chance  # (c, rows)
-        for j in range(outputs):
-            rows = chosen[j].nonzero()[:, 0]
-            if len(rows):
-                # A row is contiguous in the matrix, and a stride apart in a panel.
-                a = panels.design(block[rows.cpu().numpy()])
-                a *= scale[j, rows, None]
-                add_gram(grams[j], a.T, a.T, blocks=8)
-    return grams.div_(total)
+        x, drawn = panels.standardised(block[:, : widest - 1]), torch.from_numpy(draws[here]).to(device)
+        for pilot, gram, mean, count in zip(pilots, grams, expected, wanted, strict=True):
+            curvature = _curvature(x, pilot)  # (c, rows)
+            if weights is not None:
+                curvature = curvature * weights[here]
+            chance = (curvature * (count / (n * mean))).clamp_(max=1)
+            scale = (curvature / chance).sqrt_()
+            chosen = drawn < chance  # (c, rows)
+            for j in range(outputs):
+                rows = chosen[j].nonzero()[:, 0]
+                if len(rows):
+                    # A row is contiguous in the matrix, and a stride apart in a panel.
+                    a = panels.design(block[rows.cpu().numpy()])
+                    a *= scale[j, rows, None]
+                    add_gram(gram[j], a.T, a.T, blocks=8)
+    return [gram.div_(total) for gram in grams]
 
 
-def _curvature(x: Tensor, pilot: Tensor, parts: list[Segment]) -> Tensor:
-    logits = forward(pilot, x[: pilot.shape[2]], parts)[0]
+def _curvature(x: Tensor, pilot: Tensor) -> Tensor:
+    k = pilot.shape[1]
+    logits = forward(pilot[None], x[:k], segments([k]))[0]
     p = torch.sigmoid(logits) if logits.shape[0] == 1 else torch.softmax(logits, dim=0)
     return p.mul_(1 - p).clamp_(min=1e-6)

@@ -1,4 +1,4 @@
-"""A rough probe on few neurons that tells, before the probes are fitted, where their classes are decided."""
+"""Rough probes on few neurons that tell, before any probe is fitted, where the classes are decided."""
 
 import numpy as np
 import torch
@@ -16,26 +16,25 @@ TOL = 1e-3
 MAX_ITER = 100
 
 
-def fit_pilot(
-    rows: Panels, labels: Tensor, n_classes: int, moments: Moments, k: int, l2: float
-) -> tuple[Panels, Tensor]:
-    """A logistic probe on the first k neurons, to a relative gap of about 1e-3.
+def fit_pilots(
+    rows: Panels, labels: Tensor, n_classes: int, moments: Moments, ks: list[int], l2: float
+) -> tuple[Panels, list[Tensor]]:
+    """Logistic probes on the first k neurons, k in ks (largest first), to a relative gap of about 1e-3.
 
     rows: some rows of the task, as stored; labels: int64, theirs; moments: the whole task's.
-    Returns the rows' first k columns, and weights float32 (1, c, 1 + k).
+    Returns the rows' first ks[0] columns, and weights float32 (c, 1 + k) for each k.
     """
-    device = rows.device
-    zero = torch.zeros(1, dtype=torch.int64, device=device)
-    mean, scale = (None if a is None else a[:k] for a in (rows.mean, rows.scale))
-    columns = Panels(np.asarray(rows.matrix)[:, :k], mean, scale, device, keep=True)
-    batch = Batch(
-        columns,
-        zero,
-        torch.tensor([1 + k], device=device),
-        torch.tensor([l2], dtype=torch.float64, device=device),
-        indicator(labels, n_outputs(n_classes)),
+    device, widest = rows.device, ks[0]
+    zero = torch.zeros(len(ks), dtype=torch.int64, device=device)
+    mean, scale = (None if a is None else a[:widest] for a in (rows.mean, rows.scale))
+    columns = Panels(np.asarray(rows.matrix)[:, :widest], mean, scale, device, keep=True)
+    widths = torch.tensor(ks, device=device) + 1
+    penalty = torch.full((len(ks),), l2, dtype=torch.float64, device=device)
+    batch = Batch(columns, zero, widths, penalty, indicator(labels, n_outputs(n_classes)))
+    part = Moments(
+        moments.gram[: 1 + widest, : 1 + widest], moments.cross[: 1 + widest], moments.square, moments.count
     )
-    part = Moments(moments.gram[: 1 + k, : 1 + k], moments.cross[: 1 + k], moments.square, moments.count)
     gram = Preconditioner([gram_factor(part, l2, n_classes)], zero, batch.mask)
-    start = newton_start(part, gram, zero)
-    return columns, lbfgs(batch.evaluate, gram.solve, start, TOL, MAX_ITER).x
+    start = newton_start(part, gram, torch.arange(len(ks), device=device))
+    found = lbfgs(batch.evaluate, gram.solve, start, TOL, MAX_ITER).x
+    return columns, [weights[:, : 1 + k] for weights, k in zip(found, ks, strict=True)]

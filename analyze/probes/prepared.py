@@ -14,14 +14,14 @@ from analyze.probes.crossentropy import n_outputs
 from analyze.probes.curvature import ROWS_PER_NEURON, class_grams
 from analyze.probes.moments import Moments, moments
 from analyze.probes.panels import Panels
-from analyze.probes.pilot import fit_pilot
+from analyze.probes.pilot import fit_pilots
 from analyze.probes.ridge import class_targets
 from analyze.task import Task, row_blocks
 
 SAMPLE_ROWS = 16384
 PILOT_ROWS = 65536  # of rows in memory; of rows on disk, the sample serves
 # (the largest share of the neurons served, the pilot's own share)
-PILOTS = ((0.0625, 0.05), (0.25, 0.2), (1.0, 0.5))
+PILOTS = ((1.0, 0.5), (0.25, 0.2), (0.0625, 0.05))
 
 
 @dataclass(frozen=True)
@@ -74,28 +74,28 @@ class Prepared:
         if l2 not in self.curvatures:
             each = 4 * n_outputs(len(self.task.classes)) * (1 + self.task.n_neurons) ** 2
             count = 0 if self.is_scarce else min(len(PILOTS), self.gram_limit // each)
-            self.curvatures[l2] = [self._curvature(l2, *p) for p in PILOTS[len(PILOTS) - count :]]
+            self.curvatures[l2] = self._curvature(l2, PILOTS[:count]) if count else []
         return self.curvatures[l2]
 
-    def _curvature(self, l2: float, served: float, share: float) -> Curvature:
+    def _curvature(self, l2: float, levels: tuple[tuple[float, float], ...]) -> list[Curvature]:
         d = self.task.n_neurons
-        widest = math.ceil(served * d)
+        widest = [math.ceil(served * d) for served, _ in levels]
+        ks = [max(round(share * d), min(d, 16)) for _, share in levels]
         matrix, labels = self.sample.matrix, self.sample_labels
         if isinstance(self.task.train, np.ndarray):
             step = -(-len(self.task.train) // PILOT_ROWS)
             matrix = self.task.train[::step]
             labels = torch.from_numpy(self.task.train_labels[::step]).to(self.device)
         rows = Panels(matrix, self.sample.mean, self.sample.scale, self.device)
-        k = max(round(share * d), min(d, 16))
-        panels, pilot = fit_pilot(rows, labels, len(self.task.classes), self.moments, k, l2)
+        columns, pilots = fit_pilots(rows, labels, len(self.task.classes), self.moments, ks, l2)
         grams = class_grams(
             task_panels(self.task, self.standardize, self.device),
-            pilot,
-            next(iter(panels)).of(0),
-            ROWS_PER_NEURON * widest,
+            pilots,
+            next(iter(columns)).of(0),
+            [ROWS_PER_NEURON * w for w in widest],
             task_weights(self.task, self.device),
         )
-        return Curvature(widest, grams)
+        return [Curvature(w, gram) for w, gram in zip(widest, grams, strict=True)][::-1]
 
 
 def prepare(
