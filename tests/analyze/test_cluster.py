@@ -141,7 +141,7 @@ def test_a_cluster_started_by_hand_from_another_folder(store, here, tmp_path):
     finally:
         for process in reversed(started):
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE)
     assert_same_probes(xr.open_zarr(tmp_path / "r").load(), here)
 
 
