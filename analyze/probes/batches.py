@@ -199,7 +199,8 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
             widths, penalties = batch.widths[probes], batch.l2[probes]
             start[probes] = best_scale(x, widths, penalties, panel, truth[:, : panel.shape[1]])
             levels = shared.curvature(l2)
-            served = torch.bucketize(widths - 1, torch.tensor([c.widest for c in levels], device=device))
+            bounds = torch.tensor([c.widest for c in levels], dtype=torch.int64, device=device)
+            served = torch.bucketize(widths - 1, bounds)
             for i in served.unique().tolist():
                 mine = probes[served == i]
                 which[mine] = len(factors)
