@@ -62,6 +62,8 @@ def score_figure(results: xr.Dataset, score: str, label: str, *, l2: float | Non
         for i, (layer, axis) in enumerate(zip(layers, axes, strict=True)):
             panel = values.sel(layer=layer) if layer else values
             for j, method in enumerate(methods):
+                if method and not values.sel({"method": method}).notnull().any():
+                    continue  # asked for and never measured: no place in the legend
                 curve = panel.sel({"method": method}) if method else panel
                 draw_band(axis, seed_band(curve), j, method or None)
             full = full_scores(panel).mean()
