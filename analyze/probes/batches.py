@@ -205,7 +205,9 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
                 mine = probes[served == i]
                 which[mine] = len(factors)
                 if not levels:
-                    factors.append(None if shared.is_scarce else gram.factors[0])
+                    # Plain L-BFGS needs columns of one scale.
+                    plain = shared.is_scarce and shared.standardize
+                    factors.append(None if plain else gram.factors[0])
                     continue
                 leading = index[: int(batch.widths[mine].max())]
                 grams = levels[i].grams[:, leading[:, None], leading]

@@ -4,7 +4,7 @@ The Hessian of multinomial cross-entropy is sum_i (diag p_i - p_i p_i') (x) x_i 
 diagonal, sum_i p_ij (1 - p_ij) x_i x_i' / n for class j, say where class j is decided; the Gram matrix, with
 every row weighted alike, does not, and is up to five times slower as a preconditioner.
 
-p comes from a pilot (`pilot.py`), about half as wide as the widest probes that it serves: one that is softer
+p comes from a pilot (`pilot.py`), narrower than the widest probes that it serves: one that is softer
 than the probes is better than a sharp one, and one that is much sharper or softer misleads. Rows enter the
 Gram of class j with probability proportional to p_ij (1 - p_ij) and the inverse weight, so that a few
 thousand rows per class are enough. All of it depends on the task and l2 alone: blocks of any size get the
@@ -30,6 +30,7 @@ def class_grams(
     pilots: list[Tensor],
     sample: Tensor,
     wanted: list[int],
+    gram: Tensor,
     weights: Tensor | None = None,
     seed: int = 0,
 ) -> list[Tensor]:
@@ -38,7 +39,8 @@ def class_grams(
 
     panels: one column order, as stored; pilots: weights (c, 1 + k) of probes on their first k columns;
     sample: a panel of some rows, which tells how many rows to expect; wanted: rows per class, of each pilot;
-    weights: float32 (n,) sample weights or None.
+    gram: (1 + d, 1 + d), every row's: its multiple serves a class of which too few rows are drawn; weights:
+    float32 (n,) sample weights or None.
     """
     outputs, n, device = len(pilots[0]), panels.n_samples, panels.device
     widest = max(pilot.shape[1] for pilot in pilots)
@@ -46,24 +48,30 @@ def class_grams(
     total = float(n) if weights is None else float(weights.sum(dtype=torch.float64))
     draws = np.random.default_rng(seed).random(n, dtype=np.float32)
     expected = [_curvature(sample, pilot).mean(dim=1, keepdim=True) for pilot in pilots]  # (c, 1) each
+    found = [torch.zeros(outputs, 2, dtype=torch.float64, device=device) for _ in pilots]  # rows, curvature
     for start, block in row_blocks(panels.matrix, panels.rows):
         here = slice(start, start + len(block))
         x, drawn = panels.standardised(block[:, : widest - 1]), torch.from_numpy(draws[here]).to(device)
-        for pilot, gram, mean, count in zip(pilots, grams, expected, wanted, strict=True):
+        for pilot, blocks, mean, count, seen in zip(pilots, grams, expected, wanted, found, strict=True):
             curvature = _curvature(x, pilot)  # (c, rows)
             if weights is not None:
                 curvature = curvature * weights[here]
-            chance = (curvature * (count / (n * mean))).clamp_(max=1)
+            chance = (curvature * (count / (total * mean))).clamp_(max=1)
             scale = (curvature / chance).sqrt_()
             chosen = drawn < chance  # (c, rows)
+            seen += torch.stack([chosen.sum(dim=1), curvature.sum(dim=1, dtype=torch.float64)], dim=1)
             for j in range(outputs):
                 rows = chosen[j].nonzero()[:, 0]
                 if len(rows):
                     # A row is contiguous in the matrix, and a stride apart in a panel.
                     a = panels.design(block[rows.cpu().numpy()])
                     a *= scale[j, rows, None]
-                    add_gram(gram[j], a.T, a.T, blocks=8)
-    return [gram.div_(total) for gram in grams]
+                    add_gram(blocks[j], a.T, a.T, blocks=8)
+    for blocks, seen, count in zip(grams, found, wanted, strict=True):
+        blocks.div_(total)
+        few = seen[:, 0] < count / 3
+        blocks[few] = (seen[few, 1] / total).float()[:, None, None] * gram.float()
+    return grams
 
 
 def _curvature(x: Tensor, pilot: Tensor) -> Tensor:

@@ -75,12 +75,12 @@ class History:
 
     def push(self, s: Tensor, y: Tensor, v: Tensor, decrement: Tensor) -> None:
         """Add a pair per problem in the place of the oldest: s, y and P^-1 y, each (m, ...)."""
-        s, y, v = s.flatten(1), y.flatten(1), v.flatten(1)
         slot = self.order.pop() if len(self.order) == LENGTH else len(self.order)
         curvature, scale = dot(s, y), dot(y, v)
         # Where rounding hides the curvature, a pair would spoil the directions.
         usable = (curvature > 1e-10 * (dot(s, s) * dot(y, y)).sqrt()) & (scale > 0)
         self.order.insert(0, slot)
+        s, y, v = s.flatten(1), y.flatten(1), v.flatten(1)
         for whole, part in ((self.steps, s), (self.changes, y), (self.solved, v)):
             torch.mul(part, usable[:, None], out=whole[slot])
         self.usable[:, slot] = usable

@@ -79,6 +79,8 @@ def lbfgs(
         decrement = -0.5 * slope
         # On a grid the decrement stops at the rounding, which would look like slow progress.
         gap = history.gap(decrement) if grid is None else decrement
+        if not history.order:  # without a step, a gradient has no scale
+            gap = torch.full_like(gap, torch.inf)
         within = gap <= tol * f.abs()
         finished = within | stuck | (used >= max_iter) | ~torch.isfinite(slope)
         if bool(finished.any()):

@@ -19,8 +19,8 @@ from analyze.task import Matrix, row_blocks
 class Panel:
     """Rows start..start + rows of the matrix, in every column order that is asked of them.
 
-    `base` is (1 + d, rows) with columns as stored; `of(g)` is the panel of order g, and `low(g)` the same in
-    bfloat16, both remembered only where `held` is set.
+    `base` is (1 + d, rows) with columns as stored; `of(g)` is the panel of order g, in any dtype,
+    remembered only where `held` is set.
     """
 
     start: int

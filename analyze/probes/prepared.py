@@ -19,6 +19,7 @@ from analyze.probes.ridge import class_targets
 from analyze.task import Task, row_blocks
 
 SAMPLE_ROWS = 16384
+FEWEST = 64  # neurons that a class Gram has rows for: fewer rows may miss a class of many
 PILOT_ROWS = 65536  # of rows in memory; of rows on disk, the sample serves
 # (the largest share of the neurons served, the pilot's own share)
 PILOTS = ((1.0, 0.5), (0.25, 0.2), (0.0625, 0.05))
@@ -34,10 +35,10 @@ class Curvature:
 
 @dataclass
 class Prepared:
-    """Made by `prepare`. sample: a panel (1 + d, S) of evenly spaced rows; sample_labels: int64 (S,).
+    """Made by `prepare`. sample: some of the rows, as stored; sample_labels: int64, theirs.
 
-    gram_limit: bytes that the class Grams of one l2 may take; where they would take more, or where there are
-    too few rows to estimate them, `curvature` is None and the plain Gram matrix serves.
+    gram_limit: bytes that the class Grams may take, of all penalties together. Where those of one l2 would
+    take more, fewer are made; with none, the plain Gram matrix serves, or nothing where rows are scarce.
     """
 
     task: Task
@@ -67,13 +68,15 @@ class Prepared:
         return self.task.train.shape[0] < 2 * self.task.n_neurons
 
     def curvature(self, l2: float) -> list[Curvature]:
-        """Curvatures for probes of this penalty, by width; computed at the first call.
+        """Curvatures for probes of this penalty, by width; remembered as far as `gram_limit` goes.
 
         As many as `gram_limit` holds, the widest first; none where rows are scarce.
         """
         if l2 not in self.curvatures:
             each = 4 * n_outputs(len(self.task.classes)) * (1 + self.task.n_neurons) ** 2
             count = 0 if self.is_scarce else min(len(PILOTS), self.gram_limit // each)
+            if (1 + sum(map(bool, self.curvatures.values()))) * count * each > self.gram_limit:
+                self.curvatures.clear()  # computed again where needed: what a probe gets depends on l2 alone
             self.curvatures[l2] = self._curvature(l2, PILOTS[:count]) if count else []
         return self.curvatures[l2]
 
@@ -83,16 +86,18 @@ class Prepared:
         ks = [max(round(share * d), min(d, 16)) for _, share in levels]
         matrix, labels = self.sample.matrix, self.sample_labels
         if isinstance(self.task.train, np.ndarray):
-            step = -(-len(self.task.train) // PILOT_ROWS)
-            matrix = self.task.train[::step]
-            labels = torch.from_numpy(self.task.train_labels[::step]).to(self.device)
+            chosen = some_rows(len(self.task.train), PILOT_ROWS)
+            matrix = self.task.train if chosen is None else self.task.train[chosen]
+            picked = self.task.train_labels if chosen is None else self.task.train_labels[chosen]
+            labels = torch.from_numpy(picked).to(self.device)
         rows = Panels(matrix, self.sample.mean, self.sample.scale, self.device)
         columns, pilots = fit_pilots(rows, labels, len(self.task.classes), self.moments, ks, l2)
         grams = class_grams(
             task_panels(self.task, self.standardize, self.device),
             pilots,
             next(iter(columns)).of(0),
-            [ROWS_PER_NEURON * w for w in widest],
+            [ROWS_PER_NEURON * max(w, FEWEST) for w in widest],
+            self.moments.gram,
             task_weights(self.task, self.device),
         )
         return [Curvature(w, gram) for w, gram in zip(widest, grams, strict=True)][::-1]
@@ -119,13 +124,19 @@ def prepare(
     else:
         found = found.to(device)
     n = task.train.shape[0]
-    rows = np.unique(np.linspace(0, n - 1, min(n, SAMPLE_ROWS)).astype(np.int64))
+    chosen = some_rows(n, SAMPLE_ROWS)
+    rows = np.arange(n) if chosen is None else chosen
     mean, scale = (task.mean, task.scale) if standardize else (None, None)
     sample = Panels(_take_rows(task, rows), mean, scale, device)
     gram_limit = 2**30 if device.type == "cpu" else 2**33
     if memory_limit is not None:
         gram_limit = min(gram_limit, memory_limit // 8)
     return Prepared(task, standardize, device, found, sample, labels[rows], gram_limit)
+
+
+def some_rows(n: int, count: int) -> np.ndarray | None:
+    """`count` of n rows in order, drawn with seed 0, since labels may be periodic; None where all will do."""
+    return None if n <= count else np.sort(np.random.default_rng(0).permutation(n)[:count])
 
 
 def task_panels(

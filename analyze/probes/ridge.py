@@ -54,6 +54,7 @@ def fit_ridge(moments: Moments, sizes: np.ndarray, l2: np.ndarray) -> RidgeSolut
         half = torch.linalg.solve_triangular(factor, cross[:widest], upper=False)  # (widest, t)
         half = half.repeat(1, len(chosen)) * inside[:widest, mine]
         w[:widest, mine] = torch.linalg.solve_triangular(factor.T, half, upper=True)
+    w = w.float().double()  # what is returned is what is measured
     gw, penalty = gram @ w, torch.from_numpy(np.asarray(l2)).to(gram.device).repeat_interleave(t)
     fitted = (w * (gw - 2 * cross.repeat(1, m))).sum(dim=0).view(m, t).sum(dim=1)
     shrunk = penalty * w.square().sum(dim=0)

@@ -18,8 +18,8 @@ from analyze.sweeps.blocks import Block
 from analyze.sweeps.plan import SweepPlan
 from store.errors import InputError
 
-# Of a logistic probe, at float32's price: 17 by width (11 to 22), two thirds of them in bfloat16 for half
-# that, on Lite0 features of CIFAR-10 at l2 = 1e-4.
+# Of a logistic probe, at float32's price: what the measured 4.5 s a seed come to (Lite0 features of CIFAR-10,
+# l2 = 1e-4; 17 by width, most of them in bfloat16, with factors and panels).
 EVALUATIONS = 13
 CURVATURE = (
     9  # classes d^3 products of one penalty's class Grams: 7.9 d rows for each class, half of a square
@@ -27,6 +27,8 @@ CURVATURE = (
 EFFICIENCY = (
     0.5  # share of the timed product rate that the solver reaches, softmax and memory traffic included
 )
+HISTORY = 100  # copies of a probe's weights that the solver holds at its peak: 98 counted
+GRAM_LIMIT = 2**30  # bytes, as `analyze.probes.prepared.prepare` sets without a memory limit
 BLOCK_SECONDS = 30.0  # the longest that a block should take
 # Bytes of an interpreter with torch, zarr, xarray and dask loaded: 820 MiB measured at the peak of sweeps of
 # 21,000 and 52,000 rows of 512 neurons, extrapolated to none.
@@ -110,11 +112,15 @@ def block_bytes(fractions: int, l2s: int, size: LayerSize) -> int:
     """Expected peak bytes of a process at work on one seed of a layer.
 
     Both matrices, train's columns in the seed's order, three d x d matrices in float64, and for each probe
-    of the batch its weights with the solver's history.
+    of the batch its weights with the solver's history; the class Grams of three widths and their factors.
     """
-    gram = 3 * 8 * (size.d + 1) ** 2
+    square = (size.d + 1) ** 2
     batch = fractions * l2s * size.classes * (size.d + 1) * 4
-    return size.loaded + size.train * size.d * 4 + gram + 64 * batch + BASELINE
+    each = 4 * size.classes * square
+    grams = min(3 * l2s * each, max(GRAM_LIMIT // each, 0) * each) if size.train >= 2 * size.d else 0
+    factors = 1.3 * l2s * each if grams else 4 * l2s * square
+    columns = size.loaded + size.train * size.d * 4
+    return int(columns + 3 * 8 * square + HISTORY * batch + grams + factors) + BASELINE
 
 
 def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Machine) -> float:

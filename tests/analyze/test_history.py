@@ -1,12 +1,16 @@
 """The compact L-BFGS direction against the two loops, and the gap against problems whose gap is known."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analyze.probes.block import fit_block
 from analyze.probes.history import LENGTH, History
 from analyze.probes.lockstep import lbfgs
+from analyze.subsets import permutation
+from analyze.task import Task
 
 
 def two_loops(g, pairs, precondition):
@@ -89,3 +93,33 @@ def test_the_estimated_gap_is_the_gap_of_ill_conditioned_problems():
         assert found.converged.all()
         assert (found.objective - 1).max() <= 15 * tol  # an estimate, not a bound
         assert (found.objective - 1).max() >= tol / 100  # and it does not go on for nothing
+
+
+def gaps(task, ks, l2):
+    """Relative gaps of default fits to fits at a tolerance a thousand times finer, and that all converged."""
+    order, ks = permutation(task.n_neurons, 0)[None], np.array(ks)
+    got = fit_block(task, order, ks, np.array([l2]), device="cpu")
+    best = fit_block(task, order, ks, np.array([l2]), device="cpu", tol=5e-9, max_iter=3000)
+    assert got.converged.all()
+    return ((got.objective - best.objective) / best.objective).ravel()
+
+
+def mixture(n, d, classes, spread, weights=None, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n + 100) % classes  # periodic, as data sets often are
+    x = (rng.normal(size=(classes, d))[y] + spread * rng.normal(size=(n + 100, d))).astype(np.float32)
+    return Task(x[:n], y[:n], x[n:], y[n:], weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("task", "ks", "l2"),
+    [
+        (mixture(6000, 16, 60, 1.5), [1, 2, 4, 16], 1e-4),  # more classes than neurons
+        (mixture(500, 300, 5, 2.0), [10, 100, 300], 1e-6),  # few rows: nearly separable
+        (mixture(66_000, 12, 4, 2.0), [3, 12], 1e-4),  # more rows than the pilot reads
+        (mixture(3000, 30, 5, 2.0, weights=np.full(3000, 1e-4)), [10, 30], 1e-4),
+    ],
+    ids=["many classes", "few rows", "many rows", "small weights"],
+)
+def test_what_converged_is_near_the_minimum(task, ks, l2):
+    assert gaps(task, ks, l2).max() <= 1e-4
