@@ -6,40 +6,19 @@
 A block is what stands between `<!-- numbers: NAME -->` and `<!-- end of numbers -->` in a Markdown file.
 """
 
-import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from benchmarks.markdown import latest, source, table
+from benchmarks.probe_tables import probes, ridge
 from benchmarks.record import RESULTS
+from benchmarks.study_tables import study, study_claims, study_columns
+from benchmarks.sweep_tables import sweep, sweep_kills, sweep_streamed
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- numbers: ([a-z-]+) -->\n).*?(<!-- end of numbers -->)", re.DOTALL)
-
-
-def latest(name: str) -> dict[str, Any]:
-    """The newest record of `name`."""
-    dated = sorted(RESULTS.glob(f"{name}-[0-9][0-9][0-9][0-9]-*.json"))
-    if not dated:
-        raise FileNotFoundError(f"no record {name}-*.json in {RESULTS}: run python -m benchmarks.{name}")
-    return json.loads(dated[-1].read_text())
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def source(entry: dict[str, Any]) -> str:
-    """Where numbers come from: command, date, machine."""
-    machine = entry["machine"]
-    where = (
-        machine["gpu"] or f"{machine['cores']} core{'s' * (machine['cores'] > 1)} of {machine['processor']}"
-    )
-    return f"`{entry['command']}`, {entry['date']}, {where}."
 
 
 def store() -> str:
@@ -93,101 +72,6 @@ def extraction(name: str) -> str:
     return f"{source(entry)}\n\n" + table(head, rows)
 
 
-def study(device: str) -> str:
-    """A line per backbone and task: what the full layer, a fifth of it, and its critical mass do."""
-    entry = latest(f"study-{device}")
-    rows = []
-    for name, r in entry["results"].items():
-        share = r["accuracy_at_20%"] / r["full_accuracy"]
-        numbers = [f"{r['full_accuracy']:.3f}", f"{r['accuracy_at_20%']:.3f}", f"{share:.1%}"]
-        mass = [f"{r['critical_mass']['0.9']:.0f}", f"{r['dr']['0.9']:.2f}", f"{r['dr']['0.95']:.2f}"]
-        rows.append([name, *numbers, *mass, f"{r['cka_at_20%']:.2f}"])
-    near = next(iter(entry["results"].values()))["fraction"]
-    at = f"{100 * near:.3g}%"
-    head = ["", "all neurons", f"random {at}", "kept", "critical mass 0.9", "DR 0.9", "DR 0.95", f"CKA {at}"]
-    return f"{source(entry)}\n\n" + table(head, rows)
-
-
-def sweep() -> str:
-    entry = latest("sweep")
-    r = entry["results"]
-    sizes = list(dict.fromkeys(name.split(", ")[1] for name in r["cases"]))
-    workers = list(dict.fromkeys(name.split(", ")[0] for name in r["cases"]))
-    called = {"0 workers": "this process, without Dask", "1 workers": "1 worker"}
-    rows = [
-        [called.get(w, w), *(f"{r['cases'][f'{w}, {size}']['probes_per_second']:.1f}" for size in sizes)]
-        for w in workers
-    ]
-    peer = r["one Dask task per scikit-learn fit"]
-    text = (
-        f"Probes per second, {r['rows']:,} rows of `{r['layer']}`, 20 fractions x {r['seeds']} seeds, "
-        f"logistic, median of {r['runs']} runs. {source(entry)}"
-    )
-    beside = (
-        f"The same sweep as one Dask task per scikit-learn fit (lbfgs, tol 1e-4), {peer['workers']} workers, "
-        f"{peer['probes']} of its probes: {peer['probes_per_second']:.2f} probes/s, {r['ratio']:.0f} times "
-        f"fewer; accuracies within {r['largest accuracy difference']:.4f}."
-    )
-    return f"{text}\n\n{table(['', *sizes], rows)}\n\n{beside}"
-
-
-def sweep_kills() -> str:
-    entry = latest("sweep-kills")
-    r = entry["results"]
-    over, same = r["overhead"], r["largest differences to this process"]
-    rows = [
-        ["probes, each present once", f"{r['present']:,} of {r['probes']:,}"],
-        ["training rows", r["rows"] if isinstance(r["rows"], str) else f"{r['rows']:,}"],
-        ["wall time, both kills included", f"{r['wall seconds'] / 60:.1f} min"],
-        ["probes per second", f"{r['probes per second']:.1f}"],
-        [
-            "done before the client was killed; of these computed again",
-            f"{r['done before the client was killed']:,}; {r['of these computed again']}",
-        ],
-        ["share that met the tolerance", f"{r['converged']:.2%}"],
-        ["scheduler overhead", f"{over['together']:.2%}"],
-        ["... workers idle between blocks", f"{over['workers idle between blocks']:.2%}"],
-        [
-            "... client and scheduler, share of the cores",
-            f"{over['client and scheduler, share of the cores']:.2%}",
-        ],
-        [
-            f"objective, largest difference to this process ({same['probes']:,} probes)",
-            f"{same['objective']:.1e}",
-        ],
-        ["accuracy, likewise", f"{same['accuracy']:.1e}"],
-    ]
-    return f"{source(entry)}\n\n{table(['', 'measured'], rows)}"
-
-
-def sweep_streamed() -> str:
-    entry = latest("sweep-streamed")
-    r = entry["results"]
-    rows = [
-        [
-            name,
-            f"{case['gib']:g} GiB",
-            f"{case['rows']:,}",
-            f"{case['peak_gib']:.2f} GiB",
-            f"{case['seconds']:.0f} s",
-            case["evaluations"],
-            f"{case['microseconds_per_row']:.1f}",
-        ]
-        for name, case in r["cases"].items()
-    ]
-    head = ["", "layer on disk", "rows", "peak memory", "time", "evaluations", "microseconds per row"]
-    text = (
-        f"{r['neurons']} neurons, fractions {r['fractions']}, {r['probe']}, `--memory-limit {r['memory']}`. "
-        f"{source(entry)}"
-    )
-    ratios = [
-        f"{ratio['microseconds_per_row']:.2f} times *{name.removeprefix('large over ')}* "
-        f"({ratio['microseconds_per_row_and_evaluation']:.2f} per evaluation)"
-        for name, ratio in r["ratios"].items()
-    ]
-    return f"{text}\n\n{table(head, rows)}\n\nThe large layer's time per row is {' and '.join(ratios)}."
-
-
 def once_measured(name: str, block: Callable[[], str]) -> Callable[[], str]:
     """`block`, or one sentence as long as there is no record of `name`."""
 
@@ -197,90 +81,6 @@ def once_measured(name: str, block: Callable[[], str]) -> Callable[[], str]:
         return f"No record yet: `python -m benchmarks.{name.replace('-', '_')}` makes it."
 
     return text
-
-
-def study_columns(key: str) -> str:
-    """A line per backbone and task, a column per way of picking neurons or per layer."""
-    results = latest("study-cpu")["results"]
-    columns = list(dict.fromkeys(name for r in results.values() for name in r[key]))
-    rows = []
-    for name, r in results.items():
-        values = [r[key].get(column) for column in columns]
-        rows.append([name, *("–" if v is None else f"{v:.3f}" for v in values)])
-    return table(["", *columns], rows)
-
-
-def study_claims() -> str:
-    """Each claim of the paper, with how many of the pretrained cases agree and which do not."""
-    sides: dict[str, dict[bool, list[str]]] = {}
-    for name, r in latest("study-cpu")["results"].items():
-        for f in r["findings"]:
-            if f["agrees"] is not None and "random" not in name:
-                sides.setdefault(f["claim"], {True: [], False: []})[f["agrees"]].append(name)
-    rows = [
-        [claim, f"{len(found[True])} of {len(found[True] + found[False])}", ", ".join(found[False]) or "none"]
-        for claim, found in sides.items()
-    ]
-    return table(["the paper says", "holds on", "does not hold on"], rows)
-
-
-def probes() -> str:
-    """Our seconds beside each peer's, of both records: all threads, and one."""
-    parts = []
-    for name in ("probes-cpu", "probes-cpu-threads-1"):
-        entry = latest(name)
-        rows = []
-        for case, r in entry["results"].items():
-            if not isinstance(r, dict) or "peers" not in r:
-                continue
-            n, d, c = r["shape"]
-            for peer, told in r["peers"].items():
-                # A sum without the widest probes, which take longest, is only a lower bound.
-                least = "> " if told["rows"][-1][0] < d else ""
-                rows.append(
-                    [
-                        f"{case}, {n:,} x {d:,}, {c} classes",
-                        f"{r['one_seed_seconds']:.1f}",
-                        f"{r['seconds_per_seed']:.1f}" if "seconds_per_seed" in r else "",
-                        peer,
-                        f"{least}{told['seconds_20']:.0f}, {told['seconds_are']}",
-                        f"{least}{told['times_one_seed']:.1f}",
-                        f"{least}{told['times_many_seeds']:.1f}" if "times_many_seeds" in told else "",
-                        f"{r['largest_gap']:.0e}",
-                        f"{told['largest_gap']:.0e}",
-                    ]
-                )
-        head = ["20 probes", "ours, s", "per seed of 5", "peer", "peer, s", "times", "times, 5 seeds"]
-        threads = entry["results"].get("threads", "all")
-        parts.append(f"{source(entry)} Threads: {threads}.\n\n" + table([*head, "our gap", "its gap"], rows))
-    return "\n\n".join(parts)
-
-
-def ridge() -> str:
-    """Ridge probes beside RidgeClassifier and himalaya."""
-    entry = latest("probes-cpu")
-    r, n = entry["results"]["ridge"], 20
-    himalaya = sum(seconds for _, seconds in r["himalaya"])
-    rows = [
-        ["Gram matrix", f"{r['gram_seconds']:.2f}", ""],
-        [
-            f"{n} probes after it",
-            f"{r['one_seed_seconds_after_gram']:.2f}",
-            f"{r['times_sklearn_after_gram']:.0f}",
-        ],
-        [
-            f"{5 * n} probes of five seeds, Gram included",
-            f"{r['gram_seconds'] + r['five_seeds_seconds_after_gram']:.2f}",
-            f"{r['times_sklearn_five_seeds_with_gram']:.0f}",
-        ],
-        [f"{n} fits of RidgeClassifier", f"{r['sklearn_seconds_all_fractions']:.1f}", ""],
-        [f"{n} fits of himalaya's Ridge", f"{himalaya:.1f}", ""],
-    ]
-    tests = n * 10_000
-    return (
-        table(["", "seconds", "times RidgeClassifier"], rows)
-        + f"\n\n{r['predictions_that_differ']} of {tests:,} predictions differ from RidgeClassifier's."
-    )
 
 
 def headline() -> str:

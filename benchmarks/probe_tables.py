@@ -1,0 +1,62 @@
+"""The tables of docs/probes.md: our seconds beside those of the peers."""
+
+from benchmarks.markdown import latest, source, table
+
+
+def probes() -> str:
+    """Our seconds beside each peer's, of both records: all threads, and one."""
+    parts = []
+    for name in ("probes-cpu", "probes-cpu-threads-1"):
+        entry = latest(name)
+        rows = []
+        for case, r in entry["results"].items():
+            if not isinstance(r, dict) or "peers" not in r:
+                continue
+            n, d, c = r["shape"]
+            for peer, told in r["peers"].items():
+                # A sum without the widest probes, which take longest, is only a lower bound.
+                least = "> " if told["rows"][-1][0] < d else ""
+                rows.append(
+                    [
+                        f"{case}, {n:,} x {d:,}, {c} classes",
+                        f"{r['one_seed_seconds']:.1f}",
+                        f"{r['seconds_per_seed']:.1f}" if "seconds_per_seed" in r else "",
+                        peer,
+                        f"{least}{told['seconds_20']:.0f}, {told['seconds_are']}",
+                        f"{least}{told['times_one_seed']:.1f}",
+                        f"{least}{told['times_many_seeds']:.1f}" if "times_many_seeds" in told else "",
+                        f"{r['largest_gap']:.0e}",
+                        f"{told['largest_gap']:.0e}",
+                    ]
+                )
+        head = ["20 probes", "ours, s", "per seed of 5", "peer", "peer, s", "times", "times, 5 seeds"]
+        threads = entry["results"].get("threads", "all")
+        parts.append(f"{source(entry)} Threads: {threads}.\n\n" + table([*head, "our gap", "its gap"], rows))
+    return "\n\n".join(parts)
+
+
+def ridge() -> str:
+    """Ridge probes beside RidgeClassifier and himalaya."""
+    entry = latest("probes-cpu")
+    r, n = entry["results"]["ridge"], 20
+    himalaya = sum(seconds for _, seconds in r["himalaya"])
+    rows = [
+        ["Gram matrix", f"{r['gram_seconds']:.2f}", ""],
+        [
+            f"{n} probes after it",
+            f"{r['one_seed_seconds_after_gram']:.2f}",
+            f"{r['times_sklearn_after_gram']:.0f}",
+        ],
+        [
+            f"{5 * n} probes of five seeds, Gram included",
+            f"{r['gram_seconds'] + r['five_seeds_seconds_after_gram']:.2f}",
+            f"{r['times_sklearn_five_seeds_with_gram']:.0f}",
+        ],
+        [f"{n} fits of RidgeClassifier", f"{r['sklearn_seconds_all_fractions']:.1f}", ""],
+        [f"{n} fits of himalaya's Ridge", f"{himalaya:.1f}", ""],
+    ]
+    tests = n * 10_000
+    return (
+        table(["", "seconds", "times RidgeClassifier"], rows)
+        + f"\n\n{r['predictions_that_differ']} of {tests:,} predictions differ from RidgeClassifier's."
+    )
