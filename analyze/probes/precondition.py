@@ -1,8 +1,8 @@
 """Preconditioners of nested probes: Cholesky factors shared by every prefix of a column order.
 
 The factor L of a matrix is lower triangular, and its leading block is the factor of the matrix's leading
-block: one factor serves every nested subset. Two kinds, both approximate Hessians with l2
-added, or none where a task has few rows per neuron:
+block: one factor serves every nested subset. Two kinds, both approximate Hessians with l2 added,
+or none where a task has few rows per neuron:
 
 - class: one factor per class from `curvature.class_grams`. Close to the Hessian, so that a probe takes ten
   to twenty evaluations; c d^2 numbers per order and l2.
