@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import probecache as pc
-from store import files
+from store import local
 from store.verify import verify
 
 SHARD_ROWS = 64
@@ -89,7 +89,7 @@ def in_child(work: Callable[[], None], seconds: float | None = None, quota: int 
 def kill_after_bytes(quota: int) -> None:
     """From now on this process dies by SIGKILL once it has written `quota` bytes: mostly within a shard."""
     left = quota
-    write = files._write_all
+    write = local._write_all
 
     def dying(descriptor: int, piece: Any) -> None:
         nonlocal left
@@ -102,7 +102,7 @@ def kill_after_bytes(quota: int) -> None:
         left -= len(flat)
         write(descriptor, piece)
 
-    files._write_all = dying
+    local._write_all = dying
 
 
 def contents(path: Path) -> dict[str, bytes]:

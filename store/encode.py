@@ -7,8 +7,8 @@ import numpy as np
 from store import chunks, commit, moments, shard
 from store.catalog import Layer
 from store.errors import InputError, ProbecacheError
-from store.files import Pieces
 from store.layout import DTYPES, OK, Shard
+from store.pieces import Pieces
 
 Array = np.ndarray[Any, Any]
 

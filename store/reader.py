@@ -18,6 +18,7 @@ from store.fingerprint import Fingerprint, digest
 from store.layout import DTYPES, MISSING, MOMENTS, Shard
 from store.panels import Columns, column_index, read_matrix, require_room, row_range
 from store.rows import decode_rows
+from store.tree import split_tree
 
 if TYPE_CHECKING:
     import torch
@@ -277,6 +278,4 @@ class Store:
 
     def __getitem__(self, split: str) -> "xr.DataTree":
         """One split as a lazy xarray.DataTree: sample, label, status, and a child per layer in row blocks."""
-        from store.tree import split_tree
-
         return split_tree(self, split)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from store.errors import InputError, ProbecacheError
-from store.files import Pieces, joined
+from store.pieces import Pieces, joined
 from store.process import mark
 
 Result = TypeVar("Result")

@@ -10,8 +10,9 @@ from store.catalog import Split
 from store.chunks import BadChunk
 from store.create import layer_names
 from store.errors import FingerprintMismatch, ProbecacheError
-from store.files import Files, Pieces
+from store.files import Files
 from store.layout import FAILED, OK, ROW_ARRAYS, Shard
+from store.pieces import Pieces
 
 Array = np.ndarray[Any, Any]
 

@@ -1,18 +1,40 @@
 """A split as xarray sees it: lazy, labelled, in row blocks of one shard."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from store.catalog import Layer, Split
 from store.layout import DTYPES
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from store.reader import Store
+Array = np.ndarray[Any, Any]
 
 
-def split_tree(store: "Store", split: str) -> "xr.DataTree":
+class Readable(Protocol):
+    """What a tree needs of a store that is open for reading. Pickled into the graph of its dask blocks."""
+
+    def split_info(self, split: str) -> Split: ...
+
+    def layer_info(self, split: str, layer: str) -> Layer: ...
+
+    def layers_of(self, split: str) -> Sequence[str]: ...
+
+    def row_arrays(self, split: str) -> tuple[Array, list[str], Array]: ...
+
+    def moments(self, split: str, layer: str) -> "xr.Dataset": ...
+
+    def digest(self, split: str, layer: str) -> str: ...
+
+    def matrix(
+        self, split: str, layer: str, columns: None = None, rows: tuple[int, int] | None = None
+    ) -> Array: ...
+
+
+def split_tree(store: Readable, split: str) -> "xr.DataTree":
     """`sample` (coordinate), `label`, `status`; a child per layer.
 
     `activations` as dask blocks, and its moments.
@@ -38,11 +60,11 @@ def split_tree(store: "Store", split: str) -> "xr.DataTree":
     return tree
 
 
-def _lazy(store: "Store", split: str, layer: str) -> Any:
+def _lazy(store: Readable, split: str, layer: str) -> Any:
     import dask.array as da
 
-    n, d = store.shape(split, layer)
     info = store.layer_info(split, layer)
+    n, d = info.geometry.n_samples, info.spec.neurons
     rows = tuple(s.rows for s in info.geometry.shards())
     name = f"probecache-{store.digest(split, layer)}-{layer}"
     parts = {
@@ -52,5 +74,5 @@ def _lazy(store: "Store", split: str, layer: str) -> Any:
     return da.Array(parts, name, (rows, (d,)), DTYPES[info.spec.dtype])
 
 
-def _rows_of(store: "Store", split: str, layer: str, start: int, stop: int) -> Any:
+def _rows_of(store: Readable, split: str, layer: str, start: int, stop: int) -> Any:
     return store.matrix(split, layer, rows=(start, stop))

@@ -19,11 +19,12 @@ from store.claims import Claims
 from store.create import metadata_changed, open_layers, open_split
 from store.encode import cast_rows, encode_layer
 from store.errors import FingerprintMismatch, InputError
-from store.files import Files, Pieces, open_files
+from store.files import Files, open_files
 from store.fingerprint import Fingerprint
 from store.finish import finish_layer
 from store.layout import COMPRESSIONS, FAILED, OK, LayerSpec, Shard
 from store.panels import read_matrix
+from store.pieces import Pieces
 from store.reader import Store, open_store
 from store.rows import merged_rows, read_rows, require_same_rows
 

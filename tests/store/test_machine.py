@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import probecache as pc
-from store import files, process
+from store import local, process
 from store.fingerprint import Fingerprint
 from store.layout import FAILED, OK, LayerSpec
 from store.repair import repair
@@ -55,8 +55,8 @@ class Store(RuleBasedStateMachine):
         self.path = self.folder / "store"
         self.sizes = {}  # split -> samples
         self.done = {}  # (split, layer) -> shards whose write returned, with the rows they held
-        self.patches = [mock.patch(f"store.{name}.mark", dead_mark) for name in ("files", "claims")]
-        self.patches.append(mock.patch.object(files.os, "fsync"))  # for speed: nothing here loses power
+        self.patches = [mock.patch(f"store.{name}.mark", dead_mark) for name in ("local", "claims")]
+        self.patches.append(mock.patch.object(local.os, "fsync"))  # for speed: nothing here loses power
         for patch in self.patches:
             patch.start()
 
@@ -189,7 +189,7 @@ class dying:
         if self.left is None:
             return
         for name in self.calls:
-            self.patches.append(mock.patch.object(files.os, name, self.counted(getattr(os, name))))
+            self.patches.append(mock.patch.object(local.os, name, self.counted(getattr(os, name))))
         for patch in self.patches:
             patch.start()
 
