@@ -60,7 +60,7 @@ class Task:
     train_labels, test_labels: int64 (n,), positions in `classes`; or float (n, t), targets of a regression,
     with `classes` empty.
     mean, scale: float32 (d,), the training rows' mean and population standard deviation; 1 where constant.
-    weights: float64 (n,) per training sample, or None for equal weights.
+    weights: float64 (n,) >= 0 per training sample, their total above 0 for every class; None: equal weights.
     Raises InputError for anything that a probe could not be fitted on.
     """
 
@@ -96,12 +96,8 @@ class Task:
             raise InputError(f"got train {self.train.shape} and test {self.test.shape}; neither may be empty")
         self._check_targets()
         if self.weights is not None:
-            weights = np.asarray(self.weights, dtype=np.float64)
-            if weights.shape != (self.train.shape[0],) or not (np.isfinite(weights) & (weights >= 0)).all():
-                raise InputError(f"got sample weights {weights.shape}; needed: one per train sample, >= 0")
-            if not weights.any():
-                raise InputError("got sample weights that are all zero; at least one must be above 0")
-            object.__setattr__(self, "weights", weights)
+            object.__setattr__(self, "weights", np.asarray(self.weights, dtype=np.float64))
+            self._check_weights(self.weights)
         if self.mean is None or self.scale is None:
             mean, scale = column_moments(self.train)
             object.__setattr__(self, "mean", mean)
@@ -130,6 +126,20 @@ class Task:
         if present.size < count:
             missing = sorted(set(range(count)) - set(present.tolist()))
             raise InputError(f"got no train sample of class {self.classes[missing[0]]!r}; leave it out")
+
+    def _check_weights(self, weights: np.ndarray) -> None:
+        if weights.shape != self.train.shape[:1] or not (np.isfinite(weights) & (weights >= 0)).all():
+            raise InputError(f"got sample weights {weights.shape}; needed: one per train sample, >= 0")
+        if not weights.any():
+            raise InputError("got sample weights that are all zero; at least one must be above 0")
+        if self.is_regression:
+            return
+        without = np.flatnonzero(np.bincount(self.train_labels, weights, len(self.classes)) == 0)
+        if without.size:
+            raise InputError(
+                f"got total sample weight 0 for class {self.classes[without[0]]!r}; allowed: above 0 for "
+                "every class; raise its class weight or its samples' weights, or leave its rows out"
+            )
 
     @property
     def is_regression(self) -> bool:

@@ -1,6 +1,7 @@
 """Class weights in blocks and sweeps: scikit-learn's, and what cannot be weighted is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 import probecache as pc
 from analyze.probes.block import fit_block, task_moments
 from analyze.probes.classweights import weigh_classes
+from analyze.probes.estimators import LogisticProbe
 from analyze.sweeps.plan import SweepPlan
 from analyze.task import Task
 from store.errors import FingerprintMismatch, InputError
@@ -91,6 +93,7 @@ def test_a_weighted_layer_on_disk_is_the_one_in_memory(store, monkeypatch):
         ({"class_weight": {"cat": -1}}, "got class_weight"),
         ({"class_weight": {"cat": "heavy"}}, "got class_weight"),
         ({"class_weight": {}}, "got class_weight"),
+        ({"class_weight": {"cat": 0}}, "got weight 0 for class 'cat'; allowed: above 0"),
         ({"class_weight": {"cow": 2}}, "got a weight for class 'cow'"),
         ({"class_weight": "balanced", "probe": "knn"}, "knn and the solvers sklearn and cuml take none"),
         ({"class_weight": "balanced", "solver": "sklearn"}, "take none"),
@@ -113,6 +116,32 @@ def test_blocks_refuse_weights_that_would_be_passed_over():
     real = Task(task.train, task.train[:, 0].astype(float), task.test, task.test[:, 0].astype(float))
     with pytest.raises(InputError, match="class weights for real-valued targets"):
         fit_block(real, *one, probe="ridge", class_weight="balanced")
+
+
+@pytest.mark.parametrize("probe", ["logistic", "ridge", "sgd"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_class_without_weight_is_named(probe, classes):
+    task = uneven(classes)
+    one = np.arange(8)[None], np.array([8]), np.array([1e-2])
+    message = (
+        "got total sample weight 0 for class 'dog'; allowed: above 0 for every class; .* leave its rows out"
+    )
+    with pytest.raises(InputError, match=message) as caught:
+        fit_block(task, *one, probe=probe, class_weight={"dog": 0})
+    assert "\n" not in str(caught.value)
+    none = np.where(task.train_labels == 1, 0.0, 2.0)
+    with pytest.raises(InputError, match=message):
+        replace(task, weights=none)
+    with pytest.raises(InputError, match=message):
+        weigh_classes(task, {"dog": 0})
+    none[np.flatnonzero(task.train_labels == 1)[0]] = 1e-3  # one sample of it counts, barely
+    assert replace(task, weights=none).weights.min() == 0
+
+
+def test_an_estimator_names_the_class_without_weight():
+    task = uneven()
+    with pytest.raises(InputError, match="got total sample weight 0 for class '1'"):
+        LogisticProbe(class_weight={1: 0}).fit(task.train, task.train_labels)
 
 
 def test_a_config_file_and_python_give_one_plan():
