@@ -4,11 +4,13 @@ timm's own data sets put the next image in the place of one that they cannot rea
 its row.
 """
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from extract.archives import BLOCK, require_whole
 from extract.images import Images, names_by_label
 from store.errors import InputError, close_names
 
@@ -27,6 +29,12 @@ def open_folder(data_dir: str | Path | None, split: str, mode: str) -> Images:
 
     try:
         reader = create_dataset("", root=str(root), split=split, is_training=False).reader
+        if root.is_file():
+            require_whole(root, _end_of_images(reader))
+    except tarfile.TarError as error:
+        raise InputError(
+            f"--data-dir {str(root)!r} cannot be read ({error}); it must be a whole, uncompressed .tar"
+        ) from error
     except (RuntimeError, OSError, ValueError) as error:
         reason = (str(error).strip() or "nothing found").split("\n")[0]
         raise InputError(f"--data-dir {str(root)!r}, split {split!r}, cannot be opened: {reason}") from error
@@ -37,6 +45,15 @@ def open_folder(data_dir: str | Path | None, split: str, mode: str) -> Images:
     classes = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
     labels = np.asarray(targets, dtype=np.int64)
     return Images(_Files(reader, mode), "", tuple(reader.filenames()), labels, names_by_label(classes))
+
+
+def _end_of_images(reader: Any) -> int:
+    """First byte behind the last image of a .tar: timm has read every header up to there."""
+    ends = [0]
+    for image, _, inner in reader.samples:  # `inner`: the archive within the archive that holds the image
+        member = image if inner is None else inner
+        ends.append(member.offset_data + -(-member.size // BLOCK) * BLOCK)
+    return max(ends)
 
 
 class _Files:

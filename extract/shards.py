@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from extract.archives import require_end
 from extract.images import Images
 from store.errors import InputError
 
@@ -179,6 +180,7 @@ def _index(path: Path, label_field: str) -> _Index:
                 index.keys.append(key)
                 index.places.append((image.offset_data, image.size) if image else (0, 0))
                 index.labels.append(_label(tar, files, label_field, f"{path}, sample {key!r}"))
+            require_end(tar)
     except (tarfile.TarError, OSError) as error:
         raise InputError(
             f"shard {str(path)!r} cannot be read ({str(error) or type(error).__name__}); it must be a whole, "

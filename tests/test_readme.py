@@ -1,11 +1,13 @@
-"""What the README shows is what happens."""
+"""What the README shows is what happens, and what the pages name is there."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
@@ -20,4 +22,26 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
 def test_every_link_leads_to_a_file(target):
-    assert (Path(__file__).parent.parent / target).exists()
+    assert (ROOT / target).exists()
+
+
+def test_names_and_modules_in_the_pages_exist():
+    """Every `folder.module.name` resolves and every `folder/module.py` is there."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = 0
+    for page in pages:
+        for dotted in re.findall(r"`((?:analyze|extract|store)\.\w+\.\w+[\w.]*)", page.read_text()):
+            assert _resolves(dotted), f"{page.name}: {dotted}"
+            found += 1
+        for path in re.findall(r"`((?:analyze|extract|store|tests|benchmarks)/[\w/.]+\.py)`", page.read_text()):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
+            found += 1
+    assert found > 50
+
+
+def _resolves(dotted):
+    module, _, name = dotted.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), name) or bool(importlib.import_module(dotted))
+    except ModuleNotFoundError:
+        return False
