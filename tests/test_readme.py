@@ -29,11 +29,13 @@ def test_names_and_modules_in_the_pages_exist():
     """Every `folder.module.name` resolves and every `folder/module.py` is there."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     found = 0
+    folders = "analyze|extract|store"
     for page in pages:
-        for dotted in re.findall(r"`((?:analyze|extract|store)\.\w+\.\w+[\w.]*)", page.read_text()):
+        text = page.read_text()
+        for dotted in re.findall(rf"`((?:{folders})\.\w+\.\w+[\w.]*)", text):
             assert _resolves(dotted), f"{page.name}: {dotted}"
             found += 1
-        for path in re.findall(r"`((?:analyze|extract|store|tests|benchmarks)/[\w/.]+\.py)`", page.read_text()):
+        for path in re.findall(rf"`((?:{folders}|tests|benchmarks)/[\w/.]+\.py)`", text):
             assert (ROOT / path).is_file(), f"{page.name}: {path}"
             found += 1
     assert found > 50
