@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from analyze.findings.chance import at_chance
 from analyze.findings.redundancy import redundancy, score_of
 from analyze.findings.summary import pick_l2
 
 DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
+BOUNDS = ("dr", "dr_low", "dr_high", "critical_mass")
 
 
 def pareto(
@@ -25,10 +27,12 @@ def pareto(
 
     A point is on the frontier of its task where no other point of that task has both at least its DR and at
     least its score, and more of one. `studies` maps a name to RESULTS; `task_of` maps the name to its task,
-    by default all are one task. Points that never reach delta are left out.
+    by default all are one task. Points that never reach delta are left out. Points of a layer at chance
+    (analyze/findings/chance.py) are there, but neither on the frontier nor a rival of those that are: a layer
+    that knows nothing loses nothing, and has a DR near 1.
 
-    Returns a Dataset along `point`: `dr` (with `dr_low`, `dr_high`), `score`, `critical_mass`, `frontier`
-    (bool), with the coordinates `study`, `task`, `layer`, `delta`.
+    Returns a Dataset along `point`: `dr` (with `dr_low`, `dr_high`), `score`, `critical_mass`, `at_chance`
+    and `frontier` (bool), with the coordinates `study`, `task`, `layer`, `delta`.
     """
     rows = []
     for name, results in studies.items():
@@ -37,26 +41,33 @@ def pareto(
             results = results.sel(
                 {"method": [method if method in results["method"] else results["method"].values[0]]}
             )
-        found = redundancy(results, deltas)
+        found, chance = redundancy(results, deltas), at_chance(results)
         mean = score_of(results).mean("seed")
         layers = found["layer"].values if "layer" in found.dims else [""]
         for layer in layers:
             part = found.sel(layer=layer) if layer else found
             curve = (mean.sel(layer=layer) if layer else mean).squeeze(drop=True)
             part = part.isel({"method": 0}) if "method" in part.dims else part
+            guesses = bool((chance.sel(layer=layer) if layer else chance).squeeze())
             for delta in deltas:
                 cell = part.sel(delta=delta)
                 if np.isfinite(cell["critical_mass"]):
                     score = float(curve.sel(fraction=cell["critical_fraction"], method="nearest"))
                     task = task_of[name] if task_of else ""
-                    bounds = [float(cell[v]) for v in ("dr", "dr_low", "dr_high", "critical_mass")]
-                    rows.append((name, task, str(layer), float(delta), score, *bounds))
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 9
-    names = ("study", "task", "layer", "delta", "score", "dr", "dr_low", "dr_high", "critical_mass")
+                    bounds = [float(cell[v]) for v in BOUNDS]
+                    rows.append((name, task, str(layer), float(delta), score, *bounds, guesses))
+    names = ("study", "task", "layer", "delta", "score", *BOUNDS, "at_chance")
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
     out = xr.Dataset({n: ("point", np.asarray(c)) for n, c in zip(names, columns, strict=True)})
+    out["at_chance"] = out["at_chance"].astype(bool)
     out["frontier"] = (
         "point",
-        frontier(out["dr"].to_numpy(), out["score"].to_numpy(), out["task"].to_numpy()),
+        frontier(
+            out["dr"].to_numpy(),
+            out["score"].to_numpy(),
+            out["task"].to_numpy(),
+            ~out["at_chance"].to_numpy(),
+        ),
     )
     out["dr"].attrs = {"long_name": "diffused redundancy", "units": "1"}
     out["score"].attrs = {"long_name": "mean score at the critical mass", "units": "1"}
@@ -81,13 +92,22 @@ def legible(points: xr.Dataset, most: int = 8) -> xr.Dataset:
 
 
 def line_names(points: xr.Dataset) -> list[str]:
-    """The line that each point belongs to: study and layer, without the task that both share."""
-    parts = zip(points["study"].values, points["task"].values, points["layer"].values, strict=True)
-    return [f"{str(study).removesuffix(f' / {task}')} / {layer}" for study, task, layer in parts]
+    """The line that each point belongs to: study and layer, without the task that both share, and whether it
+    is at chance.
+    """
+    parts = zip(*(points[n].values for n in ("study", "task", "layer", "at_chance")), strict=True)
+    return [
+        f"{str(study).removesuffix(f' / {task}')} / {layer}{' (at chance)' if guesses else ''}"
+        for study, task, layer, guesses in parts
+    ]
 
 
-def frontier(x: np.ndarray, y: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Which points no other of their group beats in both x and y (more is better), bool (n,)."""
+def frontier(x: np.ndarray, y: np.ndarray, group: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Which points no other of their group beats in both x and y (more is better), bool (n,).
+
+    Points where `counts` is False neither beat others nor are on the frontier.
+    """
     at_least = (x[None] >= x[:, None]) & (y[None] >= y[:, None])
     more = (x[None] > x[:, None]) | (y[None] > y[:, None])
-    return ~(at_least & more & (group[None] == group[:, None])).any(1)
+    rivals = counts[None] & (group[None] == group[:, None])
+    return counts & ~(at_least & more & rivals).any(1)

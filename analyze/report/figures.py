@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart with any common colour blindness, and by lightness in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
+CHANCE = "#9aa4ad"  # what is no better than guessing
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE: Any = {
     "font.family": "sans-serif",

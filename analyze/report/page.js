@@ -4,6 +4,7 @@
   // Okabe and Ito's palette, with a marker per colour: nothing is told by colour alone.
   const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F"];
   const MARKERS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
+  const CHANCE = "#9aa4ad";  // what is no better than guessing
   const FONT = { family: "Inter, Helvetica Neue, Segoe UI, Roboto, Arial, sans-serif", size: 13, color: "#1b1f24" };
   const narrow = () => window.innerWidth < 640;
   const chosen = { study: 0, layer: null };
@@ -71,12 +72,12 @@
       /* The frontier of the chosen results' task: scores of different tasks do not compete. */
       const p = data.pareto, task = p.task[p.study.indexOf(study().name)];
       const here = p.dr.map((_, i) => i).filter((i) => p.task[i] === task);
-      const label = (i) => p.study[i] + " / " + p.layer[i];
+      const label = (i) => p.study[i] + " / " + p.layer[i] + (p.at_chance[i] ? " (at chance)" : "");
       const clouds = [...new Set(here.map(label))].map((g, j) => {
-        const own = here.filter((i) => label(i) === g), colour = COLOURS[j % COLOURS.length];
-        return { x: own.map((i) => p.dr[i]), y: own.map((i) => p.score[i]), name: g, mode: "lines+markers", line: { color: colour, width: 1.2 },
+        const own = here.filter((i) => label(i) === g), guesses = p.at_chance[own[0]], colour = guesses ? CHANCE : COLOURS[j % COLOURS.length];
+        return { x: own.map((i) => p.dr[i]), y: own.map((i) => p.score[i]), name: g, mode: "lines+markers", line: { color: colour, width: 1.2, dash: guesses ? "dot" : "solid" },
           marker: { symbol: own.map((i) => MARKERS[j % MARKERS.length] + (p.frontier[i] ? "" : "-open")), size: own.map((i) => p.frontier[i] ? 11 : 8), color: colour },
-          text: own.map((i) => `delta ${p.delta[i]}: ${p.critical_mass[i]} neurons<br>DR ${p.dr[i].toFixed(3)}, accuracy <b>${percent(p.score[i])}</b>` + (p.frontier[i] ? "<br>on the frontier" : "")),
+          text: own.map((i) => `delta ${p.delta[i]}: ${p.critical_mass[i]} neurons<br>DR ${p.dr[i].toFixed(3)}, accuracy <b>${percent(p.score[i])}</b>` + (p.frontier[i] ? "<br>on the frontier" : "") + (guesses ? "<br>no better than guessing: not compared" : "")),
           hovertemplate: "%{text}<extra>" + g + "</extra>" };
       });
       draw("plot-pareto", clouds, layout(axis("DR: share of neurons that can go"), axis("accuracy that is left", { tickformat: ".0%" })));

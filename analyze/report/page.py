@@ -23,7 +23,8 @@ CAPTIONS = {
     "while the mean accuracy stays at delta of the full layer's. Bands: bootstrap over seeds.",
     "pareto": "Accuracy at the critical mass against DR, for the task of the chosen results. Each point is a "
     "layer at one delta; filled points are on the frontier: no other layer or backbone offers more "
-    "redundancy at as much accuracy.",
+    "redundancy at as much accuracy. Grey, hollow and dotted: a layer whose full accuracy is hardly above "
+    "guessing (less than a twentieth of the way to always right): nothing to lose, so it is not compared.",
     "spread": "Gini index and coefficient of variation of the class accuracies under random subsets (0: all "
     "classes alike).",
     "classes": "Accuracy of each class. The five classes that lose most are coloured, the others grey; "

@@ -14,6 +14,7 @@ from analyze.findings.sentences import findings
 from analyze.findings.summary import late_layer_last, pick_l2, seed_band
 
 DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+POINT = ("study", "task", "layer", "delta", "dr", "score", "critical_mass", "frontier", "at_chance")
 
 
 def build_payload(
@@ -34,7 +35,7 @@ def build_payload(
             name: numbers(points[name])
             if points[name].dtype.kind in "fiub"
             else [str(v) for v in points[name].values]
-            for name in ("study", "task", "layer", "delta", "dr", "score", "critical_mass", "frontier")
+            for name in POINT
         },
     }
 

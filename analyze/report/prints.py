@@ -13,6 +13,7 @@ from analyze.findings.pareto import line_names
 from analyze.findings.redundancy import full_scores, redundancy, score_of
 from analyze.findings.summary import pick_l2, seed_band
 from analyze.report.figures import (
+    CHANCE,
     COLOURS,
     MARKERS,
     columns_of,
@@ -45,25 +46,32 @@ def dr_figure(results: xr.Dataset, deltas: Sequence[float], path: str | Path) ->
 
 
 def pareto_figure(points: xr.Dataset, path: str | Path) -> Path:
-    """Accuracy at the critical mass against DR, a panel per task; filled markers lie on its frontier."""
+    """Accuracy at the critical mass against DR, a panel per task; filled markers lie on its frontier.
+
+    Layers at chance are grey, dotted and hollow, and named so in the legend.
+    """
     tasks = list(dict.fromkeys(str(t) for t in points["task"].values))
+    lines = {name: j for j, name in enumerate(dict.fromkeys(line_names(points)))}
     with styled():
         figure, axes = panels(len(tasks), height=3.2)
         for i, (task, axis) in enumerate(zip(tasks, axes, strict=True)):
             here = points.isel(point=np.flatnonzero(points["task"].values == task))
             names = line_names(here)
-            for j, name in enumerate(dict.fromkeys(names)):
+            for name in dict.fromkeys(names):
+                j = lines[name]
                 own = here.isel(point=[k for k, n in enumerate(names) if n == name])
                 colour, marker = COLOURS[j % len(COLOURS)], MARKERS[j % len(MARKERS)]
-                look = {"color": colour, "marker": marker}
-                axis.plot(own["dr"], own["score"], **look, linewidth=0.8, mfc="white", label=name)
+                guesses = bool(own["at_chance"].any())
+                look = {"color": CHANCE if guesses else colour, "marker": marker}
+                style = ":" if guesses else "-"
+                axis.plot(own["dr"], own["score"], style, **look, linewidth=0.8, mfc="white", label=name)
                 best = own.isel(point=np.flatnonzero(own["frontier"]))
                 axis.plot(best["dr"], best["score"], **look, linewidth=0)
             axis.set_xlabel("diffused redundancy")
             axis.set_title(task, loc="left", fontweight="bold")
             if i % columns_of(len(tasks)) == 0:
                 axis.set_ylabel("accuracy at the critical mass")
-        _legend(figure, axes[0], columns=4)
+        _legend(figure, *axes, columns=4)
     return save(figure, path)
 
 
@@ -132,8 +140,15 @@ def cka_figure(similarity: xr.Dataset, path: str | Path) -> Path:
     return save(figure, path)
 
 
-def _legend(figure, axis, columns: int = 5) -> None:  # type: ignore[no-untyped-def]
-    handles, names = axis.get_legend_handles_labels()
+def _legend(figure, *axes, columns: int = 5) -> None:  # type: ignore[no-untyped-def]
+    """One legend below the figure, of the lines of all `axes`, each name once."""
+    found = {
+        name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(
-        handles, names, loc="outside lower center", ncols=min(len(names), columns), handlelength=2.2
+        list(found.values()),
+        list(found),
+        loc="outside lower center",
+        ncols=min(len(found), columns),
+        handlelength=2.2,
     )

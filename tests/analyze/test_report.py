@@ -227,6 +227,37 @@ def test_the_frontier_is_that_of_the_chosen_results_task(browser, tmp_path):
     assert browser.execute_script(drawn) == ["c / y / penultimate"]
 
 
+@pytest.fixture(scope="module")
+def beside_control(tmp_path_factory):
+    folder, control = tmp_path_factory.mktemp("control"), synthetic_results(seed=1)
+    control["accuracy"] = control["accuracy"] * 0 + 0.25
+    control["class_accuracy"] = control["class_accuracy"] * 0 + 0.25
+    write_report({"trained": synthetic_results(), "control": control}, folder)
+    return folder
+
+
+def test_a_control_at_chance_is_drawn_hollow_and_named(browser, beside_control):
+    open_page(browser, beside_control)
+    by_id(browser, "tab-redundancy").click()
+    trained, control = browser.execute_script(
+        "return document.getElementById('plot-pareto').data"
+        ".map(t => [t.name, t.marker.symbol, t.marker.color])"
+    )
+    assert (trained[0], control[0]) == ("trained / penultimate", "control / penultimate (at chance)")
+    assert any(not symbol.endswith("-open") for symbol in trained[1])
+    assert all(symbol.endswith("-open") for symbol in control[1])
+    assert control[2] == "#9aa4ad" != trained[2]
+
+
+def test_the_printed_frontier_and_its_table_name_a_control_at_chance(beside_control):
+    svg = (beside_control / "figures/pareto.svg").read_text()
+    assert ">control / penultimate (at chance)<" in svg
+    assert ">trained / penultimate<" in svg
+    table = pd.read_csv(beside_control / "tables/pareto.csv")
+    assert (table.at_chance == (table.study == "control")).all()
+    assert not table.frontier[table.at_chance].any()
+
+
 def test_files_beside_the_page(report):
     folder, studies = report
     for name in ("accuracy", "dr", "layers", "classes", "cka"):
