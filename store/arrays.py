@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from store import catalog
+from store.catalog import Split
 from store.errors import InputError
 from store.files import open_files
 from store.fingerprint import Fingerprint
 from store.layout import DTYPES, LayerSpec, Shard
 from store.reader import Store
+from store.rows import require_same_split
 from store.writer import open_writer
 
 Array = np.ndarray[Any, Any]
@@ -56,8 +58,19 @@ def write_arrays(
         raise InputError(f"labels are {classes.dtype} {classes.shape}: use ({n},) integers, one per row")
     if samples is not None and len(samples) != n:
         raise InputError(f"{len(samples)} samples for {n} rows of activations")
+
+    def names(start: int, stop: int) -> list[str]:
+        return [str(name) for name in (range(start, stop) if samples is None else samples[start:stop])]
+
+    stored = _stored_split(path, split)
+    if stored is not None:  # before anything is made: labels of other data leave the store as it was
+        require_same_split(open_files(path), stored, classes, names)
+    largest = int(classes.max())
     if class_names is None:
-        class_names = _stored_names(path, split, int(classes.max()))
+        known = [] if stored is None else list(stored.class_names)
+        class_names = known if len(known) > largest else [str(i) for i in range(largest + 1)]
+    elif len(class_names) <= largest:
+        raise InputError(f"{len(class_names)} class names for labels up to {largest}: name every class")
     own = {v: k for k, v in DTYPES.items()}.get(values.dtype, "float32")
     with open_writer(
         path,
@@ -72,19 +85,14 @@ def write_arrays(
         allow_saturated=allow_saturated,
     ) as writer:
 
-        def names(shard: Shard) -> list[str]:
-            if samples is None:
-                return [str(i) for i in range(shard.start, shard.stop)]
-            return [str(name) for name in samples[shard.start : shard.stop]]
-
         def write(shard: Shard) -> None:
-            at = slice(shard.start, shard.stop)
+            at, known = slice(shard.start, shard.stop), names(shard.start, shard.stop)
             states = None if status is None else np.asarray(status)[at]
-            writer.write(shard, {layer: np.asarray(values[at])}, classes[at], names(shard), states)
+            writer.write(shard, {layer: np.asarray(values[at])}, classes[at], known, states)
 
         for shard in writer.finished():
-            at = slice(shard.start, shard.stop)
-            writer.require_same(shard, layer, np.asarray(values[at]), classes[at], names(shard))
+            at, known = slice(shard.start, shard.stop), names(shard.start, shard.stop)
+            writer.require_same(shard, layer, np.asarray(values[at]), classes[at], known)
         with ThreadPoolExecutor(3) as pool:  # two compute while one waits for the disk
             for _ in pool.map(write, writer.pending()):
                 pass
@@ -94,22 +102,26 @@ def write_arrays(
 def load_npy(path: str | os.PathLike[str], what: str) -> Array:
     """A .npy file, memory-mapped; never unpickled."""
     try:
-        return np.load(Path(path), mmap_mode="r", allow_pickle=False)
+        found = np.load(Path(path), mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{what}: no file {os.fspath(path)!r}") from None
     except (ValueError, OSError, EOFError) as error:
         reason = str(error).split("\n")[0]
+        if "pickle" in reason:  # numpy's advice would run what the file says
+            reason = "it is of another format, or holds Python objects"
         raise InputError(f"{what}: {os.fspath(path)!r} is not a .npy file of numbers ({reason})") from None
+    if not isinstance(found, np.ndarray):
+        held = ", ".join(found.files)
+        found.close()
+        raise InputError(f"{what}: {os.fspath(path)!r} is an archive of {held}: save the one array as .npy")
+    return found
 
 
-def _stored_names(path: str | os.PathLike[str], split: str, largest: int) -> list[str]:
-    """The class names that the split has already, if they reach to the largest label."""
+def _stored_split(path: str | os.PathLike[str], split: str) -> Split | None:
     files = open_files(path)
-    if files.read("zarr.json") is not None and files.read(f"{split}/zarr.json") is not None:
-        names = list(catalog.read_split(files, split).class_names)
-        if len(names) > largest:
-            return names
-    return [str(i) for i in range(largest + 1)]
+    if files.read("zarr.json") is None or files.read(f"{split}/zarr.json") is None:
+        return None
+    return catalog.read_split(files, split)
 
 
 def _checked(activations: Array) -> Array:

@@ -1,5 +1,6 @@
 """What a store's documents say: splits, layers, commits; checked before anything is believed or allocated."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,8 +98,12 @@ def read_root(files: Files) -> dict[str, Any]:
     raw = files.read("zarr.json")
     if raw is None:
         there = "is a folder without a zarr.json" if files.names("") else "does not exist or is empty"
+        if os.path.isfile(files.url):
+            there = "is a file"
         raise NotAStore(f"{files.url} {there}: name the top folder of a store that probecache wrote")
     ours = metadata.parse_group(raw, files.url)["probecache"]
+    if "format" not in ours and ("n_samples" in ours or "neurons" in ours):
+        raise NotAStore(f"{files.url} is a part of a store: name the store's top folder")
     if ours.get("format") != metadata.FORMAT:
         raise NotAStore(
             f"{files.url} has store format {ours.get('format')!r:.40}, this probecache reads "

@@ -7,6 +7,7 @@ from typing import Any
 
 from store import catalog, metadata
 from store.catalog import Layer, Split
+from store.claims import Claims
 from store.errors import InputError, NotAStore, ProbecacheError
 from store.files import Files
 from store.fingerprint import Fingerprint, require_equal
@@ -58,7 +59,10 @@ def open_split(
 def open_layers(
     files: Files, split: Split, specs: Sequence[LayerSpec], compression: str | None
 ) -> list[Layer]:
-    """The layers, made as needed; refused if a stored one differs."""
+    """The layers, made as needed; refused if a stored one differs.
+
+    One without a row is made anew instead: what was refused (overflow, say) may be tried in another dtype.
+    """
     if compression not in COMPRESSIONS:
         raise InputError(f"compression {compression!r:.40}: allowed none or zstd")
     layers = []
@@ -71,7 +75,11 @@ def open_layers(
             layer = catalog.read_layer(files, split, spec.name)
             where = f"layer {spec.name!r} of split {split.name!r} in {files.url}"
             stored = _described(layer.spec, layer.compression)
-            require_equal(stored, _described(spec, compression or layer.compression), where)
+            asked = _described(spec, compression or layer.compression)
+            if stored != asked and not _begun(files, layer):
+                layer = Layer(split.name, spec, compression, split.geometry)
+                _write_documents(files, key, layer)
+            require_equal(_described(layer.spec, layer.compression), asked, where)
             _write_arrays(files, key, layer.arrays())
         layers.append(layer)
     metadata_changed(files)
@@ -85,6 +93,13 @@ def _described(spec: LayerSpec, compression: str | None) -> dict[str, Any]:
         "compression": compression,
         "attrs": dict(spec.attrs),
     }
+
+
+def _begun(files: Files, layer: Layer) -> bool:
+    """Whether a layer holds a commit, or a living writer is at work in its split."""
+    Claims(files, layer.split).sweep()
+    claims = (name for name in files.names(f"{layer.split}/commit") if name.startswith("claim-"))
+    return any(claims) or bool(files.names(f"{layer.key}/commit/c"))
 
 
 def layer_names(files: Files, split: Split) -> list[str]:

@@ -149,7 +149,7 @@ class Store:
                     raise UnfinishedSplit(
                         f"{what}split {split!r} in {self.path} is unfinished: {lacking} and "
                         "perhaps more are not written; run the command that writes it again, or read what is "
-                        "there with partial=True (--partial)"
+                        "there with open_store(..., partial=True)"
                     )
             out.append((s, *committed))
         return out

@@ -1,6 +1,6 @@
 """Labels, identity and status of a shard's rows: shared by all layers of a split, so they must agree."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,22 @@ def _other_layers(files: Files, split: Split, s: Shard) -> bool:
     layers = [catalog.read_layer(files, split, name) for name in others]
     commits = [catalog.read_commits(files, layer, [s])[0] for layer in layers]
     return any(not isinstance(c, BadChunk) and c[0] > 0 for c in commits)
+
+
+def require_same_split(
+    files: Files, split: Split, labels: Array, names: Callable[[int, int], list[str]]
+) -> None:
+    """FingerprintMismatch unless the rows that a split holds have these labels and names, as far as they go.
+
+    names  gives those of rows [start, stop)
+    """
+    for s in split.geometry.shards():
+        stored = read_rows(files, split, s)
+        count = min(len(stored[0]) if stored else 0, len(labels) - s.start)
+        if stored is not None and count > 0:
+            head = stored[0][:count], stored[1][:count], stored[2][:count]
+            stop = s.start + count
+            require_same_rows(files, split, s, head, labels[s.start : stop], names(s.start, stop))
 
 
 def require_same_rows(

@@ -1,11 +1,18 @@
 """write_arrays and what plain tools read from its store."""
 
+import functools
+
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 
 import probecache as pc
+from store.arrays import load_npy
+from store.fingerprint import Fingerprint
+from store.layout import LayerSpec
+from store.verify import verify
+from store.writer import open_writer
 
 
 @pytest.fixture
@@ -82,3 +89,66 @@ def test_a_split_grows_and_takes_another_layer(tmp_path, features):
     arguments["labels"] = np.where(np.arange(1000) == 3, 9 - labels[3], labels)
     with pytest.raises(pc.FingerprintMismatch, match=r"row 3 of split 's'.*label"):
         pc.write_arrays(**arguments, layer="three", activations=values)
+
+
+def documents(path):
+    return {file.relative_to(path): file.read_bytes() for file in path.rglob("zarr.json")}
+
+
+def test_what_is_refused_leaves_the_store_as_it_was(tmp_path, features):
+    values, labels = features
+    path = tmp_path / "a.zarr"
+    write = functools.partial(pc.write_arrays, path, split="s", shard_rows=400)
+    write(layer="l", activations=values, labels=labels)
+    before = documents(path)
+    other = labels.copy()
+    other[700] += 1
+    with pytest.raises(pc.FingerprintMismatch, match=r"row 700 .* label"):
+        write(layer="more", activations=values, labels=other)
+    with pytest.raises(pc.FingerprintMismatch, match=r"row 0 .* sample"):
+        write(layer="more", activations=values, labels=labels, samples=[f"x{i}" for i in range(1000)])
+    with pytest.raises(pc.InputError, match="3 class names for labels up to 9: name every class"):
+        write(split="t", layer="l", activations=values, labels=labels, class_names=list("abc"))
+    assert documents(path) == before
+    assert pc.open_store(path).layers == ["l"]
+
+
+def test_what_the_error_advises_works(tmp_path, features):
+    """float16 overflows: the message says --dtype float32, and nothing of the first try stands in its way."""
+    values, labels = features
+    write = functools.partial(
+        pc.write_arrays, tmp_path / "a", split="s", layer="l", labels=labels, shard_rows=400
+    )
+    with pytest.raises(pc.ProbecacheError, match="store as --dtype bfloat16 or float32"):
+        write(activations=values * 1e6, dtype="float16")
+    store = write(activations=values * 1e6, dtype="float32")
+    np.testing.assert_array_equal(store.matrix("s", "l"), values * np.float32(1e6))
+    assert list(verify(tmp_path / "a")) == []
+    with pytest.raises(pc.FingerprintMismatch, match="dtype"):  # now it has rows
+        write(activations=values, dtype="float16")
+
+
+def test_a_living_writers_empty_layer_is_not_made_anew(tmp_path, features):
+    values, labels = features
+    first = open_writer(
+        tmp_path / "a",
+        split="s",
+        n_samples=1000,
+        layers=[LayerSpec("l", 37, "float16")],
+        class_names=[str(i) for i in range(10)],
+        fingerprint=Fingerprint(backbone={"source": "arrays"}),
+    )
+    write = functools.partial(pc.write_arrays, tmp_path / "a", split="s", layer="l", labels=labels)
+    with first, pytest.raises(pc.FingerprintMismatch, match="dtype"):
+        write(activations=values, dtype="float32")
+    assert write(activations=values, dtype="float32").matrix("s", "l").dtype == np.float32
+
+
+def test_an_npz_is_said_to_be_one(tmp_path, features):
+    np.savez(tmp_path / "x.npz", first=features[0], second=features[1])
+    with pytest.raises(pc.InputError, match="is an archive of first, second"):
+        load_npy(tmp_path / "x.npz", "--activations")
+    (tmp_path / "text.npy").write_text("hello")
+    with pytest.raises(pc.InputError, match="of another format") as caught:
+        load_npy(tmp_path / "text.npy", "--activations")
+    assert "allow_pickle" not in str(caught.value)

@@ -84,3 +84,18 @@ def test_another_origin_is_refused_with_the_difference(files, capsys):
     code, _, err = run(capsys, *command(files))
     assert code == 2
     assert "holds other values than those given, first in row 7" in err
+
+
+def test_what_is_no_store_is_named_for_what_it_is(files, capsys):
+    run(capsys, *command(files))
+    for where, says in [
+        ("X.npy", "is a file: name the top folder"),
+        ("nothing", "does not exist or is empty"),
+        ("s/train", "is a part of a store"),
+        ("s/train/l", "is a part of a store"),
+    ]:
+        for name in ("info", "verify", "repair"):
+            code, _, err = run(capsys, name, files / where)
+            assert code == 2
+            assert says in err
+            assert err.count("\n") == 1
