@@ -11,6 +11,7 @@ from analyze.probes.crossentropy import indicator, n_outputs
 from analyze.probes.history import dot
 from analyze.probes.knn import knn_predictions
 from analyze.probes.logistic import Batch, fit_logistic
+from analyze.probes.nested import runs
 from analyze.probes.precondition import Preconditioner, cholesky, gram_factor
 from analyze.probes.prepared import Prepared, task_panels, task_weights
 from analyze.probes.ridge import fit_ridge
@@ -171,11 +172,25 @@ def _logistic(
     preconditioner, start = _prepared_for(shared, orders, batch)
     # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
     search = torch.float32 if shared.is_scarce else options.search
-    fit = fit_logistic(
-        batch, preconditioner, start, tol=options.tol, max_iter=options.max_iter, search=search
-    )
+    x = torch.zeros_like(start)
+    fits = []
+    # Where rows are scarce, what the history reads is as much as an evaluation, and the columns beyond each
+    # probe's own with it: probes of one size go together. Elsewhere they share the solves.
+    whole = [slice(0, len(start))]
+    for probes in runs(len(start), len(batch.truth), device) if shared.is_scarce else whole:
+        part = batch.part(probes)
+        fit = fit_logistic(
+            part,
+            preconditioner.part(probes),
+            start[probes, :, : part.width],
+            tol=options.tol,
+            max_iter=options.max_iter,
+            search=search,
+        )
+        x[probes, :, : part.width] = fit.x
+        fits.append(fit)
     names = ("objective", "grad_norm", "n_iter", "converged")
-    return fit.x, {name: getattr(fit, name) for name in names}
+    return x, {name: torch.cat([getattr(fit, name) for fit in fits]) for name in names}
 
 
 def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> tuple[Preconditioner, Tensor]:
@@ -185,6 +200,8 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
     truth = indicator(shared.sample_labels, outputs)
     mask = batch.mask
     factors: list[Tensor | None] = []
+    # Plain L-BFGS needs columns of one scale.
+    plain = shared.is_scarce and shared.standardize
     which = torch.zeros_like(batch.groups)
     start = torch.zeros(len(which), outputs, batch.panels.width, device=device)
     sample = next(iter(shared.sample)).base
@@ -205,8 +222,6 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
                 mine = probes[served == i]
                 which[mine] = len(factors)
                 if not levels:
-                    # Plain L-BFGS needs columns of one scale.
-                    plain = shared.is_scarce and shared.standardize
                     factors.append(None if plain else gram.factors[0])
                     continue
                 leading = index[: int(batch.widths[mine].max())]

@@ -9,14 +9,14 @@ weight vector, as there. Where the device multiplies bfloat16 faster, the search
 the panels and a float32 finish follows: what is reported always comes from float32 products.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from analyze.probes.crossentropy import loss_and_residual
 from analyze.probes.lockstep import Solution, lbfgs
-from analyze.probes.nested import Segment, backward, forward, segments
+from analyze.probes.nested import Segment, backward, forward, spans
 from analyze.probes.panels import Panels
 from analyze.probes.precondition import Preconditioner
 
@@ -42,9 +42,19 @@ class Batch:
     weights: Tensor | None = None
 
     @property
+    def width(self) -> int:
+        """Panel rows that the widest probe sees."""
+        return int(self.widths.max())
+
+    @property
     def mask(self) -> Tensor:
         """bool (m, 1, w): the panel rows that each probe sees."""
-        return torch.arange(self.panels.width, device=self.widths.device) < self.widths[:, None, None]
+        return torch.arange(self.width, device=self.widths.device) < self.widths[:, None, None]
+
+    def part(self, probes: slice) -> "Batch":
+        """Some of the probes."""
+        groups, widths, l2 = self.groups[probes], self.widths[probes], self.l2[probes]
+        return replace(self, groups=groups, widths=widths, l2=l2)
 
     def evaluate(self, x: Tensor, which: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Objective float64 (a,) and gradient float32 (a, c, w) of the probes `which` (a,) at x (a, c, w).
@@ -52,18 +62,15 @@ class Batch:
         dtype: of the products' inputs. One pass over the rows for all probes.
         """
         groups, widths, l2 = self.groups[which], self.widths[which], self.l2[which]
-        spans = []  # (order, first probe, last probe + 1, segments)
-        for group in groups.unique().tolist():
-            rows = (groups == group).nonzero()[:, 0].tolist()
-            spans.append((group, rows[0], rows[-1] + 1, segments(widths[rows].tolist())))
+        products = spans(groups, widths, len(self.truth))
         gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
         loss = torch.zeros_like(l2)
         for panel in self.panels:
-            for group, first, last, parts in spans:
-                columns = panel.of(group, dtype)
-                part, residual = self._residual(x[first:last], columns, parts, panel.rows)
-                loss[first:last] += part
-                backward(residual, columns, parts, gradient[first:last])
+            for span in products:
+                columns = panel.of(span.group, dtype)
+                part, residual = self._residual(x[span.probes], columns, span.segments, panel.rows)
+                loss[span.probes] += part
+                backward(residual, columns, span.segments, gradient[span.probes])
         total = float(self.panels.n_samples)
         if self.weights is not None:
             total = float(self.weights.sum(dtype=torch.float64))

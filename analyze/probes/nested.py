@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 MIN_SEGMENT = 256
+FULL = 256  # weight vectors
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,35 @@ def segments(widths: list[int]) -> list[Segment]:
         else:
             cuts.append(width)
     return [Segment(a, b, sum(width > a for width in widths)) for a, b in pairwise(cuts)]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Probes of one column order that are multiplied together."""
+
+    group: int
+    probes: slice
+    segments: list[Segment]
+
+
+def spans(groups: Tensor, widths: Tensor, outputs: int) -> list[Span]:
+    """The products of a batch: groups, widths int64 (a,), sorted by group, then by width, largest first."""
+    found = []
+    for group in groups.unique().tolist():
+        members = (groups == group).nonzero()[:, 0]
+        for run in runs(len(members), outputs, members.device):
+            probes = slice(int(members[0]) + run.start, int(members[0]) + run.stop)
+            found.append(Span(group, probes, segments(widths[probes].tolist())))
+    return found
+
+
+def runs(count: int, outputs: int, device: torch.device) -> list[slice]:
+    """`count` probes of `outputs` weight vectors each, as many at a time as fill a product.
+
+    More would gain nothing but zeros beyond the narrower probes' columns. A GPU is filled by all of them.
+    """
+    size = count if device.type == "cuda" else -(-FULL // outputs)
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def forward(weights: Tensor, panel: Tensor, parts: list[Segment]) -> Tensor:

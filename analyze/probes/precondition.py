@@ -34,6 +34,11 @@ class Preconditioner:
     which: Tensor
     mask: Tensor
 
+    def part(self, probes: slice) -> "Preconditioner":
+        """Of some of the probes, no wider than the widest of them."""
+        mask = self.mask[probes]
+        return Preconditioner(self.factors, self.which[probes], mask[:, :, : int(mask.sum(dim=2).max())])
+
     def solve(self, gradient: Tensor, which: Tensor) -> Tensor:
         """(L_k L_k')^-1 gradient (a, c, w) for the probes `which` (a,), each in its own columns."""
         result = torch.zeros_like(gradient)
@@ -45,7 +50,8 @@ class Preconditioner:
                 result[rows] = gradient[rows]
                 result[rows, :, 0] *= (mask[rows].sum(dim=2) / INTERCEPT).clamp(min=1)
                 continue
-            w = factor.shape[-1]
+            w = min(factor.shape[-1], gradient.shape[-1])
+            factor = factor[:, :w, :w]
             result[rows, :, :w] = _solve(factor, gradient[rows, :, :w], mask[rows, :, :w])
         return result
 

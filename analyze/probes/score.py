@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from analyze.probes.nested import forward, segments
+from analyze.probes.nested import forward, spans
 from analyze.probes.panels import Panels
 
 
@@ -13,13 +13,10 @@ def _logits(
     x: Tensor, widths: Tensor, groups: Tensor, panels: Panels
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """(probes, rows, logits (probes, c, rows)), order by order within each panel."""
-    spans = []
-    for group in groups.unique().tolist():
-        probes = (groups == group).nonzero()[:, 0].tolist()
-        spans.append((group, slice(probes[0], probes[-1] + 1), segments(widths[probes].tolist())))
+    products = spans(groups, widths, x.shape[1])
     for panel in panels:
-        for group, probes, parts in spans:
-            yield probes, panel.rows, forward(x[probes], panel.of(group), parts)
+        for span in products:
+            yield span.probes, panel.rows, forward(x[span.probes], panel.of(span.group), span.segments)
 
 
 def predict(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels) -> Tensor:
