@@ -14,6 +14,7 @@ from torch import Tensor
 from analyze.probes.history import History, dot
 
 ARMIJO = 1e-4
+HALVINGS = 30
 
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -41,7 +42,7 @@ def lbfgs(
     solve: Solve,
     start: Tensor,
     tol: float,
-    max_iter: int,
+    max_iter: int | Tensor,
     noise: float = 1e-6,
     history: History | None = None,
     grid: torch.dtype | None = None,
@@ -51,7 +52,7 @@ def lbfgs(
     evaluate(x, which) -> objective float64 (a,), gradient (a, ...) for the problems `which` int64 (a,).
     solve(gradient, which) -> the preconditioner's inverse applied.
     tol: a problem has converged when its estimated gap (`History.gap`) is at most tol * objective.
-    max_iter: evaluations per problem; those left then report converged = False.
+    max_iter: evaluations per problem, or int64 (m,), each one's; those left then report converged = False.
     noise: relative rounding of the objective; a rise below it does not fail a line search.
     history: an earlier solution's, of the same m problems, to go on from.
     grid: every iterate is rounded to this dtype, so that `evaluate` may multiply in it and lose nothing of x;
@@ -63,6 +64,7 @@ def lbfgs(
     if grid is not None:
         done.history = History.empty(start)
     active = torch.arange(m, device=device)
+    limit = torch.as_tensor(max_iter, device=device).expand(m)
     history = History.empty(start) if history is None else history
     x = _on_grid(start.clone(), grid)
     f, g = evaluate(x, active)
@@ -82,7 +84,7 @@ def lbfgs(
         if not history.order:  # without a step, a gradient has no scale
             gap = torch.full_like(gap, torch.inf)
         within = gap <= tol * f.abs()
-        finished = within | stuck | (used >= max_iter) | ~torch.isfinite(slope)
+        finished = within | stuck | (used >= limit[active]) | ~torch.isfinite(slope)
         if bool(finished.any()):
             ids, keep = active[finished], ~finished
             done.x[ids], done.objective[ids] = x[finished], f[finished]
@@ -98,7 +100,7 @@ def lbfgs(
             )
             history = history.pick(keep)
         old_x, old_g, old_solved = x, g, solved
-        x, f, g, cost, stuck = _search(evaluate, active, x, f, g, direction, slope, noise, max_iter, grid)
+        x, f, g, cost, stuck = _search(evaluate, active, x, f, g, direction, slope, noise, grid)
         used = used + cost
         solved = solve(g, active)
         history.push(x - old_x, g - old_g, solved - old_solved, decrement)
@@ -117,7 +119,6 @@ def _search(
     direction: Tensor,
     slope: Tensor,
     noise: float,
-    max_halvings: int,
     grid: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One backtracking line search per problem, from step 1: (x, f, g, evaluations, stuck).
@@ -130,7 +131,7 @@ def _search(
     new_f, new_g = evaluate(new_x, active)
     used = torch.ones_like(active)
     slack = noise * f.abs()
-    for _ in range(min(max_halvings, 30)):
+    for _ in range(HALVINGS):
         bad = ~(new_f <= f + ARMIJO * t * slope + slack)
         if not bool(bad.any()):
             break

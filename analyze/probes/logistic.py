@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from analyze.probes.crossentropy import loss_and_residual
+from analyze.probes.history import dot
 from analyze.probes.lockstep import Solution, lbfgs
 from analyze.probes.nested import Segment, backward, forward, spans
+from analyze.probes.newton import Problem, newton
 from analyze.probes.panels import Panels
 from analyze.probes.precondition import Preconditioner
 
@@ -24,6 +26,7 @@ STRIP = 2048  # rows whose logits are in cache together
 SEARCH_NOISE = 2e-4  # logits rounded to bfloat16 move the mean loss by a few 1e-5
 SEARCH_TOL = 5e-5
 SEARCH_MAX = 60  # a search that rounding has stalled is left to the float32 finish
+PATIENCE = 150  # evaluations after which a probe of few parameters is left to Newton's method
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Batch:
         """Some of the probes."""
         groups, widths, l2 = self.groups[probes], self.widths[probes], self.l2[probes]
         return replace(self, groups=groups, widths=widths, l2=l2)
+
+    def problem(self, probe: int) -> Problem:
+        """One of the probes by itself."""
+        group, width, l2 = (int(self.groups[probe]), int(self.widths[probe]), float(self.l2[probe]))
+        return Problem(self.panels, group, width, l2, self.truth, self.weights)
 
     def evaluate(self, x: Tensor, which: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Objective float64 (a,) and gradient float32 (a, c, w) of the probes `which` (a,) at x (a, c, w).
@@ -127,9 +135,19 @@ def fit_logistic(
         # Rounding shifts all classes alike a little: the loss does not see it, and no step would undo it.
         start = searched.x - searched.x.mean(dim=1, keepdim=True) if start.shape[1] > 1 else searched.x
     learnt = None if searched is None else searched.history
-    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, max_iter, history=learnt)
+    problems = [batch.problem(probe) for probe in range(len(start))]
+    limit = torch.tensor([min(max_iter, PATIENCE) if p.is_small else max_iter for p in problems])
+    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, limit.to(start.device), history=learnt)
     if searched is not None:
         solution.n_iter += searched.n_iter
+    left = [i for i in (~solution.converged).nonzero()[:, 0].tolist() if problems[i].is_small]
+    if left and max_iter > PATIENCE:
+        for i in left:
+            solution.x[i], used, solution.converged[i] = newton(problems[i], solution.x[i], tol)
+            solution.n_iter[i] += used
+        which = torch.tensor(left, device=start.device)
+        solution.objective[which], gradient = batch.evaluate(solution.x[which], which)
+        solution.grad_norm[which] = dot(gradient, gradient).sqrt()
     return solution
 
 
