@@ -216,13 +216,14 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
             widths, penalties = batch.widths[probes], batch.l2[probes]
             start[probes] = best_scale(x, widths, penalties, panel, truth[:, : panel.shape[1]])
             levels = shared.curvature(l2)
-            bounds = torch.tensor([c.widest for c in levels], dtype=torch.int64, device=device)
+            limits = [shared.narrow] if plain else [c.widest for c in levels]
+            bounds = torch.tensor(limits, dtype=torch.int64, device=device)
             served = torch.bucketize(widths - 1, bounds)
             for i in served.unique().tolist():
                 mine = probes[served == i]
                 which[mine] = len(factors)
                 if not levels:
-                    factors.append(None if plain else gram.factors[0])
+                    factors.append(None if plain and i else gram.factors[0])
                     continue
                 leading = index[: int(batch.widths[mine].max())]
                 grams = levels[i].grams[:, leading[:, None], leading]

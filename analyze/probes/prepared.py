@@ -67,6 +67,11 @@ class Prepared:
         matrix nor another probe's curvature is like theirs."""
         return self.task.train.shape[0] < 2 * self.task.n_neurons
 
+    @property
+    def narrow(self) -> int:
+        """Neurons up to which, where rows are scarce, the Gram matrix still helps: eight rows for each."""
+        return self.task.train.shape[0] // 8
+
     def curvature(self, l2: float) -> list[Curvature]:
         """Curvatures for probes of this penalty, by width; remembered as far as `gram_limit` goes.
 

@@ -13,6 +13,8 @@ from functools import cache
 
 import numpy as np
 
+from analyze.probes.nested import FULL
+from analyze.probes.newton import CHUNK, PARAMETERS
 from analyze.subsets import sizes
 from analyze.sweeps.blocks import Block
 from analyze.sweeps.plan import SweepPlan
@@ -21,6 +23,9 @@ from store.errors import InputError
 # Of a logistic probe, at float32's price: what the measured 4.5 s a seed come to (Lite0 features of CIFAR-10,
 # l2 = 1e-4; 17 by width, most of them in bfloat16, with factors and panels).
 EVALUATIONS = 13
+# Of one with fewer than two rows per neuron, in float32 throughout, the history's memory traffic included:
+# 8.7 s a seed (Lite0 features of Flowers102, 1,020 rows, 102 classes).
+SCARCE = 78
 CURVATURE = (
     9  # classes d^3 products of one penalty's class Grams: 7.9 d rows for each class, half of a square
 )
@@ -50,6 +55,11 @@ class LayerSize:
     def stored(self) -> int:
         """Bytes to read from the store, without compression."""
         return (self.train + self.test) * self.d * self.itemsize
+
+    @property
+    def is_scarce(self) -> bool:
+        """Fewer than two rows per neuron: the solver then makes no class Grams."""
+        return self.train < 2 * self.d
 
     @property
     def loaded(self) -> int:
@@ -91,7 +101,8 @@ def expected_seconds(block: Block, size: LayerSize, machine: Machine, probe: str
     widest = float(ks.max())
     per_seed = block.penalties * widest**3 / 3  # Cholesky
     if probe == "logistic":
-        per_seed += block.penalties * EVALUATIONS * 4 * size.train * ks.sum() * size.classes
+        evaluations = SCARCE if size.is_scarce else EVALUATIONS
+        per_seed += block.penalties * evaluations * 4 * size.train * ks.sum() * size.classes
     else:
         per_seed += block.penalties * 6 * (ks**2).sum() * size.classes
     per_seed += block.penalties * 2 * size.test * ks.sum() * size.classes  # scoring
@@ -103,7 +114,7 @@ def layer_seconds(size: LayerSize, machine: Machine, penalties: int = 0) -> floa
     """Expected seconds to read a layer and take its Gram matrix; of logistic probes, the class Grams of so
     many penalties too."""
     products = 2 * size.train * size.d**2
-    if size.train >= 2 * size.d:  # with fewer rows, none are made
+    if not size.is_scarce:
         products += penalties * CURVATURE * size.classes * size.d**3
     return size.stored / 5e8 + products / (machine.flops * EFFICIENCY)
 
@@ -111,16 +122,21 @@ def layer_seconds(size: LayerSize, machine: Machine, penalties: int = 0) -> floa
 def block_bytes(fractions: int, l2s: int, size: LayerSize) -> int:
     """Expected peak bytes of a process at work on one seed of a layer.
 
-    Both matrices, train's columns in the seed's order, three d x d matrices in float64, and for each probe
-    of the batch its weights with the solver's history; the class Grams of three widths and their factors.
+    Both matrices, train's columns in the seed's order, three d x d matrices in float64; for each probe its
+    weights, with the solver's history for those in lock step, or the Hessian of Newton's method; the class
+    Grams of three widths and their factors.
     """
     square = (size.d + 1) ** 2
-    batch = fractions * l2s * size.classes * (size.d + 1) * 4
+    probes = fractions * l2s
+    in_step = min(probes, math.ceil(FULL / size.classes)) if size.is_scarce else probes
+    weights = size.classes * (size.d + 1) * 4
+    parameters = min(PARAMETERS, size.classes * (size.d + 1))
+    work = max(HISTORY * in_step * weights, 16 * parameters**2 + 24 * CHUNK) + 4 * probes * weights
     each = 4 * size.classes * square
-    grams = min(3 * l2s * each, max(GRAM_LIMIT // each, 0) * each) if size.train >= 2 * size.d else 0
+    grams = min(3 * l2s * each, max(GRAM_LIMIT // each, 0) * each) if not size.is_scarce else 0
     factors = 1.3 * l2s * each if grams else 4 * l2s * square
     columns = size.loaded + size.train * size.d * 4
-    return int(columns + 3 * 8 * square + HISTORY * batch + grams + factors) + BASELINE
+    return int(columns + 3 * 8 * square + work + grams + factors) + BASELINE
 
 
 def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Machine) -> float:
