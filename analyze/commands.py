@@ -99,13 +99,14 @@ def redundancy(
     keep: float = typer.Option(None, "--keep", help="Also find the smallest subset that keeps this share."),
     layer: str = typer.Option(None, "--layer", help="Layer of that subset."),
     indices: Path = typer.Option(None, "--indices", help="Write that subset's neurons, one a line."),
+    time: str = typer.Option(None, "--time", help="The store that was swept: time that subset's probe."),
 ) -> None:
     """Critical mass and DR of every layer, method and l2, with intervals over seeds."""
     from analyze.findings.tell import tell_redundancy, tell_subset
 
     tell_redundancy(results, _list(delta) or [])
-    if keep is not None or indices is not None:
-        tell_subset(results, 0.95 if keep is None else keep, layer, indices)
+    if keep is not None or indices is not None or time is not None:
+        tell_subset(results, 0.95 if keep is None else keep, layer, indices, time)
 
 
 def report(

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import xarray as xr
 
+from analyze.findings.probetime import probe_time
 from analyze.findings.redundancy import redundancy, score_of
 from analyze.findings.sentences import findings
 from analyze.findings.summary import late_layer_last
 from analyze.findings.transfer import efficient_subset, write_indices
 from analyze.report.write import open_results
 from store.errors import InputError
+from store.reader import open_store
 
 
 def tell_cka(found: xr.Dataset, out: Path | None) -> None:
@@ -63,9 +65,11 @@ def _at(values: xr.DataArray, where: Mapping[Hashable, object]) -> xr.DataArray:
     return values.sel({d: v for d, v in where.items() if d in values.dims})
 
 
-def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None) -> None:
-    """The smallest subset that keeps a share, and what it saves."""
-    found = efficient_subset(open_results(path).load(), keep, layer=layer)
+def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None, store: str | None) -> None:
+    """The smallest subset that keeps a share, and what it saves; in time as well, where a store is given."""
+    results = open_results(path).load()
+    opened = None if store is None else open_store(store)  # what is no store is refused before any work
+    found = efficient_subset(results, keep, layer=layer)
     k, d = int(found["n_neurons"]), int(found["layer_size"])
     print(
         f"smallest subset that keeps {keep:g}: {k} of {d} neurons, seed {int(found['seed'])}, accuracy "
@@ -75,6 +79,16 @@ def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None)
     )
     if indices is not None:
         print(f"written: {write_indices(found, indices)}")
+    if opened is not None:
+        took = probe_time(results, found, opened)
+        full, part = took["median_seconds"].to_numpy()
+        about, fits = took.attrs, took["n_iter"].to_numpy()
+        evaluations = f", {fits[1]} evaluations against {fits[0]}" if about["probe"] == "logistic" else ""
+        print(
+            f"a probe alone: {part:.3g} s on those, {full:.3g} s on all {d} neurons, "
+            f"{float(took['time_share']):.1%} of the time in the median pair of runs{evaluations} (timed: {about['measured']}; median of "
+            f"{took.sizes['run']} runs on {about['device']}, threads: {about['threads']})"
+        )
 
 
 def save_new(data: xr.Dataset, path: Path) -> None:
