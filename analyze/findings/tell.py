@@ -86,8 +86,9 @@ def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None,
         evaluations = f", {fits[1]} evaluations against {fits[0]}" if about["probe"] == "logistic" else ""
         print(
             f"a probe alone: {part:.3g} s on those, {full:.3g} s on all {d} neurons, "
-            f"{float(took['time_share']):.1%} of the time in the median pair of runs{evaluations} (timed: {about['measured']}; median of "
-            f"{took.sizes['run']} runs on {about['device']}, threads: {about['threads']})"
+            f"{float(took['time_share']):.1%} of the time in the median pair of runs{evaluations} "
+            f"(timed: {about['measured']}; median of {took.sizes['run']} runs on {about['device']}, "
+            f"threads: {about['threads']})"
         )
 
 
