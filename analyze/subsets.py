@@ -1,11 +1,14 @@
 """Column subsets: which k of a layer's d neurons a probe sees, and how fractions become k."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 
 from store.errors import InputError
+
+MOST_SEEDS = 100_000  # a larger count is a seed by mistake
 
 
 def permutation(d: int, seed: int) -> np.ndarray:
@@ -25,13 +28,40 @@ def permutation(d: int, seed: int) -> np.ndarray:
     return torch.randperm(d, generator=generator).numpy()
 
 
+def check_seeds(seeds: Any) -> tuple[int, ...]:
+    """0, 1, ... for a count; of a list each seed once, in its order; else InputError.
+
+    >>> check_seeds(3), check_seeds([7, 3, 7])
+    ((0, 1, 2), (7, 3))
+    """
+    if _is_whole(seeds):
+        if not 1 <= seeds <= MOST_SEEDS:
+            raise InputError(
+                f"got seeds {seeds}; allowed: a count of 1 or more (at most {MOST_SEEDS:,}), "
+                "or a list of seeds"
+            )
+        return tuple(range(int(seeds)))
+    values = tuple(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else (None,)
+    if not values or not all(_is_whole(seed) and 0 <= seed < 2**63 for seed in values):
+        raise InputError(f"got seeds {seeds!r}; allowed: a count, or a list of whole numbers of 0 or more")
+    return tuple(dict.fromkeys(int(seed) for seed in values))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def sizes(fractions: Iterable[float], d: int) -> np.ndarray:
     """k = max(1, round(fraction * d)) for each fraction in (0, 1], int64 (f,), in the order given.
 
     >>> sizes([0.001, 0.2, 1], 1280).tolist()
     [1, 256, 1280]
     """
-    values = np.atleast_1d(np.asarray(list(fractions), dtype=np.float64))
+    given = list(fractions)
+    try:
+        values = np.atleast_1d(np.asarray(given, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise InputError(f"got fractions {given!r}; allowed: numbers above 0, up to 1") from None
     if values.size == 0:
         raise InputError("got no fractions; give at least one in (0, 1]")
     wrong = values[~((values > 0) & (values <= 1))]

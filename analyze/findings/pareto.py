@@ -46,7 +46,8 @@ def pareto(
         layers = found["layer"].values if "layer" in found.dims else [""]
         for layer in layers:
             part = found.sel(layer=layer) if layer else found
-            curve = (mean.sel(layer=layer) if layer else mean).squeeze(drop=True)
+            curve = mean.sel(layer=layer) if layer else mean
+            curve = curve.squeeze([d for d in curve.dims if d != "fraction"], drop=True)
             part = part.isel({"method": 0}) if "method" in part.dims else part
             guesses = bool((chance.sel(layer=layer) if layer else chance).squeeze())
             for delta in deltas:

@@ -58,9 +58,13 @@ def redundancy(
 
     Raises InputError for a delta outside (0, 1], and for results without a score or without fraction 1.
     """
+    results = _restored(results)
     values = score_of(results, score)
-    deltas = np.atleast_1d(np.asarray(delta, dtype=np.float64))
-    if deltas.size == 0 or not ((deltas > 0) & (deltas <= 1)).all():
+    try:
+        deltas = np.atleast_1d(np.asarray(delta, dtype=np.float64))
+    except (TypeError, ValueError):
+        deltas = np.empty(0)
+    if deltas.size == 0 or deltas.ndim > 1 or not ((deltas > 0) & (deltas <= 1)).all():
         raise InputError(
             f"delta {delta} is outside (0, 1]: it is the share of the full score to keep, e.g. 0.9"
         )
@@ -111,6 +115,17 @@ def redundancy(
         "confidence": confidence,
     }
     return out.isel(delta=0) if np.ndim(delta) == 0 else out
+
+
+def _restored(results: xr.Dataset) -> xr.Dataset:
+    """`results` with the dimensions `fraction` and `seed` back where `squeeze` or `isel` left one of them."""
+    if not isinstance(results, xr.Dataset):
+        raise InputError(
+            f"got results of type {type(results).__name__}; give what sweep or cka returned, or "
+            "xarray.open_zarr of a RESULTS folder"
+        )
+    lost = [d for d in ("fraction", "seed") if d not in results.dims and d in results.coords]
+    return results.expand_dims(lost)
 
 
 def score_of(results: xr.Dataset, score: str | None = None) -> xr.DataArray:

@@ -50,7 +50,7 @@ def efficient_subset(
         raise InputError(f"no measured subset keeps {keep:g} of {full:.4f}: sweep larger fractions")
     at = int(reached.any(1).argmax())
     best = int(np.where(reached[at], score.to_numpy()[at], -np.inf).argmax())
-    sizes = neurons_of(results, score_of(results)).squeeze().to_numpy()
+    sizes = np.ravel(neurons_of(results, score_of(results)))  # (fraction,)
     k, d = int(sizes[at]), int(sizes[-1])
     order = results["permutation"].squeeze([d for d in results["permutation"].dims if d == "layer"])
     neurons = order.isel(seed=best).to_numpy()[:k].astype(np.int64)

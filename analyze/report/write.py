@@ -65,6 +65,10 @@ def report_files(
     A folder's name, without its suffix, names its results; `BACKBONE__TASK` also tells the task. A CKA goes
     to the results of the same store and layer.
     """
+    if Path(out).is_file() or (Path(out) / "zarr.json").exists():
+        raise InputError(
+            f"got --out {out}, which is a file, a store or RESULTS: name a folder for the report"
+        )
     results: dict[str, xr.Dataset] = {}
     similarities: list[xr.Dataset] = []
     for path in paths:

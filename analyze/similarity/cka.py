@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from analyze.similarity.gram import FeatureStore, Gram, centred_gram
-from analyze.subsets import permutation, sizes
+from analyze.subsets import check_seeds, permutation, sizes
 from store.errors import InputError
 
 
@@ -25,7 +25,7 @@ def cka(
     *,
     layer: str,
     split: str,
-    fractions: Sequence[float],
+    fractions: float | Sequence[float],
     seeds: int | Sequence[int] = 5,
 ) -> xr.Dataset:
     """Linear CKA of random subsets with the full layer, and with each other.
@@ -40,11 +40,12 @@ def cka(
     pair; `n_neurons` (fraction); `permutation` (layer, seed, neuron). All float64 scores without unit, at
     most 1. `redundancy` takes it as it is.
 
-    Raises InputError for a fraction outside (0, 1], no seed, or fewer than 4 samples that did not fail.
+    Raises InputError for a fraction outside (0, 1], no seed, fewer than 4 samples that did not fail, and a
+    layer with NaN or infinite values.
     """
-    seed_list = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    if not seed_list:
-        raise InputError("seeds is empty: give a count such as 5, or a list of seeds")
+    seed_list = list(check_seeds(seeds))
+    fractions = list(dict.fromkeys(np.ravel(fractions).tolist()))
+    sizes(fractions, 1)  # refused before the data are read
     gram = centred_gram(store, split, layer, squares=True)
     d = len(gram.products)
     counts = sizes(fractions, d)

@@ -144,4 +144,10 @@ def _mean_over(store: FeatureStore, split: str, layer: str, good: np.ndarray, ro
     total = np.zeros(store.shape(split, layer)[1])
     for start, x in store.blocks(split, layer, rows=rows):
         total += x[good[start : start + len(x)]].astype(np.float64).sum(0)
+    if not np.isfinite(total).all():
+        neuron = int(np.flatnonzero(~np.isfinite(total))[0])
+        raise InputError(
+            f"layer {layer!r} of split {split!r} in {store.path} holds NaN or infinite values, first in "
+            f"neuron {neuron}: mark such rows as failed, or store the layer in a wider dtype"
+        )
     return total / good.sum()

@@ -18,6 +18,7 @@ from typing import Any
 from analyze.probes.classweights import ClassWeight, check_class_weight
 from analyze.probes.penalty import CHOSEN, L2_PATH, describe_choice
 from analyze.projections import check_method
+from analyze.subsets import check_seeds
 from store.errors import InputError, close_names
 
 PROBES = ("logistic", "ridge", "knn", "sgd")
@@ -58,7 +59,7 @@ class SweepPlan:
         fix(
             "fractions", tuple(sorted(_numbers("fraction", self.fractions, "above 0, up to 1", _is_fraction)))
         )
-        fix("seeds", _seeds(self.seeds))
+        fix("seeds", check_seeds(self.seeds))
         for method in self.method:
             check_method(method)
         _one_of("probe", self.probe, PROBES)
@@ -181,23 +182,6 @@ def _numbers(what: str, value: Any, allowed: str, good: Any) -> tuple[float, ...
     if not numbers:
         raise InputError(f"got an empty list for {what}; give at least one, {allowed}")
     return tuple(dict.fromkeys(numbers))
-
-
-def _seeds(value: Any) -> tuple[int, ...]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value < 1:
-            raise InputError(f"got seeds {value}; allowed: a count of 1 or more, or a list of seeds")
-        return tuple(range(value))
-    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
-    if not values or not all(_is_whole(seed) and 0 <= seed < 2**63 for seed in values):
-        raise InputError(f"got seeds {value!r}; allowed: a count, or a list of whole numbers of 0 or more")
-    return tuple(dict.fromkeys(int(seed) for seed in values))
-
-
-def _is_whole(value: Any) -> bool:
-    import numpy as np
-
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _one_of(what: str, got: Any, allowed: tuple[str, ...]) -> None:

@@ -6,7 +6,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def probe_bar(description: str = "probes") -> Iterator[Callable[[int, int], None]]:
-    """A context that gives `progress(done, total)`; silent where stderr is no terminal."""
+    """A context that gives `progress(done, total)`.
+
+    A terminal shows the bar from the start, and nothing of it where no probe was done: an error stays one
+    line. Elsewhere the last state is one line.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -25,10 +29,19 @@ def probe_bar(description: str = "probes") -> Iterator[Callable[[int, int], None
             return Text(f"{rate:.3g} probes/s" if rate else "... probes/s")
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=None)
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(description, total=None)
+    bar.live.transient = True
 
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+    def progress(done: int, total: int) -> None:
+        bar.live.transient = False
+        bar.start()
+        bar.update(task, completed=done, total=total)
 
+    if bar.console.is_terminal:
+        bar.start()
+    try:
         yield progress
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -46,8 +46,13 @@ class Results:
             raise InputError(
                 f"got RESULTS {path}; allowed: a local folder, copy it to the object store after"
             )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path)
+        except OSError as error:
+            raise InputError(
+                f"got RESULTS {path}, which cannot be made: {error}; give another path"
+            ) from None
         try:
             self._recover()
             if self.path.exists():

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import xarray as xr
 
+from analyze.probes.block import pick_device
 from analyze.probes.classweights import ClassWeight, check_named
 from analyze.sweeps.blocks import Block, missing_blocks
 from analyze.sweeps.cost import (
@@ -117,8 +118,9 @@ def run_plan(
 ) -> xr.Dataset:
     """`sweep` for a plan. block_seconds: how long a block should take (default: the cost model's choice)."""
     sized = size_up(plan, store)
+    check_there(plan.solver, device, client)
+    check_finite(sized)
     machine = machine_for(client, device, memory_limit)
-    check_solver_there(plan.solver, client)
     temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
     begun = time.perf_counter()
     with (
@@ -247,12 +249,25 @@ def machine_for(client: "Client | None", device: str, memory_limit: int | None) 
     )
 
 
-def check_solver_there(solver: str, client: "Client | None") -> None:
-    """InputError where the solver that was asked for by name cannot run: here, or on a worker."""
-    if client is None:
-        check_solver(solver)
-    else:
-        client.submit(check_solver, solver, pure=False).result()
+def check_there(solver: str, device: str, client: "Client | None") -> None:
+    """InputError where the solver or the device that was asked for is not there: here, or on a worker."""
+    for check, name in ((check_solver, solver), (pick_device, device)):
+        if client is None:
+            check(name)
+        else:
+            client.submit(check, name, pure=False).result()
+
+
+def check_finite(sized: Sized) -> None:
+    """InputError where a layer holds NaN or infinite values, by the moments that the store keeps."""
+    for split in (sized.plan.train, sized.plan.test):
+        for layer in sized.layers:
+            count = sized.store.report(split, layer).get("nonfinite", 0)
+            if count:
+                raise InputError(
+                    f"got {count:,} NaN or infinite values in layer {layer!r} of split {split!r} in "
+                    f"{sized.store.path}; mark such rows as failed, or store the layer in a wider dtype"
+                )
 
 
 def shared_moments(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from analyze.similarity.cka import (
     cka,
@@ -141,6 +142,13 @@ def test_cross_products_is_the_product_and_refuses_other_samples(x):
         cross_products(one, "a", shorter, "b", "test")
 
 
+def test_what_is_given_twice_or_alone_counts_once(store):
+    once = cka(store, layer="penultimate", split="test", fractions=[0.25], seeds=[4, 2])
+    for fractions, seeds in ((0.25, [4, 2, 4]), ([0.25, 0.25], np.array([4, 2]))):
+        again = cka(store, layer="penultimate", split="test", fractions=fractions, seeds=seeds)
+        xr.testing.assert_identical(again, once)
+
+
 def test_a_constant_subset_has_no_cka(x):
     x[:, permutation(16, 0)[0]] = 3.0
     store = MemoryStore({("test", "penultimate"): x})
@@ -150,7 +158,13 @@ def test_a_constant_subset_has_no_cka(x):
 
 
 @pytest.mark.parametrize(
-    ("fractions", "seeds", "says"), [([0.0, 1.0], 2, "fraction 0"), ([0.5], 0, "seeds is empty")]
+    ("fractions", "seeds", "says"),
+    [
+        ([0.0, 1.0], 2, "fraction 0"),
+        (["half"], 2, "got fractions"),
+        ([0.5], 0, "got seeds 0"),
+        ([0.5], [-1], "got seeds"),
+    ],
 )
 def test_wrong_input(store, fractions, seeds, says):
     with pytest.raises(InputError, match=says):

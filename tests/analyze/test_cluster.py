@@ -190,6 +190,10 @@ def test_a_second_writer_of_the_same_results_is_refused(store, tmp_path):
         (["--fractions", "0,1"], "got fraction 0; allowed: above 0, up to 1"),
         (["--seeds", "many"], "got seeds 'many'"),
         (["--layer", "pixel"], "close names: pixels"),
+        (["--train", "trian"], "close names: train"),
+        (["--device", "tpu"], "got device 'tpu'; allowed: auto, cpu, cuda, cuda:N"),
+        (["--device", "cuda"], "this machine has no CUDA device"),
+        (["--class-weight", "cat=2"], "got a weight for class 'cat'"),
         (["--performance-report", "r.html"], "got --performance-report without a cluster"),
     ],
 )
@@ -198,9 +202,9 @@ def test_wrong_flags_are_one_line_and_exit_code_2(store, tmp_path, capsys, monke
     with pytest.raises(SystemExit) as caught:
         pc.main(["sweep", str(store), *FLAGS, "--out", str(tmp_path / "r"), *arguments])
     assert caught.value.code == 2
-    last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("probecache: ")]
-    assert len(last) == 1
-    assert message in last[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("probecache: ")
+    assert message in line
     assert not (tmp_path / "r").exists()
 
 

@@ -17,6 +17,10 @@ def test_scalars_are_lists_of_one_and_a_count_of_seeds_is_a_range():
     assert plan.shape == (1, 1, 1, 3, 1)
 
 
+def test_a_count_of_seeds_may_be_numpys():
+    assert SweepPlan("a", [0.5], seeds=np.int64(3)).seeds == (0, 1, 2)
+
+
 def test_fractions_that_differ_in_the_last_bits_are_one():
     typed = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3]
     assert SweepPlan("a", typed).fractions == SweepPlan("a", np.linspace(0.05, 0.3, 6)).fractions
@@ -33,6 +37,7 @@ def test_fractions_that_differ_in_the_last_bits_are_one():
         ({"fractions": [True]}, "got fraction True"),
         ({"fractions": []}, "empty list for fraction"),
         ({"seeds": 0}, "got seeds 0"),
+        ({"seeds": 10**11}, "a count of 1 or more .at most 100,000., or a list"),
         ({"seeds": [1, -2]}, "got seeds"),
         ({"seeds": 1.5}, "got seeds 1.5"),
         ({"l2": [-1e-4]}, "got l2 -0.0001"),

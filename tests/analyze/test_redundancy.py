@@ -55,6 +55,30 @@ def test_smallest_means_smallest_even_where_a_later_size_dips():
     assert float(redundancy(results, 0.9, bootstrap=0).critical_mass) == 2
 
 
+@pytest.mark.parametrize("lost", [["seed"], ["layer", "method", "l2"], ["layer", "method", "seed", "l2"]])
+def test_squeezed_results_mean_the_same(lost):
+    results = synthetic_results(methods=("random",), n_seeds=1)
+    whole, got = redundancy(results, 0.9), redundancy(results.squeeze(lost), 0.9)
+    for name in ("critical_mass", "dr", "full_score"):
+        assert got[name].item() == whole[name].item()
+
+
+def test_the_full_layer_alone_is_a_result():
+    results = synthetic_results(fractions=(1.0,), n_seeds=1)
+    for smaller in (results, results.isel(fraction=0), results.squeeze(["fraction", "seed"])):
+        assert (redundancy(smaller, 0.9).dr == 0).all()
+
+
+def test_what_is_no_result_is_refused_in_one_line():
+    results = synthetic_results()
+    for other in ("results.zarr", None, results.accuracy):
+        with pytest.raises(InputError, match="give what sweep or cka returned"):
+            redundancy(other)
+    for delta in ("most", None, [], [[0.9]], 0):
+        with pytest.raises(InputError, match=r"outside \(0, 1\]"):
+            redundancy(results, delta)
+
+
 def test_fractions_in_any_order_give_the_same():
     results = one_curve([[0.5], [0.95], [0.6], [1.0]], [1, 2, 3, 10])
     shuffled = results.isel(fraction=[3, 0, 2, 1])
@@ -141,7 +165,7 @@ def test_works_on_cka_results():
         (lambda r: r.isel(fraction=slice(0, 2)), 0.9, "run the same sweep with fraction 1.0 added"),
         (lambda r: r.drop_vars("accuracy"), 0.9, "no accuracy or cka"),
         (lambda r: r.drop_vars("n_neurons"), 0.9, "no variable n_neurons"),
-        (lambda r: r.isel(seed=0), 0.9, "no dimension seed"),
+        (lambda r: r.mean("seed"), 0.9, "no dimension seed"),
     ],
 )
 def test_wrong_input_is_one_line(change, delta, says):

@@ -304,3 +304,20 @@ def test_what_is_no_results_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="is no RESULTS folder"):
         report_files([str(tmp_path / "plain")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fractions", [(1.0,), (0.2, 1.0)])
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_the_smallest_results_make_a_report(tmp_path, fractions, n_seeds):
+    """One layer, method and l2, and perhaps one fraction and seed: nothing may be squeezed away."""
+    results = synthetic_results(methods=("random",), fractions=fractions, n_seeds=n_seeds, n_classes=2)
+    assert write_report({"a": results}, tmp_path).is_file()
+
+
+def test_a_report_is_not_written_into_a_store(tmp_path):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "zarr.json").write_text("{}")
+    for out in (tmp_path / "r", tmp_path / "r" / "zarr.json"):
+        with pytest.raises(InputError, match="name a folder for the report"):
+            report_files([str(tmp_path / "r")], out)
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["zarr.json"]

@@ -186,6 +186,7 @@ def test_results_of_another_store_are_refused_with_the_difference(store, tmp_pat
         ({"layer": "wde"}, "got layer 'wde'.*: close names: wide"),
         ({"train": "trian"}, "got split 'trian'.*: close names: train"),
         ({"fractions": [1.1]}, "got fraction 1.1; allowed: above 0, up to 1"),
+        ({"device": "tpu"}, "got device 'tpu'; allowed: auto, cpu, cuda, cuda:N"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(store, tmp_path, change, message):
@@ -193,6 +194,26 @@ def test_wrong_input_is_one_line_and_writes_nothing(store, tmp_path, change, mes
         pc.sweep(store, **({"layer": "wide", "fractions": [0.5]} | change), out=tmp_path / "r")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_that_is_not_finite_is_named_before_anything_is_written(tmp_path):
+    x = np.ones((20, 3), np.float32)
+    x[4, 1] = np.inf
+    for split, values in (("train", np.ones_like(x)), ("test", x)):
+        store = pc.write_arrays(
+            tmp_path / "s", split=split, layer="a", activations=values, labels=np.arange(20) % 2
+        )
+    with pytest.raises(InputError, match="got 1 NaN or infinite values in layer 'a' of split 'test'"):
+        pc.sweep(store, layer="a", fractions=[1], out=tmp_path / "r")
+    with pytest.raises(InputError, match=r"layer 'a' of split 'test' .* infinite values, first in neuron 1"):
+        pc.cka(store, layer="a", split="test", fractions=[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_results_below_a_file_are_wrong_input(store, tmp_path):
+    (tmp_path / "notes").write_text("x")
+    with pytest.raises(InputError, match="which cannot be made"):
+        pc.sweep(store, layer="wide", fractions=[1], out=tmp_path / "notes" / "r")
 
 
 def test_test_classes_that_training_never_saw_are_named(tmp_path):

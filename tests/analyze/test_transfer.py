@@ -47,3 +47,8 @@ def test_wrong_input():
         efficient_subset(results, layer="blocks.3", method="pca")
     with pytest.raises(InputError, match="keep 0 is outside"):
         efficient_subset(results, 0)
+
+
+def test_one_fraction_and_one_seed():
+    got = efficient_subset(synthetic_results(methods=("random",), fractions=(1.0,), n_seeds=1), 0.9)
+    assert got.neuron.values.tolist() == permutation(40, 0).tolist()
