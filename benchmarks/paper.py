@@ -190,7 +190,7 @@ def outline(study: Study, results: xr.Dataset, similarity: xr.Dataset) -> dict[s
     layer = str(results["layer"].values[-1])
     found = redundancy(results, [0.9, 0.95]).sel({"method": "random"}).squeeze(drop=True)
     main = found.sel(layer=layer) if "layer" in found.dims else found
-    curves = results["accuracy"].sel(layer=layer).mean("seed").squeeze(drop=True)
+    curves = results["accuracy"].sel(layer=layer).mean("seed").isel(l2=0, drop=True)
     near = curves.sel(fraction=0.2, method="nearest")
     at = similarity.sel(fraction=0.2, method="nearest")
     done = results["accuracy"].notnull()
