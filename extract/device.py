@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extract.compiler import require_backend
 from store.errors import InputError
 
 AMP_DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -72,6 +73,8 @@ def choose_compute(
         raise InputError(f"unknown --amp-dtype {amp_dtype!r}; allowed: {', '.join(AMP_DTYPES)}")
     if amp_dtype == "auto":
         amp_dtype = "bfloat16" if where.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if torchcompile is not None:
+        require_backend(torchcompile, where)
     if channels_last is None:
         channels_last = sum(isinstance(m, nn.Conv2d) for m in model.modules()) > 4
     return Compute(where, getattr(torch, amp_dtype), channels_last, torchcompile)

@@ -52,10 +52,12 @@ class Forward:
     def _padded(self, piece: Tensor) -> Tensor:
         if not self._pad or len(piece) == self.size:
             return piece
-        whole = piece.new_zeros((self.size, *piece.shape[1:]))
-        if self.compute.channels_last:
-            whole = whole.contiguous(memory_format=torch.channels_last)
-        whole[: len(piece)] = piece
+        # The same kind of tensor as the batches before it: another would be compiled for anew.
+        with torch.inference_mode(piece.is_inference()):
+            whole = piece.new_zeros((self.size, *piece.shape[1:]))
+            if self.compute.channels_last:
+                whole = whole.contiguous(memory_format=torch.channels_last)
+            whole[: len(piece)] = piece
         return whole
 
     def _halve(self) -> None:
