@@ -162,8 +162,11 @@ def main(argv: "Sequence[str] | None" = None) -> None:
 def _run(arguments: list[str], debug: bool) -> int:
     import typer
 
+    from extract.commands import COMMANDS, as_timm
     from store.errors import ProbecacheError
 
+    if arguments[:1] and arguments[0] in COMMANDS:
+        arguments = as_timm(arguments)
     usage_error = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
     try:
         outcome = _app()(args=arguments, prog_name="probecache", standalone_mode=False)

@@ -138,7 +138,8 @@ def _create(name: str, kwargs: Mapping[str, Any], *, seed: int, pretrained: bool
             f"model {name!r} does not take {dict(kwargs)}: {_line(error)}; fix --model-kwargs"
         ) from error
     except Exception as error:
-        if pretrained:
+        # a folder that is not there and an unknown tag are the caller's; what the hub does not give is not
+        if pretrained and not (name.startswith("local-dir:") or "Invalid pretrained tag" in str(error)):
             raise ProbecacheError(_no_weights(name, error)) from error
         raise InputError(f"model {name!r} cannot be built: {type(error).__name__}: {_line(error)}") from error
 

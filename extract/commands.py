@@ -1,6 +1,6 @@
 """The subcommands of `extract`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +9,13 @@ import typer
 Model = Annotated[str, typer.Option("--model", "-m", help="timm name, hf-hub:org/name or local-dir:/path.")]
 ModelKwargs = Annotated[
     list[str] | None,
-    typer.Option("--model-kwargs", help="NAME=VALUE, handed to timm.create_model; repeatable."),
+    typer.Option("--model-kwargs", help="NAME=VALUE ..., handed to timm.create_model."),
 ]
 ImgSize = Annotated[
     int | None, typer.Option("--img-size", help="Side of the square input. Default: the model's.")
 ]
+
+_SEVERAL = ("--mean", "--std", "--model-kwargs")
 
 
 def layers(
@@ -69,7 +71,7 @@ def extract(
     ] = "auto",
     workers: Annotated[int | None, typer.Option("--workers", "-j", help="Processes that decode.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    devices: Annotated[int, typer.Option(help="Processes on this machine, one device each.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Processes on this machine, one device each.")] = 1,
     dtype: Annotated[str, typer.Option(help="Stored: float16, bfloat16 or float32.")] = "float16",
     amp_dtype: Annotated[str, typer.Option(help="Computed: auto, float32, bfloat16 or float16.")] = "auto",
     channels_last: Annotated[
@@ -77,14 +79,14 @@ def extract(
         typer.Option("--channels-last/--no-channels-last", help="Default: by the kind of network."),
     ] = None,
     torchcompile: Annotated[
-        str | None, typer.Option(help="Compile with this backend, such as inductor.")
+        str | None, typer.Option(help="Compile with this backend; alone, with inductor.")
     ] = None,
     img_size: ImgSize = None,
     crop_pct: Annotated[float | None, typer.Option(help="Share of the resized image that is kept.")] = None,
     crop_mode: Annotated[str | None, typer.Option(help="center, squash or border.")] = None,
     interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, ...")] = None,
-    mean: Annotated[list[float] | None, typer.Option(help="Per channel, in [0, 1]; repeat it.")] = None,
-    std: Annotated[list[float] | None, typer.Option(help="Per channel, in [0, 1]; repeat it.")] = None,
+    mean: Annotated[list[float] | None, typer.Option(help="Per channel, in [0, 1].")] = None,
+    std: Annotated[list[float] | None, typer.Option(help="Per channel, in [0, 1].")] = None,
     rows: Annotated[str | None, typer.Option(help="a:b, these rows only; whole shards.")] = None,
     limit: Annotated[int | None, typer.Option(help="The first N images only.")] = None,
     shard_rows: Annotated[
@@ -158,6 +160,26 @@ def extract(
     else:
         store = run(out=out, progress=True, **options)
     print(f"{store.path}: split {split!r}, {', '.join(store.layers_of(split))}")
+
+
+def as_timm(arguments: Sequence[str]) -> list[str]:
+    """timm's habits in the form that typer reads: several values behind one flag, a flag without a value.
+
+    >>> as_timm(["--mean", "0.5", "0.4", "--torchcompile", "-b", "8"])
+    ['--mean', '0.5', '--mean', '0.4', '--torchcompile', 'inductor', '-b', '8']
+    """
+    out: list[str] = []
+    flag, values = "", 0
+    for word in [*arguments, "--"]:
+        if not word.startswith("-"):
+            out += [flag, word] if flag in _SEVERAL and values else [word]
+            values += 1
+            continue
+        if flag == "--torchcompile" and not values:
+            out.append("inductor")
+        out.append(word)
+        flag, values = word, 0
+    return out[:-1]
 
 
 def _pairs(items: list[str] | None) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _report_failures(setup: Setup, store: Store) -> None:
         raise ProbecacheError(
             f"{len(failed)} of {len(status)} images of split {split!r} could not be read, first "
             f"{setup.images.names[int(failed[0])]!r}; their rows are marked failed, all else is stored "
-            "(--allow-failed accepts that)"
+            "(--allow-failed accepts that; images that were mended since are read by a new --out)"
         )
 
 

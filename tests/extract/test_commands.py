@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import probecache
+from extract.commands import as_timm
 from extract.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,10 @@ def test_extract_and_verify(capsys, photos_tar, tmp_path):
         (["--pool", "cls"], "no class token"),
         (["--split", "a/b"], "group name"),
         (["--nonsense"], "nonsense"),
+        (["--torchcompile", "inductr"], "unknown --torchcompile 'inductr'; close names: inductor"),
+        (["--devices", "0"], "--devices"),
+        (["--model", "local-dir:nowhere", "--pretrained"], "Config file not found"),
+        (["--model", "resnet18.no_such_tag", "--pretrained"], "Invalid pretrained tag"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_2(capsys, photos, tmp_path, change, words):
@@ -86,6 +91,23 @@ def test_wrong_input_is_one_line_and_exit_2(capsys, photos, tmp_path, change, wo
     assert len(err.strip().splitlines()) == 1
     assert re.search(words, err)
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_flags_as_timm_takes_them(capsys, photos, tmp_path):
+    """Several values behind one flag, and --torchcompile without one."""
+    places = "--data-dir", photos, "--layers", "layer1", "--dry-run"
+    mean, std = (["--mean", "0.5", "0.4", "0.3"], ["--std", "0.2", "0.2", "0.1"])
+    code, _, err = run(capsys, "extract", *MODEL, "--out", tmp_path / "s", *mean, *std, *places)
+    assert (code, err) == (0, "")
+    code, _, err = run(capsys, "extract", *MODEL, "--out", tmp_path / "s", *mean[:3], *places)
+    assert code == 2
+    assert "--mean" in err
+    code, _, err = run(
+        capsys, "layers", "-m", "test_resnet", "--model-kwargs", "num_classes=5", "stem_width=8"
+    )
+    assert (code, err) == (0, "")
+    assert as_timm(["-m", "x", "--torchcompile"]) == ["-m", "x", "--torchcompile", "inductor"]
+    assert as_timm(["--torchcompile", "eager"]) == ["--torchcompile", "eager"]
 
 
 def test_a_path_that_is_not_a_store(capsys, photos, tmp_path):
