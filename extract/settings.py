@@ -94,12 +94,13 @@ class Settings:
 
     @classmethod
     def of(cls, **options: Any) -> "Settings":
-        """From loose options: one string where several are allowed, lists for tuples, 'auto' for an open
-        batch size."""
+        """From loose options: one string where several are allowed, lists for tuples, None for a default,
+        'auto' for an open batch size."""
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(options) - known)
         if unknown:
             raise InputError(f"unknown option {unknown[0]!r} of extract; allowed: {', '.join(sorted(known))}")
+        options = {name: value for name, value in options.items() if value is not None}
         for name in ("layers", "pool", "mean", "std", "rows"):
             if name in options and options[name] is not None:
                 options[name] = as_tuple(options[name])

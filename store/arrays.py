@@ -125,7 +125,10 @@ def _stored_split(path: str | os.PathLike[str], split: str) -> Split | None:
 
 
 def _checked(activations: Array) -> Array:
-    values = activations if isinstance(activations, np.ndarray) else np.asarray(activations)
+    try:
+        values = activations if isinstance(activations, np.ndarray) else np.asarray(activations)
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's bfloat16 or a GPU's tensor, ragged lists
+        raise InputError(f"activations are no numpy array ({error}): convert them first") from None
     if values.ndim != 2 or 0 in values.shape:
         raise InputError(f"activations have shape {values.shape}: use (samples, neurons), neither of them 0")
     if values.dtype.kind not in "fiu" and values.dtype != DTYPES["bfloat16"]:

@@ -54,13 +54,14 @@ def class_effects(results: xr.Dataset, *, confidence: float = 0.95) -> xr.Datase
 def gini(values: xr.DataArray) -> xr.DataArray:
     """Gini index over the dimension `class`: from the sorted values, sum_i (2 i - c - 1) a_(i) / (c
     sum(a)).
+
+    A class without a value, of which the test split has no sample, is left out.
     """
-    rising = np.sort(values.transpose(..., "class").to_numpy(), axis=-1)
-    c = rising.shape[-1]
-    weights = 2 * np.arange(1, c + 1) - c - 1
-    total = rising.sum(-1)
+    rising = np.sort(values.transpose(..., "class").to_numpy(), axis=-1)  # NaN comes last
+    c = np.isfinite(rising).sum(-1, keepdims=True)
+    weights = 2 * np.arange(1, rising.shape[-1] + 1) - c - 1
     with np.errstate(invalid="ignore", divide="ignore"):
-        index = (rising * weights).sum(-1) / (c * total)
+        index = np.nansum(rising * weights, -1) / (c[..., 0] * np.nansum(rising, -1))
     return values.isel({"class": 0}, drop=True).transpose(*_without(values, "class")).copy(data=index)
 
 

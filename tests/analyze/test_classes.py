@@ -25,6 +25,17 @@ def test_gini_is_the_mean_absolute_difference():
     assert float(gini(equal)[0]) == pytest.approx(0)
 
 
+def test_a_class_without_test_samples_is_left_out():
+    results = synthetic_results(methods=("random",))
+    without = results.assign(class_accuracy=results.class_accuracy.where(results["class"] != "class 1"))
+    fewer = results.isel({"class": [0, 2, 3]})
+    got, expected = class_effects(without), class_effects(fewer)
+    for name in ("gini", "coefficient_of_variation", "worst_accuracy"):
+        np.testing.assert_allclose(got[name], expected[name])
+    nothing = xr.DataArray(np.full((1, 3), np.nan), dims=("seed", "class"))
+    assert np.isnan(gini(nothing)[0])
+
+
 def test_measures_are_per_seed_means_with_t_intervals():
     results = synthetic_results(methods=("random", "pca"))
     effects = class_effects(results)

@@ -32,3 +32,7 @@ def test_help_prints_the_options():
 def test_an_unknown_option_is_refused_by_name():
     with pytest.raises(InputError, match=r"unknown option 'layer' of extract; allowed: .*layers"):
         Settings.of(layer="penultimate")
+
+
+def test_none_is_the_default():
+    assert Settings.of(layers=None, pool=None, split=None, batch_size=None) == Settings()

@@ -144,6 +144,16 @@ def test_a_living_writers_empty_layer_is_not_made_anew(tmp_path, features):
     assert write(activations=values, dtype="float32").matrix("s", "l").dtype == np.float32
 
 
+def test_what_numpy_does_not_take_is_said(tmp_path):
+    torch = pytest.importorskip("torch")
+    for activations in (torch.ones(4, 2, dtype=torch.bfloat16), [[1, 2], [3]]):
+        with pytest.raises(pc.InputError, match="convert them first"):
+            pc.write_arrays(
+                tmp_path / "a", split="s", layer="l", activations=activations, labels=[0, 1, 0, 1]
+            )
+    assert not (tmp_path / "a").exists()
+
+
 def test_an_npz_is_said_to_be_one(tmp_path, features):
     np.savez(tmp_path / "x.npz", first=features[0], second=features[1])
     with pytest.raises(pc.InputError, match="is an archive of first, second"):
