@@ -186,5 +186,5 @@ def _write_failed(error: OSError, where: str) -> ProbecacheError:
         free = ""
     return ProbecacheError(
         f"cannot write {where}: {error.strerror or error}{free}; what was committed is kept, "
-        "the same command continues once there is room"
+        "the same command continues once it can be written"
     )

@@ -19,11 +19,12 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished block: its arrays, or the error that ended its last try."""
+    """A finished block: its arrays, or the error that ended its last try, and whether it is the caller's."""
 
     block: Block
     values: dict[str, Any] | None
     error: str = ""
+    wrong_input: bool = False
 
 
 def run_here(blocks: Sequence[Block], job: Job, store: "Store") -> Iterator[Outcome]:
@@ -47,7 +48,7 @@ def run_here(blocks: Sequence[Block], job: Job, store: "Store") -> Iterator[Outc
             yield Outcome(block, None, describe(error))
             continue
         if isinstance(error, InputError):
-            yield Outcome(block, None, describe(error))
+            yield Outcome(block, None, describe(error), wrong_input=True)
 
 
 def run_on(
@@ -80,7 +81,8 @@ def run_on(
             block = futures.pop(future)
             # Both calls wait: a result lost with its worker after it was announced is computed again.
             error = future.exception()
-            yield Outcome(block, None, describe(error)) if error else Outcome(block, future.result())
+            wrong = isinstance(error, InputError)
+            yield (Outcome(block, None, describe(error), wrong) if error else Outcome(block, future.result()))
             future.release()  # the scheduler and the workers forget the arrays: they are committed
     finally:
         client.cancel(list(futures))

@@ -84,7 +84,8 @@ def sweep(
     progress: called with (done, total) probes of this run, after each block.
     Raises InputError for wrong input, before anything is written; FingerprintMismatch where `out` holds a
     sweep of another store or with other settings. A block that fails three times leaves NaN and `state` 2
-    behind, its error in the attribute `failures`, and a RuntimeWarning; if all fail, ProbecacheError.
+    behind, its error in the attribute `failures`, and a RuntimeWarning; if all fail, ProbecacheError, or
+    InputError where the input was wrong for each.
     """
     plan = SweepPlan(
         layer,  # type: ignore[arg-type]
@@ -144,9 +145,8 @@ def run_plan(
             before = float(results.attributes().get("seconds", 0))
             results.describe({"seconds": before + time.perf_counter() - begun})
         if failed and len(failed) == len(blocks):
-            raise ProbecacheError(
-                f"all {len(failed)} blocks failed; the first, {failed[0].block}: {failed[0].error}"
-            )
+            kind = InputError if all(outcome.wrong_input for outcome in failed) else ProbecacheError
+            raise kind(f"all {len(failed)} blocks failed; the first, {failed[0].block}: {failed[0].error}")
         if failed:
             warnings.warn(
                 f"{len(failed)} of {len(blocks)} blocks failed; first {failed[0].block}: {failed[0].error}",

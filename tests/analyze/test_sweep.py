@@ -273,6 +273,14 @@ def test_if_every_block_fails_it_is_an_error(store, monkeypatch):
         pc.sweep(store, layer="wide", fractions=[0.5], seeds=2)
 
 
+def test_if_every_block_is_wrong_input_that_is_the_error(tmp_path):
+    few = pc.write_arrays(
+        tmp_path / "s", split="few", layer="a", activations=np.eye(4, 3), labels=np.arange(4) % 2
+    )
+    with pytest.raises(InputError, match="got neighbors=20; allowed: 1 to 4"):
+        pc.sweep(few, layer="a", train="few", test="few", fractions=[0.5], seeds=2, probe="knn")
+
+
 def test_out_of_memory_halves_the_block_down_to_what_fits(store, monkeypatch):
     whole = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=5)
     with monkeypatch.context() as patch:
