@@ -15,6 +15,7 @@ from analyze.probes.history import History, dot
 
 ARMIJO = 1e-4
 HALVINGS = 30
+ON_GRID = 5  # halvings of a step between rounded points: shorter ones find nothing
 
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -71,6 +72,7 @@ def lbfgs(
     solved = solve(g, active)
     used = torch.ones_like(active)
     stuck = torch.zeros_like(active, dtype=torch.bool)
+    gain = torch.full_like(f, torch.inf)
     while True:
         direction = history.direction(g, solved)
         slope = dot(g, direction)
@@ -84,6 +86,8 @@ def lbfgs(
         if not history.order:  # without a step, a gradient has no scale
             gap = torch.full_like(gap, torch.inf)
         within = gap <= tol * f.abs()
+        if grid is not None and history.order:
+            within |= gain <= tol * f.abs()  # what rounding hides is left to a finer search
         finished = within | stuck | (used >= limit[active]) | ~torch.isfinite(slope)
         if bool(finished.any()):
             ids, keep = active[finished], ~finished
@@ -99,9 +103,9 @@ def lbfgs(
                 t[keep] for t in (active, x, f, g, solved, direction, slope, decrement, used)
             )
             history = history.pick(keep)
-        old_x, old_g, old_solved = x, g, solved
+        old_x, old_f, old_g, old_solved = x, f, g, solved
         x, f, g, cost, stuck = _search(evaluate, active, x, f, g, direction, slope, noise, grid)
-        used = used + cost
+        used, gain = used + cost, old_f - f
         solved = solve(g, active)
         history.push(x - old_x, g - old_g, solved - old_solved, decrement)
 
@@ -131,7 +135,7 @@ def _search(
     new_f, new_g = evaluate(new_x, active)
     used = torch.ones_like(active)
     slack = noise * f.abs()
-    for _ in range(HALVINGS):
+    for _ in range(HALVINGS if grid is None else ON_GRID):
         bad = ~(new_f <= f + ARMIJO * t * slope + slack)
         if not bool(bad.any()):
             break
