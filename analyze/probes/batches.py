@@ -13,7 +13,7 @@ from analyze.probes.knn import knn_predictions
 from analyze.probes.logistic import Batch, fit_logistic
 from analyze.probes.nested import runs
 from analyze.probes.precondition import Preconditioner, cholesky, gram_factor
-from analyze.probes.prepared import Prepared, task_panels, task_weights
+from analyze.probes.prepared import Prepared, some_rows, task_panels, task_weights
 from analyze.probes.ridge import fit_ridge
 from analyze.probes.score import accuracies, predict, r_squared
 from analyze.probes.sgd import Schedule, fit_sgd
@@ -197,14 +197,17 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
     """The preconditioner and the starting weights (m, c, w) of a batch."""
     classes, device = len(shared.task.classes), shared.device
     outputs = n_outputs(classes)
-    truth = indicator(shared.sample_labels, outputs)
+    # Few rows tell a scale, and a probe's logits of all of the sample are many where classes are.
+    chosen = some_rows(len(shared.sample_labels), max(1024, 2**18 // outputs))
+    rows = torch.arange(len(shared.sample_labels)) if chosen is None else torch.from_numpy(chosen)
+    truth = indicator(shared.sample_labels[rows.to(device)], outputs)
     mask = batch.mask
     factors: list[Tensor | None] = []
     # Plain L-BFGS needs columns of one scale.
     plain = shared.is_scarce and shared.standardize
     which = torch.zeros_like(batch.groups)
     start = torch.zeros(len(which), outputs, batch.panels.width, device=device)
-    sample = next(iter(shared.sample)).base
+    sample = next(iter(shared.sample)).base[:, rows.to(device)]
     for g, order in enumerate(orders):
         part = shared.moments.take(order)
         index = torch.from_numpy(np.concatenate([[0], order + 1])).to(device)
@@ -214,7 +217,7 @@ def _prepared_for(shared: Prepared, orders: list[np.ndarray], batch: Batch) -> t
             gram = Preconditioner([gram_factor(part, l2, classes)], torch.zeros_like(which), mask)
             x = newton_start(part, gram, probes)
             widths, penalties = batch.widths[probes], batch.l2[probes]
-            start[probes] = best_scale(x, widths, penalties, panel, truth[:, : panel.shape[1]])
+            start[probes] = best_scale(x, widths, penalties, panel, truth)
             levels = shared.curvature(l2)
             limits = [shared.narrow] if plain else [c.widest for c in levels]
             bounds = torch.tensor(limits, dtype=torch.int64, device=device)
