@@ -114,19 +114,20 @@ def demo(out: Path = Path("demo")) -> None:
 
     digits, features = write_digits(out / "digits"), out / "features.zarr"
     print(f"1,797 digit images: {digits}", flush=True)
+    model = ["--model", "tf_efficientnet_lite0"]
+    layers = ["--layers", "blocks.4", "--layers", "penultimate"]
     for split in ("train", "test"):
-        what = f"--model tf_efficientnet_lite0 --data-dir {digits} --split {split}"
-        _step(f"extract {what} --layers blocks.4 --layers penultimate --out {features}")
+        _step("extract", *model, "--data-dir", digits, "--split", split, *layers, "--out", features)
     results = [out / f"{probe}.zarr" for probe in ("logistic", "ridge")]
     for where in results:
-        what = "--layer blocks.4 --layer penultimate --train train --test test"
+        what = ["--layer", "blocks.4", "--layer", "penultimate", "--train", "train", "--test", "test"]
         # Nearly as many neurons as images: with little penalty least squares would fit the noise.
         l2 = {"logistic": "1e-4", "ridge": "0.1"}[where.stem]
-        how = f"--fractions {_FRACTIONS} --seeds 5 --method random --probe {where.stem} --l2 {l2}"
-        _step(f"sweep {features} {what} {how} --out {where}")
+        how = ["--fractions", _FRACTIONS, "--seeds", "5", "--method", "random", "--probe", where.stem]
+        _step("sweep", features, *what, *how, "--l2", l2, "--out", where)
     for where in results:
-        _step(f"redundancy {where} --delta 0.9")
-    _step(f"report {results[0]} {results[1]} --out {out / 'report'}")
+        _step("redundancy", where, "--delta", "0.9")
+    _step("report", *results, "--out", out / "report")
     picture = out / "report" / "figures" / "logistic" / "accuracy.png"
     print(f"\nstore: {features}\nresults: {results[0]}, {results[1]}\npicture: {picture}")
 
@@ -137,13 +138,14 @@ _FRACTIONS = (
 )
 
 
-def _step(command: str) -> None:
+def _step(*words: "str | Path") -> None:
     """Print and run one probecache command; a failure ends the demo with the command's exit code."""
     import shlex
     import subprocess
 
-    print(f"\n$ probecache {command}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "probecache", *shlex.split(command)], check=False)
+    command = [str(word) for word in words]
+    print(f"\n$ probecache {shlex.join(command)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "probecache", *command], check=False)
     if done.returncode:
         sys.exit(done.returncode)
 

@@ -1,5 +1,6 @@
 """The front door: public names, exit codes, one-line errors, and packages that are really ours."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import probecache as pc
 
 ROOT = Path(__file__).parent.parent
+DEMO = ["extract", "extract", "sweep", "sweep", "redundancy", "redundancy", "report"]
 
 
 def run(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -104,3 +106,19 @@ print(sorted(m for m in sys.modules if m in ("timm", "torchvision", "extract.bac
     done = run(code=code)
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout + done.stderr
     assert (tmp_path / "r.zarr").is_dir()
+
+
+def test_the_demos_commands_keep_a_path_with_a_space_whole(tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(
+        "subprocess.run", lambda words, check: ran.append(words) or subprocess.CompletedProcess(words, 0)
+    )
+    out = tmp_path / "my demo"
+    pc.demo(out)
+    commands = [words[3:] for words in ran]
+    assert [words[0] for words in commands] == DEMO
+    paths = [word for words in commands for word in words if str(tmp_path) in word]
+    assert len(paths) >= len(commands)
+    assert all(path.startswith(str(out)) for path in paths)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("$ probecache ")]
+    assert [shlex.split(line)[2:] for line in printed] == commands
