@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from analyze.findings.probetime import probe_time
@@ -35,7 +36,7 @@ def tell_cka(found: xr.Dataset, out: Path | None) -> None:
 
 def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
     """The findings in words, then a line per layer, method, l2 and delta."""
-    data = late_layer_last(open_results(path).load())
+    data, deltas = late_layer_last(open_results(path).load()), list(dict.fromkeys(deltas))
     found, score = redundancy(data, deltas), score_of(data)
     if score.name == "accuracy":
         for finding in findings(data, delta=deltas[0]):
@@ -52,8 +53,9 @@ def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
         for delta in deltas:
             at = found.sel({**where, "delta": delta})
             mass = float(at["critical_mass"])
-            if mass != mass:  # NaN: no measured size reaches delta
-                print(f"{delta:6g} {scores} {'not reached':>14} {'':6}  {'':16} {name}")
+            if mass != mass:  # NaN: no measured size reaches delta, or there is nothing to reach
+                reason = "not measured" if np.isnan(_at(found["full_score"], where)) else "not reached"
+                print(f"{delta:6g} {scores} {reason:>14} {'':6}  {'':16} {name}")
                 continue
             low, high = float(at["dr_low"]), float(at["dr_high"])
             interval = f"{low:.3f} to {high:.3f}" if low == low else "one seed"

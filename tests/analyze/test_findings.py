@@ -109,13 +109,18 @@ def test_penultimate_is_the_main_layer_wherever_it_stands():
 
 
 def test_redundancy_command_prints_and_exports(tmp_path):
-    results = synthetic_results()
+    results = synthetic_results(l2s=(1e-4, 1e-2))
+    results["accuracy"][..., 1] = np.nan  # a sweep that is still on its way
     text = {name: results[name].astype(np.dtypes.StringDType()) for name in ("layer", "method", "class")}
     results.assign_coords(text).to_zarr(tmp_path / "r.zarr", consolidated=False)
     keep = ["--keep", "0.9", "--indices", str(tmp_path / "i.txt")]
-    done = run("redundancy", str(tmp_path / "r.zarr"), "--delta", "0.9", *keep)
+    done = run("redundancy", str(tmp_path / "r.zarr"), "--delta", "0.9,0.8,0.9", *keep)
     assert done.returncode == 0, done.stderr
-    assert "penultimate, random, 0.0001" in done.stdout
+    lines = [line.split() for line in done.stdout.splitlines() if "penultimate, random" in line]
+    assert [(line[0], line[-1]) for line in lines] == [
+        (delta, l2) for l2 in ("0.0001", "0.01") for delta in ("0.9", "0.8")
+    ]
+    assert [line[3:5] == ["not", "measured"] for line in lines] == [False, False, True, True]
     assert "smallest subset that keeps 0.9:" in done.stdout
     kept = np.loadtxt(tmp_path / "i.txt", dtype=int)
     assert f"{len(kept)} of 40 neurons" in done.stdout
