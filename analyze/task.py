@@ -1,5 +1,6 @@
 """A probe task: the train and test matrices of one layer, with labels, checked before any work starts."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -267,8 +268,8 @@ def _match_classes(
     train: np.ndarray, test: np.ndarray, train_names: Sequence[str], test_names: Sequence[str]
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Classes present in train, and both label arrays as positions in them; test labels matched by name."""
-    names = list(train_names) or [str(i) for i in range(int(train.max()) + 1)]
-    others = list(test_names) or names
+    names = _told_apart(train_names) or [str(i) for i in range(int(train.max()) + 1)]
+    others = _told_apart(test_names) or names
     if train.max() >= len(names) or (len(test_names) and test.max() >= len(others)):
         raise InputError(f"got label {max(train.max(), test.max())}; the store names {len(names)} classes")
     present = np.unique(train)
@@ -286,6 +287,12 @@ def _match_classes(
     for label in np.unique(test):
         lookup[label] = position[others[int(label)]]
     return tuple(position), np.searchsorted(present, train), lookup[test]
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names that several classes share (ImageNet has two cranes) with their label behind them."""
+    counts = Counter(names)
+    return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(names)]
 
 
 def _float32(block: np.ndarray) -> np.ndarray:

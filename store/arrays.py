@@ -18,6 +18,7 @@ from store.reader import Store
 from store.rows import require_same_split
 from store.writer import open_writer
 
+MAX_CLASSES = 1_000_000  # each has a name in the split's document
 Array = np.ndarray[Any, Any]
 
 
@@ -66,6 +67,10 @@ def write_arrays(
     if stored is not None:  # before anything is made: labels of other data leave the store as it was
         require_same_split(open_files(path), stored, classes, names)
     largest = int(classes.max())
+    if largest >= MAX_CLASSES:
+        raise InputError(
+            f"labels reach {largest}: number the classes from 0, at most {MAX_CLASSES:,} of them"
+        )
     if class_names is None:
         known = [] if stored is None else list(stored.class_names)
         class_names = known if len(known) > largest else [str(i) for i in range(largest + 1)]

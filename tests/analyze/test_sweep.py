@@ -226,6 +226,24 @@ def test_test_classes_that_training_never_saw_are_named(tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+def test_classes_of_one_name_stay_two(tmp_path):
+    x, y = load_digits(n_class=3, return_X_y=True)
+    swept = {}
+    for names in (["crane", "crane", "eel"], ["0", "1", "2"]):
+        for split, rows in (("train", slice(0, 60)), ("test", slice(60, 90))):
+            store = pc.write_arrays(
+                tmp_path / names[0],
+                split=split,
+                layer="a",
+                activations=x[rows],
+                labels=y[rows],
+                class_names=names,
+            )
+        swept[names[0]] = pc.sweep(store, layer="a", fractions=[1], seeds=1)
+    assert swept["crane"]["class"].values.tolist() == ["crane (0)", "crane (1)", "eel"]
+    np.testing.assert_array_equal(swept["crane"].class_accuracy, swept["0"].class_accuracy)
+
+
 def test_a_folder_that_holds_no_results_is_left_alone(store, tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "thesis.tex").write_text("years of work")

@@ -154,6 +154,14 @@ def test_what_numpy_does_not_take_is_said(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("labels", [np.array([0, 10**6]), np.array([0, 2**63], np.uint64)])
+def test_labels_that_number_no_classes_are_refused(tmp_path, labels):
+    """Each class up to the largest gets a name: hashes for labels would have filled the memory."""
+    with pytest.raises(pc.InputError, match="number the classes from 0"):
+        pc.write_arrays(tmp_path / "a", split="s", layer="l", activations=np.ones((2, 3)), labels=labels)
+    assert not (tmp_path / "a").exists()
+
+
 def test_an_npz_is_said_to_be_one(tmp_path, features):
     np.savez(tmp_path / "x.npz", first=features[0], second=features[1])
     with pytest.raises(pc.InputError, match="is an archive of first, second"):
