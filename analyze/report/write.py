@@ -15,7 +15,7 @@ from analyze.report.figures import accuracy_figure
 from analyze.report.page import build_page
 from analyze.report.payload import DELTAS, build_payload
 from analyze.report.prints import cka_figure, dr_figure, layers_figure, pareto_figure, spread_figure
-from store.errors import InputError
+from store.errors import DamagedStore, InputError
 
 FORMATS = (".svg", ".png")
 
@@ -92,7 +92,13 @@ def open_results(path: str | Path) -> xr.Dataset:
     """RESULTS or a CKA, lazily; InputError where the folder is neither."""
     if not (Path(path) / "zarr.json").is_file():
         raise InputError(f"{path} is no RESULTS folder: give what `probecache sweep --out` wrote")
-    data = xr.open_zarr(path, consolidated=False)
+    try:
+        data = xr.open_zarr(path, consolidated=False)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise DamagedStore(
+            f"{path} cannot be read ({reason}): restore it from a copy, or sweep again"
+        ) from None
     if "accuracy" not in data and "cka" not in data:
         raise InputError(
             f"{path} holds neither accuracy nor cka, but {', '.join(map(str, data)) or 'nothing'}"

@@ -12,7 +12,7 @@ from analyze.sweeps.cluster import connect
 from analyze.sweeps.cost import check_fits, duration
 from analyze.sweeps.plan import SweepPlan, read_config
 from analyze.sweeps.progress import probe_bar
-from analyze.sweeps.sweep import machine_for, projection, run_plan
+from analyze.sweeps.sweep import check_finite, machine_for, projection, run_plan
 from store.errors import InputError
 
 
@@ -71,7 +71,8 @@ def _dry_run(plan: SweepPlan, store: str, device: str, workers: int | None, limi
         machine = dataclasses.replace(
             machine, workers=workers, memory=machine.memory // workers, flops=machine.flops / workers
         )
-    projected, _ = projection(plan, store, machine)
+    projected, sized = projection(plan, store, machine)
+    check_finite(sized)  # a plan that would be refused has no cost
     print(projected)
     check_fits(projected, machine)
     return 0

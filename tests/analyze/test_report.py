@@ -20,7 +20,7 @@ from analyze.findings.redundancy import redundancy
 from analyze.findings.sentences import findings
 from analyze.report.write import report_files, write_report
 from analyze.similarity.cka import cka
-from store.errors import InputError
+from store.errors import DamagedStore, InputError
 from tests.analyze.synthetic import MemoryStore, features, synthetic_results
 
 TABS = ["findings", "accuracy", "redundancy", "classes", "layers", "similarity", "provenance"]
@@ -302,6 +302,9 @@ def test_report_command_on_results_and_cka_folders(tmp_path):
 def test_what_is_no_results_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "plain").mkdir()
     with pytest.raises(InputError, match="is no RESULTS folder"):
+        report_files([str(tmp_path / "plain")], tmp_path / "out")
+    (tmp_path / "plain" / "zarr.json").write_text("{")
+    with pytest.raises(DamagedStore, match=r"plain cannot be read .*: restore it"):
         report_files([str(tmp_path / "plain")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
