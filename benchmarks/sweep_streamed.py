@@ -14,7 +14,7 @@ need different numbers of evaluations, per row and evaluation of the objective.
 """
 
 import argparse
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -84,18 +84,18 @@ def sweep(store: Path, out: Path, options: argparse.Namespace, memory: str) -> d
     line += ["--probe", options.probe, "--memory-limit", memory]
     begun = time.monotonic()
     process = psutil.Popen(line, stdout=subprocess.DEVNULL)
-    peak = 0
-    while process.poll() is None:
+    peak, ended = 0, 0
+    while not ended:
         try:
             family = [process, *process.children(recursive=True)]
             peak = max(peak, sum(member.memory_info().rss for member in family))
         except psutil.NoSuchProcess:
             pass
         time.sleep(0.05)
-    if process.returncode:
-        raise SystemExit(f"the sweep ended with exit code {process.returncode}")
-    # of the largest child so far, in KiB: no peak between two samples escapes it
-    peak = max(peak, 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+    if code := os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"the sweep ended with exit code {code}")
+    peak = max(peak, 1024 * usage.ru_maxrss)  # in KiB: no peak between two samples escapes it
     results = xr.open_zarr(out)
     return {
         "wall_seconds": time.monotonic() - begun,

@@ -1,4 +1,4 @@
-"""The tables of docs/sweeps.md: throughput, kills, layers larger than memory."""
+"""The tables of docs/sweeps.md: throughput, kills, memory, layers larger than it."""
 
 from benchmarks.markdown import latest, source, table
 
@@ -81,3 +81,20 @@ def sweep_streamed() -> str:
         for name, ratio in r["ratios"].items()
     ]
     return f"{text}\n\n{table(head, rows)}\n\nThe large layer's time per row is {' and '.join(ratios)}."
+
+
+def sweep_memory() -> str:
+    """Peaks against budgets."""
+    entry = latest("sweep-memory")
+    r = entry["results"]
+    rows = []
+    for case in r["cases"]:
+        told = [case["layer"], f"{case['budget_gib']:g} GiB", f"{case['projected_gib']:.2f} GiB"]
+        if "refused" in case:
+            rows.append([*told, "refused", "", ""])
+        else:
+            where = "on disk" if case["on_disk"] else "in memory"
+            rows.append([*told, where, f"{case['peak_gib']:.2f} GiB", f"{case['peak_over_limit']:.0%}"])
+    head = ["layer", "`--memory-limit`", "projected", "the layer is", "peak", "of the limit"]
+    text = f"Fractions {r['fractions']}, {r['seeds']} seeds, {r['probe']}. {source(entry)}"
+    return f"{text}\n\n{table(head, rows)}"

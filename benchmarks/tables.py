@@ -15,7 +15,7 @@ from benchmarks.markdown import latest, source, table
 from benchmarks.probe_tables import probes, ridge
 from benchmarks.record import RESULTS
 from benchmarks.study_tables import study, study_claims, study_columns
-from benchmarks.sweep_tables import sweep, sweep_kills, sweep_streamed
+from benchmarks.sweep_tables import sweep, sweep_kills, sweep_memory, sweep_streamed
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- numbers: ([a-z-]+) -->\n).*?(<!-- end of numbers -->)", re.DOTALL)
@@ -135,6 +135,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "extract-cuda": lambda: extraction("extract-cuda"),
     "sweep": once_measured("sweep", sweep),
     "sweep-kills": once_measured("sweep-kills", sweep_kills),
+    "sweep-memory": once_measured("sweep-memory", sweep_memory),
     "sweep-streamed": once_measured("sweep-streamed", sweep_streamed),
     "study-cpu": lambda: study("cpu"),
     "study-cuda": lambda: study("cuda"),
