@@ -4,8 +4,8 @@
 
 Every pair of a synthetic layer (as in sweep_streamed.py) and a `--memory-limit` is swept in a process of its
 own. Its peak resident memory, interpreter and libraries included, by the kernel's account, stands beside the
-limit and beside what `--dry-run` projects. Where the command refuses, because the limit is too small, the case
-says so.
+limit and beside what `--dry-run` projects. Where the command refuses, because the limit is too small, the
+case says so.
 """
 
 import argparse

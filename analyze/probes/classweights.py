@@ -15,7 +15,7 @@ def weigh_classes(task: Task, class_weight: ClassWeight) -> Task:
     """The task with each training sample's weight multiplied by its class's.
 
     class_weight: None; 'balanced', n / (classes * n_class), so that every class counts the same; or a mapping
-    of class names to weights >= 0, 1 for those that are not named. Counts are of samples, as in
+    of class names to weights above 0, 1 for those that are not named. Counts are of samples, as in
     scikit-learn. Raises InputError for an unknown class, a weight that is no weight, or regression targets.
     """
     if class_weight is None:
@@ -48,11 +48,12 @@ def check_class_weight(class_weight: ClassWeight) -> str | tuple[tuple[str, floa
     pairs = class_weight.items() if isinstance(class_weight, Mapping) else class_weight
     try:
         named = {str(name): float(weight) for name, weight in pairs}  # type: ignore[str-unpack]
-        good = all(np.isfinite(weight) and weight >= 0 for weight in named.values()) and bool(named)
+        good = all(np.isfinite(weight) and weight > 0 for weight in named.values()) and bool(named)
     except (TypeError, ValueError):
         good = False
     if not good:
         raise InputError(
-            f"got class_weight {class_weight!r}; allowed: 'balanced', or class names with weights >= 0"
+            f"got class_weight {class_weight!r}; allowed: 'balanced', or class names with weights above 0; "
+            "to fit without a class, use a train split without its rows"
         )
     return tuple(sorted(named.items()))

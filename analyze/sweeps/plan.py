@@ -35,7 +35,7 @@ class SweepPlan:
     rounded to 12 digits, so that 0.15 and np.linspace's 0.15000000000000002 are one fraction. l2 is lambda in
     (1/n) sum CE + (lambda/2) ||W||^2; for ridge in (1/n) ||Y - XW||^2 + lambda ||W||^2.
     l2="auto": each probe takes the best of `l2_path` by training rows that its fit does not see
-    (analyze/probes/penalty.py). class_weight: as in `weigh_classes`, each above 0.
+    (analyze/probes/penalty.py). class_weight: as in `weigh_classes`.
     Raises InputError, one line that says what was got and what is allowed.
     """
 
@@ -68,12 +68,6 @@ class SweepPlan:
             raise InputError(f"got solver {self.solver!r} for a {self.probe} probe; only torch has it")
         self._check_penalties(fix)
         fix("class_weight", check_class_weight(self.class_weight))  # type: ignore[arg-type]
-        for name, weight in self.class_weight if isinstance(self.class_weight, tuple) else ():
-            if not weight:
-                raise InputError(
-                    f"got weight 0 for class {name!r}; allowed: above 0; to fit without a class, use a train "
-                    "split without its rows"
-                )
         if self.class_weight is not None and (self.probe == "knn" or self.solver in ("sklearn", "cuml")):
             raise InputError(
                 f"got class_weight for probe {self.probe!r}, solver {self.solver!r}; "
