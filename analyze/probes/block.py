@@ -154,6 +154,8 @@ def pick_device(device: str) -> torch.device:
         raise InputError(f"got device {device!r}; allowed: auto, cpu, cuda, cuda:N")
     if picked.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"got device {device!r}, and this machine has no CUDA device; use cpu or auto")
+    if picked.type == "cuda" and (picked.index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError(f"got device {device!r}; this machine has cuda:0 to cuda:{count - 1}")
     return picked
 
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from analyze.probes.batches import Options, fit_orders
-from analyze.probes.block import fit_block, task_moments
+from analyze.probes.block import fit_block, pick_device, task_moments
 from analyze.probes.crossentropy import indicator
 from analyze.probes.panels import Panels
 from analyze.probes.sgd import Schedule, fit_sgd
@@ -219,3 +219,19 @@ def test_cuda_gives_what_the_cpu_gives(probe):
         np.testing.assert_allclose(cuda.objective, cpu.objective, rtol=1e-4)
     np.testing.assert_allclose(cuda.accuracy, cpu.accuracy, atol=0.02)
     assert cuda.converged.all()
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "message"),
+    [
+        ("tpu", 0, "allowed: auto, cpu, cuda, cuda:N"),
+        ("meta", 0, "allowed: auto, cpu, cuda, cuda:N"),
+        ("cuda", 0, "this machine has no CUDA device; use cpu or auto"),
+        ("cuda:3", 2, "this machine has cuda:0 to cuda:1"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(monkeypatch, device, there, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    with pytest.raises(InputError, match=message):
+        pick_device(device)
