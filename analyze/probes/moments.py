@@ -23,6 +23,12 @@ class Moments:
     square: Tensor
     count: float
 
+    @property
+    def effective_rank(self) -> float:
+        """tr(G)^2 / tr(G^2) of the neurons' Gram matrix: 1 where they are all alike, d where uncorrelated."""
+        gram = self.gram[1:, 1:]
+        return float(gram.diagonal().sum() ** 2 / gram.square().sum())
+
     def to(self, device: torch.device) -> "Moments":
         """The moments on a device."""
         return Moments(self.gram.to(device), self.cross.to(device), self.square.to(device), self.count)

@@ -123,3 +123,13 @@ def mixture(n, d, classes, spread, weights=None, seed=0):
 )
 def test_what_converged_is_near_the_minimum(task, ks, l2):
     assert gaps(task, ks, l2).max() <= 1e-4
+
+
+def test_few_rows_of_columns_that_are_nearly_alike():
+    """Random projections share one direction. Plain L-BFGS is slow, and stops 2e-3 above the minimum."""
+    task, rng = mixture(500, 300, 5, 2.0), np.random.default_rng(1)
+    strength = np.exp(rng.normal(size=(600, 1))).astype(np.float32)
+    active = np.maximum(np.concatenate([task.train, task.test]), 0) * strength
+    rows = active @ rng.uniform(size=(300, 300)).astype(np.float32)
+    alike = Task(rows[:500], task.train_labels, rows[500:], task.test_labels)
+    assert gaps(alike, [60, 150, 300], 1e-4).max() <= 1e-4
