@@ -15,7 +15,7 @@ from pathlib import Path
 
 from analyze.sweeps.launch import parse_bytes
 from analyze.sweeps.plan import SweepPlan
-from analyze.sweeps.sweep import machine_for, projection
+from analyze.sweeps.sized import machine_for, projection
 from analyze.sweeps.worker import working_memory
 from analyze.task import stays_on_disk
 from benchmarks.record import record

@@ -12,7 +12,8 @@ from analyze.sweeps.cluster import connect
 from analyze.sweeps.cost import check_fits, duration
 from analyze.sweeps.plan import SweepPlan, read_config
 from analyze.sweeps.progress import probe_bar
-from analyze.sweeps.sweep import check_finite, machine_for, projection, run_plan
+from analyze.sweeps.sized import check_finite, machine_for, projection
+from analyze.sweeps.sweep import run_plan
 from store.errors import InputError
 
 

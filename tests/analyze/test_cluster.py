@@ -17,14 +17,14 @@ from sklearn.datasets import load_digits
 
 import probecache as pc
 from analyze.sweeps.cluster import connect
-from analyze.sweeps.sweep import machine_for
+from analyze.sweeps.sized import machine_for
 from store.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SMALL_BLOCKS = (
-    "import sys, analyze.sweeps.sweep, probecache as pc\n"
-    "analyze.sweeps.sweep.target_seconds = lambda *a: 0.0\n"
+    "import sys, analyze.sweeps.sized, probecache as pc\n"
+    "analyze.sweeps.sized.target_seconds = lambda *a: 0.0\n"
     "pc.main(sys.argv[1:])"
 )
 PATIENCE = 600  # seconds after which a process counts as hung, on a machine however busy
@@ -53,7 +53,7 @@ def here(store):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("analyze.sweeps.sweep.target_seconds", lambda *a: 0.0)
+    monkeypatch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 0.0)
 
 
 def command(*arguments, cwd, **kwargs):

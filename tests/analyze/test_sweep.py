@@ -13,7 +13,8 @@ from analyze.probes.block import fit_block
 from analyze.subsets import permutation, sizes
 from analyze.sweeps.grid import DIMS
 from analyze.sweeps.plan import SweepPlan
-from analyze.sweeps.sweep import Sized, run_plan, size_up
+from analyze.sweeps.sized import Sized, size_up
+from analyze.sweeps.sweep import run_plan
 from analyze.task import load_task
 from store.errors import FingerprintMismatch, InputError, ProbecacheError
 
@@ -123,9 +124,9 @@ def test_growing_an_axis_computes_only_the_difference(store, tmp_path, counted, 
 
 def test_block_size_does_not_change_a_number(store, monkeypatch):
     plan = SweepPlan("wide", FRACTIONS, seeds=4, l2=[1e-3, 1e-1])
-    monkeypatch.setattr("analyze.sweeps.sweep.target_seconds", lambda *a: 1e9)
+    monkeypatch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 1e9)
     one = run_plan(plan, store)
-    monkeypatch.setattr("analyze.sweeps.sweep.target_seconds", lambda *a: 0.0)
+    monkeypatch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 0.0)
     many = run_plan(plan, store)
     xr.testing.assert_identical(one.drop_vars("seconds").drop_attrs(), many.drop_vars("seconds").drop_attrs())
 
@@ -266,7 +267,7 @@ def failing(monkeypatch, when, error):
         return original(task, orders, *args, **kwargs)
 
     monkeypatch.setattr(worker, "solve", solve)
-    monkeypatch.setattr("analyze.sweeps.sweep.target_seconds", lambda *a: 0.0)
+    monkeypatch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 0.0)
     return tries
 
 
@@ -303,7 +304,7 @@ def test_out_of_memory_halves_the_block_down_to_what_fits(store, monkeypatch):
     whole = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=5)
     with monkeypatch.context() as patch:
         tries = failing(patch, lambda orders: len(orders) > 1, MemoryError)
-        patch.setattr("analyze.sweeps.sweep.target_seconds", lambda *a: 1e9)
+        patch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 1e9)
         halved = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=5)
     assert sorted(tries) == [2, 2, 3, 5]
     xr.testing.assert_equal(halved["objective"], whole["objective"])
