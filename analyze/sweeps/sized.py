@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from analyze.labels import load_labels
 from analyze.probes.block import pick_device
 from analyze.probes.classweights import check_named
 from analyze.sweeps.blocks import Block, missing_blocks
@@ -25,7 +26,6 @@ from analyze.sweeps.grid import Grid
 from analyze.sweeps.plan import SweepPlan
 from analyze.sweeps.solvers import check_solver
 from analyze.sweeps.worker import Job, layer_digest
-from analyze.task import load_labels
 from store.errors import InputError, close_names
 from store.layout import DTYPES
 from store.subset import read_indices

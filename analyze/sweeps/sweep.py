@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from analyze.labels import load_labels
 from analyze.probes.classweights import ClassWeight
 from analyze.sweeps.blocks import Block
 from analyze.sweeps.cost import Machine, check_fits, project
@@ -21,7 +22,7 @@ from analyze.sweeps.results import Results
 from analyze.sweeps.run import Outcome, run_here, run_on
 from analyze.sweeps.sized import Sized, check_finite, check_there, machine_for, size_up
 from analyze.sweeps.worker import working_memory
-from analyze.task import load_labels, stays_on_disk
+from analyze.task import stays_on_disk
 from store.errors import InputError, ProbecacheError
 
 if TYPE_CHECKING:

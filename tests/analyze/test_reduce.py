@@ -5,9 +5,10 @@ import pytest
 from distributed import Client
 
 import probecache as pc
+from analyze.labels import load_labels
 from analyze.probes.block import task_moments
 from analyze.sweeps.reduce import Sums, add, moments_on
-from analyze.task import column_moments, load_labels, load_task, stored_moments
+from analyze.task import column_moments, load_task, stored_moments
 
 
 @pytest.fixture(scope="module")
