@@ -22,6 +22,7 @@ PARAMETERS = 2800  # a Hessian takes their square times 8 bytes
 WORK = 1e10  # products per Hessian: about a second of one core
 STEPS = 50
 HALVINGS = 30
+EXTRA = (1e-12, 1e-10, 1e-8, 1e-6)  # of the Hessian's mean diagonal, added until there is a factor
 CHUNK = 2**21  # numbers of a weighted design matrix held at once
 
 
@@ -100,22 +101,27 @@ def newton(problem: Problem, x: Tensor, tol: float) -> tuple[Tensor, int, bool]:
 
 
 def _solve(hessian: Tensor, gradient: Tensor) -> Tensor:
-    """The Newton step; overwrites the Hessian's diagonal.
+    """The Newton step; overwrites the Hessian's diagonal. NaN where no factor is found.
 
     A shift of all intercepts changes no probability: rounding decides whether the Hessian is positive
-    definite along it, hence the little that is added.
+    definite along it, hence the little that is added, and more where sharp probabilities have cancelled.
     """
-    hessian.diagonal().add_(1e-12 * float(hessian.diagonal().mean()))
-    factor, failed = torch.linalg.cholesky_ex(hessian)
-    if int(failed):
-        return torch.full_like(gradient, torch.nan)
-    return -torch.cholesky_solve(gradient.reshape(-1, 1), factor).view_as(gradient)
+    diagonal = hessian.diagonal()
+    own, size = diagonal.clone(), float(diagonal.mean())
+    for extra in EXTRA:
+        _ = diagonal.copy_(own + extra * size)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        if not int(failed):
+            return -torch.cholesky_solve(gradient.reshape(-1, 1), factor).view_as(gradient)
+    return torch.full_like(gradient, torch.nan)
 
 
 def _loss_and_probabilities(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each row (rows,) and the probabilities (c, rows)."""
     if len(logits) == 1:
-        return functional.softplus(logits[0]) - truth[0] * logits[0], torch.sigmoid(logits)
+        # Of the log-odds of being wrong: beyond 20, softplus drops what a right row's would leave.
+        wrong = torch.where(truth > 0, -logits, logits)
+        return functional.softplus(wrong[0]), torch.sigmoid(logits)
     logs = torch.log_softmax(logits, dim=0)
     return -(truth * logs).sum(dim=0), logs.exp()
 

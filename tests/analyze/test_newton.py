@@ -82,3 +82,31 @@ def test_few_neurons_that_separate_many_classes_converge():
         loss += logits.max(axis=1) - logits[np.arange(400), y]
         square = (got.coef[0, f, 0].astype(float) ** 2).sum()
         assert got.objective[0, f, 0] == pytest.approx(loss.mean() + 0.5e-5 * square, rel=1e-4)
+
+
+@pytest.mark.parametrize(("n", "d", "l2"), [(400, 10, 1e-8), (1000, 20, 1e-6)])
+def test_sharp_probabilities_leave_the_hessian_a_factor(n, d, l2):
+    """Where most probabilities are 0 or 1, rounding along a shift of all intercepts is more than a
+    millionth of a millionth of the mean diagonal."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % d
+    x = 4 * rng.normal(size=(d, d))[y] * 3 / np.sqrt(d) + rng.normal(size=(n, d))
+    panels = Panels(x.astype(np.float32), None, None, torch.device("cpu"), keep=True)
+    whole = Problem(panels, 0, 1 + d, l2, indicator(torch.from_numpy(y), d))
+    start = torch.zeros(d, 1 + d)
+    found, used, converged = newton(whole, start, 1e-9)
+    assert converged
+    assert used < 60
+    assert whole.expand(found.double())[1].norm() <= 1e-5 * whole.expand(start.double())[1].norm()
+
+
+def test_margins_of_two_classes_beyond_20_keep_their_loss():
+    whole, x, y, _ = problem(2, False)
+    at = torch.from_numpy(np.random.default_rng(0).normal(size=(1, whole.width))) * 20
+    z = at[0, 0].item() + x.astype(float) @ at[0, 1:].numpy()
+    assert np.abs(z).max() > 30
+    right = np.sign(z) == 2 * y - 1
+    kept = torch.from_numpy(right.astype(np.float32))
+    loss = np.logaddexp(0, -np.abs(z[right])).sum()
+    only = Problem(whole.panels, 0, whole.width, 0.0, whole.truth, kept)
+    assert only.expand(at)[0] * right.sum() == pytest.approx(loss, rel=1e-12)
