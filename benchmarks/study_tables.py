@@ -1,5 +1,7 @@
 """The tables of docs/study.md: redundancy of each case, and what the paper says of it."""
 
+from typing import Any
+
 from benchmarks.markdown import latest, source, table
 
 
@@ -15,7 +17,17 @@ def study(device: str) -> str:
     near = next(iter(entry["results"].values()))["fraction"]
     at = f"{100 * near:.3g}%"
     head = ["", "all neurons", f"random {at}", "kept", "critical mass 0.9", "DR 0.9", "DR 0.95", f"CKA {at}"]
-    return f"{source(entry)}\n\n" + table(head, rows)
+    return f"{source(entry)}{_work(entry['results'])}\n\n" + table(head, rows)
+
+
+def _work(cases: dict[str, dict[str, Any]]) -> str:
+    """How many probes in how long, where the record says so."""
+    if not all("probes" in r for r in cases.values()):
+        return ""
+    probes, left = (sum(r[key] for r in cases.values()) for key in ("probes", "probes_not_converged"))
+    minutes = sum(r["seconds"] for r in cases.values()) / 60
+    ends = f"{left} did not converge." if left else "all converged."
+    return f" {probes:,} probes in {minutes:.0f} minutes of sweeps; {ends}"
 
 
 def study_columns(key: str) -> str:
