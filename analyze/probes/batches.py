@@ -74,7 +74,7 @@ def fit_orders(
     else:
         fit = {"logistic": _logistic, "ridge": _ridge, "sgd": _sgd}[options.probe]
         x, out = fit(shared, orders, plan, options)
-        widths, groups = torch.from_numpy(plan.size + 1), torch.from_numpy(plan.group)
+        widths, groups = (torch.from_numpy(a).to(device) for a in (plan.size + 1, plan.group))
         test = task_panels(task, shared.standardize, device, orders, test=True)
         if task.is_regression:
             out["accuracy"] = r_squared(
@@ -178,9 +178,11 @@ def _logistic(
     x = torch.zeros_like(start)
     fits = []
     # Where rows are scarce, what the history reads is as much as an evaluation, and the columns beyond each
-    # probe's own with it: probes of one size go together. Elsewhere they share the solves.
-    whole = [slice(0, len(start))]
-    for probes in runs(len(start), len(batch.truth), device) if shared.is_scarce else whole:
+    # probe's own with it: probes of one size go together. Elsewhere they share the solves, and on disk the
+    # passes over the rows.
+    apart = shared.is_scarce and batch.panels.in_memory
+    parts = runs(len(start), len(batch.truth), device) if apart else [slice(0, len(start))]
+    for probes in parts:
         part = batch.part(probes)
         fit = fit_logistic(
             part,

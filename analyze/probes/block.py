@@ -69,7 +69,7 @@ def fit_block(
     standardize: by the training rows' moments; 'knn' and 'sgd' follow it as well.
     device: 'auto', 'cpu', 'cuda', 'cuda:N'. memory_limit: bytes, for what is held beside the task.
     tol: the estimated relative gap of the objective at which a logistic probe has converged; the true gap was
-    at most six times that in every case measured (docs/probes.md).
+    at most twice that on real features; docs/probes.md has the worst case seen.
     max_iter: evaluations in float32 per logistic probe; one that needs more has converged = False. n_iter
     counts the search's too.
     class_weight: None, 'balanced' or a mapping of class names to weights: as `weigh_classes` says.

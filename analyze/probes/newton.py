@@ -40,9 +40,10 @@ class Problem:
 
     @property
     def is_small(self) -> bool:
-        """Whether its Hessian is cheap to form."""
+        """Whether its Hessian is cheap to form: few parameters, and rows that are not read from disk."""
         parameters = len(self.truth) * self.width
-        return parameters <= PARAMETERS and self.panels.n_samples * parameters**2 <= WORK
+        work = self.panels.n_samples * parameters**2
+        return parameters <= PARAMETERS and work <= WORK and self.panels.in_memory
 
     def expand(self, x: Tensor) -> tuple[float, Tensor, Tensor]:
         """Objective, gradient (c, w) and Hessian (c w, c w), all float64, at x float64 (c, w)."""

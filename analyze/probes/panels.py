@@ -59,11 +59,16 @@ class Panels:
 
     def __post_init__(self) -> None:
         # A gradient is rounded to bfloat16 once per panel: the more rows cancel in it, the finer.
-        self.rows = self.rows or (65536 if isinstance(self.matrix, np.ndarray) else 8192)
+        self.rows = self.rows or (65536 if self.in_memory else 8192)
         self._orders = tuple(
             torch.from_numpy(np.concatenate([[0], order + 1])).to(self.device) for order in self.orders
         )
         self._held: list[Panel] = []
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a pass over the rows reads no disk."""
+        return isinstance(self.matrix, np.ndarray)
 
     @property
     def width(self) -> int:
