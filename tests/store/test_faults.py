@@ -56,7 +56,9 @@ def test_50_kills_over_extraction_and_import_and_200_flips():
 def test_ctrl_c_ends_with_one_line_and_the_same_command_continues(tmp_path, features):
     values, labels, expected = features
     command = import_command(tmp_path / "store", values, labels)
-    slow = "import time, store.writer as w; real = w.encode_layer\n"
+    # a suite that runs in the background of a shell is born deaf to it
+    slow = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    slow += "import time, store.writer as w; real = w.encode_layer\n"
     slow += "w.encode_layer = lambda *a: (time.sleep(0.5), real(*a))[1]\n"
     slow += "import sys, probecache; probecache.main(sys.argv[1:])"
     process = subprocess.Popen(
