@@ -13,7 +13,6 @@ stands beside its time: a fit that stops early is fast. The record is written an
 """
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +25,17 @@ from threadpoolctl import threadpool_limits
 from analyze.probes.block import fit_block, task_moments
 from analyze.subsets import permutation, sizes
 from analyze.task import Task
+from benchmarks.probe_peers import (
+    L2,
+    columns,
+    himalaya_seconds,
+    objective,
+    sklearn_logistic,
+    timed,
+    torch_lbfgs,
+)
 from benchmarks.record import record
 
-L2 = 1e-4
 ALL, FIVE, THREE = list(range(20)), [0, 4, 9, 14, 19], [4, 9, 19]  # positions among the 20 fractions
 FRACTIONS = np.arange(1, 21) / 20
 RUNS, ENOUGH = 3, 60.0  # of ours, whose median counts; no further one after so many seconds
@@ -57,65 +64,6 @@ def from_files(folder: Path, pattern: str) -> Task:
         return np.load(folder / f"{pattern.format(split=split)}.npy"), np.load(labels).astype(np.int64)
 
     return Task(*load("train"), *load("test"), layer=pattern)
-
-
-def columns(task: Task, order: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(  # type: ignore[return-value]
-        np.ascontiguousarray(((m - task.mean) / task.scale)[:, order[:k]].astype(np.float32))
-        for m in (task.train, task.test)
-    )
-
-
-def objective(x: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> float:
-    """The penalised mean cross-entropy, in float64."""
-    z = x.astype(np.float64) @ coef.T.astype(np.float64) + intercept
-    if z.shape[1] == 1:
-        z = np.hstack([np.zeros_like(z), z])
-    top = z.max(axis=1)
-    entropy = np.log(np.exp(z - top[:, None]).sum(axis=1)) + top - z[np.arange(len(y)), y]
-    return float(entropy.mean() + L2 / 2 * (coef.astype(np.float64) ** 2).sum())
-
-
-def sklearn_logistic(solver: str, tol: float) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    from sklearn.linear_model import LogisticRegression
-
-    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        model = LogisticRegression(C=1 / (L2 * len(x)), solver=solver, tol=tol, max_iter=10_000).fit(x, y)
-        return model.coef_, model.intercept_
-
-    return fit
-
-
-def torch_lbfgs(device: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        data, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
-        layer = torch.nn.Linear(x.shape[1], int(y.max()) + 1, device=device)
-        torch.nn.init.zeros_(layer.weight)
-        optimiser = torch.optim.LBFGS(
-            layer.parameters(), max_iter=2000, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
-        )
-
-        def closure() -> torch.Tensor:
-            optimiser.zero_grad()
-            loss = torch.nn.functional.cross_entropy(layer(data), labels)
-            loss = loss + L2 / 2 * layer.weight.square().sum()
-            loss.backward()
-            return loss
-
-        optimiser.step(closure)
-        return layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()
-
-    return fit
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    value = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun, value
 
 
 def logistic_case(
@@ -241,15 +189,6 @@ def ridge_case(task: Task, args: argparse.Namespace) -> dict[str, Any]:
         "times_sklearn_five_seeds_with_gram": 5 * spent / (gram + five),
         "predictions_that_differ": different,
     }
-
-
-def himalaya_seconds(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> float | None:
-    try:
-        from himalaya.ridge import Ridge
-    except ImportError:
-        return None
-    targets = (2 * np.eye(int(y.max()) + 1)[y] - 1).astype(np.float32)
-    return timed(lambda: Ridge(alpha=L2 * len(x), fit_intercept=True).fit(x, targets).predict(test))[0]
 
 
 def scaling(args: argparse.Namespace) -> dict[str, list[list[float]]]:

@@ -24,7 +24,8 @@ from cuml.linear_model import LogisticRegression
 from analyze.probes.block import fit_block, task_moments
 from analyze.subsets import permutation, sizes
 from analyze.task import Task
-from benchmarks.probes import FRACTIONS, L2, from_files
+from benchmarks.probe_peers import L2
+from benchmarks.probes import FRACTIONS, from_files
 from benchmarks.record import record
 
 ORDER_OF_FITS = [19, 0, 9, 4, 14]  # the whole range first, where time is short
