@@ -71,7 +71,7 @@ def fit_block(
     tol: the estimated relative gap of the objective at which a logistic probe has converged; the true gap was
     at most twice that on real features; docs/probes.md has the worst case seen.
     max_iter: evaluations in float32 per logistic probe; one that needs more has converged = False. n_iter
-    counts the search's too.
+    counts those of the search too, and of Newton's method, which small probes are left to after 150.
     class_weight: None, 'balanced' or a mapping of class names to weights: as `weigh_classes` says.
     shared: `task_moments(task)`, to be computed once per task instead of once per block.
     """

@@ -4,7 +4,7 @@ The Hessian of multinomial cross-entropy is sum_i (diag p_i - p_i p_i') (x) x_i 
 diagonal, sum_i p_ij (1 - p_ij) x_i x_i' / n for class j, say where class j is decided; the Gram matrix, with
 every row weighted alike, does not, and is up to five times slower as a preconditioner.
 
-p comes from a pilot (`pilot.py`), narrower than the widest probes that it serves: one that is softer
+p comes from a pilot (`pilot.py`), no wider than the widest probes that it serves: one that is softer
 than the probes is better than a sharp one, and one that is much sharper or softer misleads. Rows enter the
 Gram of class j with probability proportional to p_ij (1 - p_ij) and the inverse weight, so that a few
 thousand rows per class are enough. All of it depends on the task and l2 alone: blocks of any size get the

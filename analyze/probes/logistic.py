@@ -4,9 +4,10 @@ Minimises, for each probe,
 
     (1 / sum w) sum_i w_i CE(y_i, W x_i + b)  +  (l2 / 2) ||W||^2,
 
-by L-BFGS in lock step. Equal to scikit-learn's LogisticRegression(C = 1 / (l2 sum w)); two classes have one
-weight vector, as there. Where the device multiplies bfloat16 faster, the search runs on a bfloat16 copy of
-the panels and a float32 finish follows: what is reported always comes from float32 products.
+by L-BFGS in lock step; small probes that it leaves unfinished get Newton's method. Equal to scikit-learn's
+LogisticRegression(C = 1 / (l2 sum w)); two classes have one weight vector, as there. Where the device
+multiplies bfloat16 faster, the search runs on a bfloat16 copy of the panels and a float32 finish follows:
+what is reported always comes from float32 products.
 """
 
 from dataclasses import dataclass, replace
