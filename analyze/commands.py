@@ -36,7 +36,7 @@ def sweep(
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the cost and stop."),
 ) -> int:
     """Probe every layer x method x fraction x seed x l2. A killed sweep goes on by the same command."""
-    from analyze.sweeps.launch import run_sweep
+    from probecache.analyze.sweeps.launch import run_sweep
 
     given: dict[str, Any] = {
         "layer": layer or None,
@@ -80,9 +80,9 @@ def cka(
     out: Path = typer.Option(None, "--out", help="Folder to write, for `report`."),
 ) -> None:
     """Linear CKA of random column subsets with the full layer, and of two subsets of one size."""
-    from analyze.findings.tell import save_new, tell_cka
-    from analyze.similarity.cka import cka as compute
-    from store.reader import open_store
+    from probecache.analyze.findings.cli_output import save_new, tell_cka
+    from probecache.analyze.similarity.cka import cka as compute
+    from probecache.store.reader import open_store
 
     chosen: Any = _list(seeds) if "," in seeds else _number(seeds)
     found = compute(
@@ -102,7 +102,7 @@ def redundancy(
     time: str = typer.Option(None, "--time", help="The store that was swept: time that subset's probe."),
 ) -> None:
     """Critical mass and DR of every layer, method and l2, with intervals over seeds."""
-    from analyze.findings.tell import tell_redundancy, tell_subset
+    from probecache.analyze.findings.cli_output import tell_redundancy, tell_subset
 
     tell_redundancy(results, _list(delta) or [])
     if keep is not None or indices is not None or time is not None:
@@ -116,7 +116,7 @@ def report(
     title: str = typer.Option(None, "--title", help="Title of the page."),
 ) -> None:
     """One HTML page that opens offline, the same figures for print, the tables as CSV."""
-    from analyze.report.write import report_files
+    from probecache.analyze.report.write import report_files
 
     print(f"report: {report_files(results, out, delta=delta, title=title)}")
     print(f"figures: {out / 'figures'}\ntables: {out / 'tables'}")

@@ -31,11 +31,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.record import record
-from extract.batches import batch_ranges, default_workers, open_batches
-from extract.data import open_images
-from extract.run import extract
-from extract.settings import Settings
-from extract.setup import Setup, prepare
+from probecache.extract.datasets.open import open_images
+from probecache.extract.pipeline.loader import batch_ranges, default_workers, open_batches
+from probecache.extract.prepare import Setup, prepare
+from probecache.extract.run import extract_features
+from probecache.extract.settings import Settings
 
 LAYER = "penultimate"
 
@@ -103,7 +103,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
         out = folder / "ours.zarr"
         shutil.rmtree(out, ignore_errors=True)
         start = perf_counter()
-        store = extract(name, dataset, out=out, **options)
+        store = extract_features(name, dataset, out=out, **options)
         calls.append(perf_counter() - start)
         summaries.append(store.report("train", LAYER)["summary"])
         return float(summaries[-1]["seconds"])
@@ -233,7 +233,7 @@ def synchronize(setup: Setup) -> None:
 
 def largest_difference(folder: Path) -> float:
     """Between our store and the hand-written .npy, relative to the largest value."""
-    from store.reader import open_store
+    from probecache.store.reader import open_store
 
     theirs = np.load(folder / "hand.npy").astype(np.float32)
     mine = open_store(folder / "ours.zarr").matrix("train", LAYER, dtype=np.float32)

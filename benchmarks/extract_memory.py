@@ -65,10 +65,10 @@ def main() -> None:
 
 def peak(arguments: argparse.Namespace) -> dict[str, float]:
     """Extract `arguments.count` images in this process; MiB."""
-    from extract.run import extract
+    from probecache.extract.run import extract_features
 
     with tempfile.TemporaryDirectory() as folder:
-        extract(
+        extract_features(
             arguments.model,
             Made(arguments.count, arguments.img_size),
             out=Path(folder) / "features.zarr",

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 import probecache as pc
-from store import local
-from store.verify import verify
+from probecache.store.storage import local
+from probecache.store.verify import verify
 
 SHARD_ROWS = 64
 Work = Callable[[Path, Path | None], None]
@@ -42,12 +42,12 @@ def import_features(path: Path, images: Path | None) -> None:
     pc.write_arrays(path, layer="two", activations=values.astype(np.float32), compression="zstd", **common)
 
 
-def extract_features(path: Path, images: Path | None) -> None:
+def extract(path: Path, images: Path | None) -> None:
     """The work of `probecache extract`: a small random backbone over digits, two layers."""
     import torch
 
     torch.set_num_threads(1)
-    pc.extract(
+    pc.extract_features(
         "test_resnet",
         data_dir=str(images),
         split="train",
@@ -213,11 +213,11 @@ def main() -> None:
         results["import"] = kills(import_features, None, share, chance, first=0)
         print("import:", results["import"])
     if not arguments.no_extract:
-        from extract.digits import write_digits
+        from probecache.extract.datasets.digits import write_digits
 
         images = Path(tempfile.mkdtemp(prefix="faults-images-"))
         results["extract"] = kills(
-            extract_features, write_digits(images / "digits"), arguments.kills - share, chance, first=1
+            extract, write_digits(images / "digits"), arguments.kills - share, chance, first=1
         )
         print("extract:", results["extract"])
         shutil.rmtree(images)

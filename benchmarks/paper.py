@@ -28,14 +28,14 @@ import numpy as np
 import xarray as xr
 
 import probecache as pc
-from analyze.findings.redundancy import redundancy
-from analyze.findings.sentences import findings
-from analyze.findings.summary import late_layer_last
-from analyze.findings.tell import save_new
-from analyze.probes.block import pick_device
-from analyze.report.write import write_report
-from analyze.similarity.cka import cka
 from benchmarks.record import record
+from probecache.analyze.findings.claims import findings
+from probecache.analyze.findings.cli_output import save_new
+from probecache.analyze.findings.redundancy import redundancy
+from probecache.analyze.findings.summary import late_layer_last
+from probecache.analyze.probes.fit import pick_device
+from probecache.analyze.report.write import write_report
+from probecache.analyze.similarity.cka import cka
 
 TASKS = ("pets37", "flowers102", "cifar10")
 # The paper's table (first version, delta 0.9): ResNet18, ViT-S/16, ViT-S/32 span these on the same data sets.

@@ -20,8 +20,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks.record import record
-from extract.run import extract
-from store.reader import Store
+from probecache.extract.run import extract_features
+from probecache.store.reader import Store
 
 BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 LAYERS = ("penultimate", "blocks.3", "blocks.4", "blocks.5", "blocks.6")
@@ -64,7 +64,7 @@ def one(backbone: str, name: str, split: str, arguments: argparse.Namespace, pre
     """Extract one split with one backbone; the store that holds it."""
     size = arguments.cifar_size if name == "cifar10" else None
     stem = f"{backbone}{'' if pretrained else '_random'}{f'-{size}px' if size else ''}"
-    return extract(
+    return extract_features(
         backbone,
         data_dir=arguments.data / name / f"{split}.tar",
         split=f"{name}-{split}",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyze.task import Task
+from probecache.analyze.tasks.task import Task
 
 L2 = 1e-4
 

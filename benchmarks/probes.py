@@ -22,9 +22,6 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from analyze.probes.block import fit_block, task_moments
-from analyze.subsets import permutation, sizes
-from analyze.task import Task
 from benchmarks.probe_peers import (
     L2,
     columns,
@@ -35,6 +32,9 @@ from benchmarks.probe_peers import (
     torch_lbfgs,
 )
 from benchmarks.record import record
+from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.tasks.task import Task
 
 ALL, FIVE, THREE = list(range(20)), [0, 4, 9, 14, 19], [4, 9, 19]  # positions among the 20 fractions
 FRACTIONS = np.arange(1, 21) / 20

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from cuml.linear_model import LogisticRegression
 
-from analyze.probes.block import fit_block, task_moments
-from analyze.subsets import permutation, sizes
-from analyze.task import Task
 from benchmarks.probe_peers import L2
 from benchmarks.probes import FRACTIONS, from_files
 from benchmarks.record import record
+from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.tasks.task import Task
 
 ORDER_OF_FITS = [19, 0, 9, 4, 14]  # the whole range first, where time is short
 

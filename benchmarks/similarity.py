@@ -11,10 +11,10 @@ import time
 
 import numpy as np
 
-from analyze.similarity.cka import cka_between, cka_with_full, nested_masks, products_squared
-from analyze.similarity.gram import Gram
-from analyze.subsets import permutation, sizes
 from benchmarks.record import record
+from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.similarity.cka import cka_between, cka_with_full, nested_masks, products_squared
+from probecache.analyze.similarity.gram import Gram
 
 
 def direct(s: np.ndarray, x: np.ndarray, full_norm: float | None = None) -> float:

@@ -16,12 +16,12 @@ import numpy as np
 from distributed import Client
 
 import probecache as pc
-from analyze.subsets import permutation, sizes
-from analyze.sweeps.cluster import connect
-from analyze.sweeps.plan import SweepPlan
-from analyze.sweeps.sweep import run_plan
 from benchmarks.record import record
-from store.reader import Store
+from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.sweeps.cluster import connect
+from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.sweep import run_plan
+from probecache.store.reader import Store
 
 FRACTIONS = np.linspace(0.05, 1, 20)
 L2 = 1e-4

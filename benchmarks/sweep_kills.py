@@ -36,10 +36,10 @@ import xarray as xr
 import zarr
 from distributed import Client
 
-from analyze.sweeps.plan import SweepPlan
-from analyze.sweeps.sweep import run_plan
 from benchmarks.record import record
 from benchmarks.sweep import build_store
+from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.sweep import run_plan
 
 LAYERS = ["blocks.3", "blocks.4", "blocks.5", "blocks.6", "penultimate"]
 FRACTIONS = tuple(np.linspace(0.05, 1, 20).round(2))

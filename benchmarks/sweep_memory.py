@@ -13,13 +13,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from analyze.sweeps.launch import parse_bytes
-from analyze.sweeps.plan import SweepPlan
-from analyze.sweeps.sized import machine_for, projection
-from analyze.sweeps.worker import working_memory
-from analyze.task import stays_on_disk
 from benchmarks.record import record
 from benchmarks.sweep_streamed import TEST_ROWS, sweep, write
+from probecache.analyze.sweeps.launch import parse_bytes
+from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.resolved_plan import machine_for, projection
+from probecache.analyze.sweeps.worker import working_memory
+from probecache.analyze.tasks.task import stays_on_disk
 
 LAYERS = {"20,000 x 512": (20_000, 512), "200,000 x 512": (200_000, 512), "50,000 x 2,048": (50_000, 2048)}
 BUDGETS = ("1GiB", "1.5GiB", "2GiB", "4GiB")

@@ -26,13 +26,13 @@ import numpy as np
 import psutil
 import xarray as xr
 
-from analyze.sweeps.launch import parse_bytes
-from analyze.sweeps.worker import working_memory
-from analyze.task import stays_on_disk
 from benchmarks.record import record
-from store.fingerprint import Fingerprint
-from store.layout import OK, LayerSpec
-from store.writer import open_writer
+from probecache.analyze.sweeps.launch import parse_bytes
+from probecache.analyze.sweeps.worker import working_memory
+from probecache.analyze.tasks.task import stays_on_disk
+from probecache.store.fingerprint import Fingerprint
+from probecache.store.layout import OK, LayerSpec
+from probecache.store.writer import open_writer
 
 CLASSES = 10
 TEST_ROWS = 10_000

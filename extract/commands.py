@@ -28,7 +28,7 @@ def layers(
     dtype: Annotated[str, typer.Option(help="Stored: float16, bfloat16 or float32.")] = "float16",
 ) -> None:
     """List a model's layers: name, output, pooled shape and stored bytes per image."""
-    from extract.listing import list_layers, print_layers
+    from probecache.extract.list_layers import list_layers, print_layers
 
     rows = list_layers(
         model,
@@ -109,7 +109,7 @@ def extract(
 ) -> None:
     """Run a frozen backbone over images and store pooled activations; the same command continues a killed
     run."""
-    from extract.settings import parse_rows
+    from probecache.extract.settings import parse_rows
 
     options: dict[str, Any] = {
         "model": model,
@@ -144,16 +144,16 @@ def extract(
         "download": download,
     }
     if dry_run:
-        from extract.dryrun import dry_run as plan
-        from extract.dryrun import print_plan
+        from probecache.extract.dry_run import dry_run as plan
+        from probecache.extract.dry_run import print_plan
 
         print_plan(plan(out=out, **options))
         return
-    from extract.run import extract as run
+    from probecache.extract.run import extract_features as run
 
     if devices > 1:
-        from extract.distributed import spawn
-        from store.reader import open_store
+        from probecache.extract.distributed import spawn
+        from probecache.store.reader import open_store
 
         spawn(devices, run, {**options, "out": out})
         store = open_store(out)
@@ -186,7 +186,7 @@ def _pairs(items: list[str] | None) -> dict[str, Any]:
     """`name=value` pairs with Python literals for values."""
     import ast
 
-    from store.errors import InputError
+    from probecache.store.errors import InputError
 
     pairs = {}
     for item in items or []:
@@ -201,7 +201,7 @@ def _pairs(items: list[str] | None) -> dict[str, Any]:
 
 
 def _batch_size(text: str) -> int | None:
-    from store.errors import InputError
+    from probecache.store.errors import InputError
 
     if text == "auto":
         return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from store.errors import InputError, ProbecacheError
+from probecache.store.errors import InputError, ProbecacheError
 
 
 @dataclass(frozen=True)

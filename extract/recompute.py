@@ -8,15 +8,15 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
-from extract.batches import OK, open_batches
-from extract.drain import to_numpy
-from extract.features import Feature
-from extract.loop import Forward
-from extract.settings import Settings
-from extract.setup import Setup, build_features, prepare
-from store.errors import InputError
-from store.fingerprint import canonical
-from store.reader import Store
+from probecache.extract.backbone.features import Feature
+from probecache.extract.pipeline.loader import OK, open_batches
+from probecache.extract.pipeline.loop import Forward
+from probecache.extract.pipeline.shard_assembler import to_numpy
+from probecache.extract.prepare import Setup, build_features, prepare
+from probecache.extract.settings import Settings
+from probecache.store.errors import InputError
+from probecache.store.fingerprint import canonical
+from probecache.store.reader import Store
 
 # Half a unit in the last place of the stored dtype, several times over: kernels may differ between machines.
 TOLERANCE = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 3e-2}

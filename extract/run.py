@@ -1,4 +1,4 @@
-"""`extract`: images and a frozen backbone in, a store of pooled activations out."""
+"""`extract_features`: images and a frozen backbone in, a store of pooled activations out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,22 +9,22 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
-from extract.batches import FAILED, batch_ranges, open_batches
-from extract.batchsize import layer_batch_sizes, one_batch_size
-from extract.distributed import Place, find_place
-from extract.loop import Forward, run_loop
-from extract.progress import show_progress
-from extract.settings import Options, Settings, show_options
-from extract.setup import Setup, build_features, prepare
-from extract.timing import Timing
-from store.errors import InputError, ProbecacheError
-from store.layout import SHARD_ROWS, Geometry, Shard
-from store.reader import Store, open_store
-from store.writer import SplitWriter, open_writer
+from probecache.extract.distributed import Place, find_place
+from probecache.extract.pipeline.batch_size import layer_batch_sizes, one_batch_size
+from probecache.extract.pipeline.loader import FAILED, batch_ranges, open_batches
+from probecache.extract.pipeline.loop import Forward, run_loop
+from probecache.extract.pipeline.progress import show_progress
+from probecache.extract.pipeline.timing import Timing
+from probecache.extract.prepare import Setup, build_features, prepare
+from probecache.extract.settings import Options, Settings, show_options
+from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.layout import SHARD_ROWS, Geometry, Shard
+from probecache.store.reader import Store, open_store
+from probecache.store.writer import SplitWriter, open_writer
 
 
 @show_options
-def extract(
+def extract_features(
     model: str | nn.Module,
     dataset: "str | Dataset[Any]" = "",
     *,

@@ -6,9 +6,9 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 
-from extract.features import DTYPES
-from extract.pooling import POOLS
-from store.errors import InputError
+from probecache.extract.backbone.features import DTYPES
+from probecache.extract.backbone.pooling import POOLS
+from probecache.store.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

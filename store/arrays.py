@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from store import catalog
-from store.catalog import Split
-from store.errors import InputError
-from store.files import open_files
-from store.fingerprint import Fingerprint
-from store.layout import DTYPES, LayerSpec, Shard
-from store.reader import Store
-from store.rows import require_same_split
-from store.writer import open_writer
+from probecache.store import catalog
+from probecache.store.catalog import Split
+from probecache.store.errors import InputError
+from probecache.store.fingerprint import Fingerprint
+from probecache.store.format.row_metadata import require_same_split
+from probecache.store.layout import DTYPES, LayerSpec, Shard
+from probecache.store.reader import Store
+from probecache.store.storage.files import open_files
+from probecache.store.writer import open_writer
 
 MAX_CLASSES = 1_000_000  # each has a name in the split's document
 Array = np.ndarray[Any, Any]

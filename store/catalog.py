@@ -6,12 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from store import chunks, commit, metadata
-from store.chunks import BadChunk
-from store.errors import DamagedStore, InputError, NotAStore
-from store.files import Files
-from store.layout import COMPRESSIONS, DTYPES, ROW_ARRAYS, Geometry, LayerSpec, Shard, check_name, panel_rows
-from store.shard import ShardFormat
+from probecache.store.errors import DamagedStore, InputError, NotAStore
+from probecache.store.format import chunks, commit, metadata
+from probecache.store.format.chunks import BadChunk
+from probecache.store.format.shard_format import ShardFormat
+from probecache.store.layout import (
+    COMPRESSIONS,
+    DTYPES,
+    ROW_ARRAYS,
+    Geometry,
+    LayerSpec,
+    Shard,
+    check_name,
+    panel_rows,
+)
+from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
 

@@ -13,9 +13,9 @@ import socket
 import time
 from collections.abc import Iterable
 
-from store.errors import InputError, ProbecacheError
-from store.files import Files
-from store.process import alive, mark, number
+from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.storage.files import Files
+from probecache.store.storage.writer_identity import alive, mark, number
 
 LEASE = 600.0
 BEAT = 60.0

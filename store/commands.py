@@ -31,7 +31,7 @@ def import_arrays(
     ] = False,
 ) -> None:
     """Put a .npy file of features into a store, as one layer of one split."""
-    from store.arrays import load_npy, write_arrays
+    from probecache.store.arrays import load_npy, write_arrays
 
     written = write_arrays(
         store,
@@ -56,8 +56,8 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a store's splits, layers, shapes, progress and fingerprint."""
-    from store.info import describe, print_description
-    from store.reader import open_store
+    from probecache.store.info import describe, print_description
+    from probecache.store.reader import open_store
 
     description = describe(open_store(store, partial=True))
     if as_json:
@@ -73,8 +73,8 @@ def verify(
     recompute: Annotated[int, typer.Option(min=0, help="Also run the backbone on N random rows.")] = 0,
 ) -> int:
     """Read every byte and name what is damaged or missing; exit 1 if anything is."""
-    from store.reader import open_store
-    from store.verify import verify as check
+    from probecache.store.reader import open_store
+    from probecache.store.verify import verify as check
 
     damages = list(check(store))
     again = []
@@ -112,7 +112,7 @@ def repair(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Drop exactly what is damaged, so that the command that wrote the store writes only that again."""
-    from store.repair import repair as mend
+    from probecache.store.repair import repair as mend
 
     damages = mend(store)
     if as_json:
@@ -133,7 +133,7 @@ def parse_rows(text: str) -> tuple[int, int]:
     >>> parse_rows("8192:16384")
     (8192, 16384)
     """
-    from store.errors import InputError
+    from probecache.store.errors import InputError
 
     start, colon, stop = text.partition(":")
     if not (colon and start.isdigit() and stop.isdigit()):
@@ -142,7 +142,7 @@ def parse_rows(text: str) -> tuple[int, int]:
 
 
 def _lines(path: Path, what: str) -> list[str]:
-    from store.errors import InputError
+    from probecache.store.errors import InputError
 
     try:
         return path.read_text(encoding="utf-8").splitlines()
@@ -159,8 +159,8 @@ def subset(
     ] = None,
 ) -> None:
     """Write a store that holds only some columns of one layer, for every split."""
-    from store.reader import open_store
-    from store.subset import only_layer, read_indices, write_subset
+    from probecache.store.reader import open_store
+    from probecache.store.subset import only_layer, read_indices, write_subset
 
     source = open_store(store)
     name = only_layer(source, layer)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from store.errors import FingerprintMismatch, InputError
+from probecache.store.errors import FingerprintMismatch, InputError
 
 JSON = None | bool | int | float | str | list[Any] | dict[str, Any]
 

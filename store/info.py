@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from store import catalog
-from store.chunks import BadChunk
-from store.reader import Store
+from probecache.store import catalog
+from probecache.store.format.chunks import BadChunk
+from probecache.store.reader import Store
 
 
 def describe(store: Store) -> dict[str, Any]:

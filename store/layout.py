@@ -19,8 +19,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from store.errors import InputError
-from store.fingerprint import canonical
+from probecache.store.errors import InputError
+from probecache.store.fingerprint import canonical
 
 MISSING, OK, FAILED = 0, 1, 2
 SHARD_ROWS = 8192

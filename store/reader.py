@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store import catalog, chunks
-from store.blocks import prefetched
-from store.catalog import Layer, Split
-from store.chunks import BadChunk
-from store.create import layer_names
-from store.errors import DamagedStore, InputError, UnfinishedSplit, close_names
-from store.files import Files, open_files
-from store.fingerprint import Fingerprint, digest
-from store.layout import DTYPES, MISSING, MOMENTS, Shard
-from store.panels import Columns, column_index, read_matrix, require_room, row_range
-from store.rows import decode_rows
-from store.tree import split_tree
+from probecache.store import catalog
+from probecache.store.catalog import Layer, Split
+from probecache.store.errors import DamagedStore, InputError, UnfinishedSplit, close_names
+from probecache.store.fingerprint import Fingerprint, digest
+from probecache.store.format import chunks
+from probecache.store.format.chunks import BadChunk
+from probecache.store.format.row_metadata import decode_rows
+from probecache.store.layout import DTYPES, MISSING, MOMENTS, Shard
+from probecache.store.reading.datatree import split_tree
+from probecache.store.reading.prefetch import prefetched
+from probecache.store.reading.read_matrix import Columns, column_index, read_matrix, require_room, row_range
+from probecache.store.storage.files import Files, open_files
+from probecache.store.writing.create import layer_names
 
 if TYPE_CHECKING:
     import torch

@@ -3,13 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
-from store import catalog, metadata
-from store.catalog import Layer, Split
-from store.create import layer_names, metadata_changed, open_layers, write_root
-from store.errors import DamagedStore, NotAStore, ProbecacheError
-from store.files import Files, open_files
-from store.finish import finish_layer
-from store.verify import Damage, verify
+from probecache.store import catalog
+from probecache.store.catalog import Layer, Split
+from probecache.store.errors import DamagedStore, NotAStore, ProbecacheError
+from probecache.store.format import metadata
+from probecache.store.storage.files import Files, open_files
+from probecache.store.verify import Damage, verify
+from probecache.store.writing.create import layer_names, metadata_changed, open_layers, write_root
+from probecache.store.writing.finish import finish_layer
 
 
 def repair(path: str) -> list[Damage]:

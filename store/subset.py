@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from store.errors import InputError, close_names
-from store.fingerprint import Fingerprint, digest
-from store.reader import Store, open_store
-from store.writer import open_writer
+from probecache.store.errors import InputError, close_names
+from probecache.store.fingerprint import Fingerprint, digest
+from probecache.store.reader import Store, open_store
+from probecache.store.writer import open_writer
 
 
 def write_subset(

@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from store import catalog, chunks, metadata, moments
-from store.catalog import Layer, Split
-from store.chunks import BadChunk
-from store.create import layer_names, root_document
-from store.errors import DamagedStore, NotAStore, ProbecacheError
-from store.files import Files, open_files
-from store.layout import FAILED, OK, Shard
-from store.panels import read_matrix
-from store.rows import decode_rows
+from probecache.store import catalog
+from probecache.store.catalog import Layer, Split
+from probecache.store.errors import DamagedStore, NotAStore, ProbecacheError
+from probecache.store.format import chunks, metadata, moments
+from probecache.store.format.chunks import BadChunk
+from probecache.store.format.row_metadata import decode_rows
+from probecache.store.layout import FAILED, OK, Shard
+from probecache.store.reading.read_matrix import read_matrix
+from probecache.store.storage.files import Files, open_files
+from probecache.store.writing.create import layer_names, root_document
 
 Array = np.ndarray[Any, Any]
 

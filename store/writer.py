@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from store import catalog
-from store.catalog import Layer, Split
-from store.chunks import BadChunk
-from store.claims import Claims
-from store.create import metadata_changed, open_layers, open_split
-from store.encode import cast_rows, encode_layer
-from store.errors import FingerprintMismatch, InputError
-from store.files import Files, open_files
-from store.fingerprint import Fingerprint
-from store.finish import finish_layer
-from store.layout import COMPRESSIONS, FAILED, OK, LayerSpec, Shard
-from store.panels import read_matrix
-from store.pieces import Pieces
-from store.reader import Store, open_store
-from store.rows import merged_rows, read_rows, require_same_rows
+from probecache.store import catalog
+from probecache.store.catalog import Layer, Split
+from probecache.store.claims import Claims
+from probecache.store.errors import FingerprintMismatch, InputError
+from probecache.store.fingerprint import Fingerprint
+from probecache.store.format.chunks import BadChunk
+from probecache.store.format.pieces import Pieces
+from probecache.store.format.row_metadata import merged_rows, read_rows, require_same_rows
+from probecache.store.layout import COMPRESSIONS, FAILED, OK, LayerSpec, Shard
+from probecache.store.reader import Store, open_store
+from probecache.store.reading.read_matrix import read_matrix
+from probecache.store.storage.files import Files, open_files
+from probecache.store.writing.create import metadata_changed, open_layers, open_split
+from probecache.store.writing.encode import cast_rows, encode_layer
+from probecache.store.writing.finish import finish_layer
 
 Array = np.ndarray[Any, Any]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import probecache as pc
+import probecache.__main__
 
 ROOT = Path(__file__).parent.parent
 DEMO = ["extract", "extract", "sweep", "sweep", "redundancy", "redundancy", "report"]
@@ -29,7 +30,8 @@ def test_the_public_surface_is_frozen():
         "Store",
         "UnfinishedSplit",
         "cka",
-        "extract",
+        "extract_features",
+        "main",
         "open_store",
         "redundancy",
         "sweep",
@@ -49,16 +51,20 @@ def test_an_unknown_name_lists_the_known_ones():
         _ = pc.no_such_name
 
 
-def test_another_package_named_store_is_named_at_import(tmp_path):
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "__init__.py").write_text("")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import probecache"
-    done = run(code=code)
-    assert done.returncode == 1
-    message = done.stderr.strip().splitlines()[-1]
-    assert "'store'" in message
-    assert str(tmp_path) in message
-    assert "uninstall or move" in message
+@pytest.mark.parametrize("name", ["store", "extract", "analyze"])
+def test_a_users_own_modules_are_neither_run_nor_in_the_way(tmp_path, name):
+    """Every second research repository has an analyze.py; ours is probecache.analyze."""
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('the user module was executed')")
+    code = f"""
+import sys; sys.path.insert(0, {str(tmp_path)!r})
+import probecache, probecache.__main__, probecache.extract.run, probecache.analyze.sweeps.sweep
+probecache.open_store, probecache.sweep
+print(sorted(m for m in sys.modules if m in ("store", "extract", "analyze")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_no_arguments_print_the_commands():
@@ -96,12 +102,13 @@ def test_analysis_never_imports_the_backbone(tmp_path):
         pc.write_arrays(tmp_path / "s.zarr", split=split, layer="mine", activations=x, labels=y)
     line = ["sweep", str(tmp_path / "s.zarr"), "--layer", "mine", "--fractions", "0.5,1", "--seeds", "1"]
     code = f"""
-import sys, probecache
+import sys, probecache.__main__
 try:
-    probecache.main({[*line, "--out", str(tmp_path / "r.zarr")]!r})
+    probecache.__main__.main({[*line, "--out", str(tmp_path / "r.zarr")]!r})
 except SystemExit as stop:
     assert stop.code == 0, stop.code
-print(sorted(m for m in sys.modules if m in ("timm", "torchvision", "extract.backbone", "extract.run")))
+heavy = ("timm", "torchvision", "probecache.extract.backbone.load", "probecache.extract.run")
+print(sorted(m for m in sys.modules if m in heavy))
 """
     done = run(code=code)
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout + done.stderr
@@ -114,7 +121,7 @@ def test_the_demos_commands_keep_a_path_with_a_space_whole(tmp_path, monkeypatch
         "subprocess.run", lambda words, check: ran.append(words) or subprocess.CompletedProcess(words, 0)
     )
     out = tmp_path / "my demo"
-    pc.demo(out)
+    probecache.__main__.demo(out)
     commands = [words[3:] for words in ran]
     assert [words[0] for words in commands] == DEMO
     paths = [word for words in commands for word in words if str(tmp_path) in word]

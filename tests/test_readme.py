@@ -32,7 +32,7 @@ def test_names_and_modules_in_the_pages_exist():
     folders = "analyze|extract|store"
     for page in pages:
         text = page.read_text()
-        for dotted in re.findall(rf"`((?:{folders})\.\w+\.\w+[\w.]*)", text):
+        for dotted in re.findall(rf"`(probecache\.(?:{folders})\.\w+\.\w+[\w.]*)", text):
             assert _resolves(dotted), f"{page.name}: {dotted}"
             found += 1
         for path in re.findall(rf"`((?:{folders}|tests|benchmarks)/[\w/.]+\.py)`", text):

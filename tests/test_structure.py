@@ -8,20 +8,23 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
-    "store": {"extract", "analyze", "probecache"},
-    "extract": {"analyze", "probecache"},
-    "analyze": {"extract", "timm", "torchvision", "probecache"},
+    "store": {"probecache.extract", "probecache.analyze", "probecache.__main__"},
+    "extract": {"probecache.analyze", "probecache.__main__"},
+    "analyze": {"probecache.extract", "timm", "torchvision", "probecache.__main__"},
 }
+OURS = {"store", "extract", "analyze"}
 
 
 def imported(path: Path) -> set[str]:
+    """What a module imports: our own folders as `probecache.folder`, all else by its top-level name."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.split(".")[0])
-    return names
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in names]
+    return {".".join(part[:2]) if part[0] == "probecache" else part[0] for part in parts}
 
 
 @pytest.mark.parametrize("folder", sorted(FORBIDDEN))
@@ -32,10 +35,19 @@ def test_imports_run_one_way(folder):
     assert not {name: bad for name, bad in wrong.items() if bad}
 
 
+def test_everything_is_imported_by_its_one_name():
+    """`import store` from the repository would be a second copy of our module, or a user's own."""
+    files = [p for p in ROOT.rglob("*.py") if not {".venv", ".venv-cuml"} & set(p.parts)]
+    assert not {str(f): sorted(imported(f) & OURS) for f in files if imported(f) & OURS}
+
+
 def modules() -> dict[str, Path]:
     """Every module of the project by its import name."""
-    paths = [ROOT / "probecache.py", *(p for folder in FORBIDDEN for p in (ROOT / folder).rglob("*.py"))]
-    return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
+    inside = [p for folder in FORBIDDEN for p in (ROOT / folder).rglob("*.py")]
+    found = {"probecache." + ".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in inside}
+    found["probecache"] = ROOT / "probecache" / "__init__.py"
+    found["probecache.__main__"] = ROOT / "probecache" / "__main__.py"
+    return {name.removesuffix(".__init__"): path for name, path in found.items()}
 
 
 def imported_modules(text: str, known: set[str]) -> set[str]:

@@ -10,8 +10,8 @@ both 0 where all classes do equally well (Nanda et al. 2023, section 5). Compute
 import numpy as np
 import xarray as xr
 
-from analyze.findings.summary import seed_band
-from store.errors import InputError
+from probecache.analyze.findings.summary import seed_band
+from probecache.store.errors import InputError
 
 
 def class_effects(results: xr.Dataset, *, confidence: float = 0.95) -> xr.Dataset:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from analyze.probes.block import fit_block, task_moments
-from analyze.subsets import permutation
-from analyze.task import StoredRows, Task
-from store.errors import InputError
+from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.task import StoredRows, Task
+from probecache.store.errors import InputError
 
 
 def disjoint_ensemble(

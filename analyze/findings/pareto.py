@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from analyze.findings.chance import at_chance
-from analyze.findings.redundancy import redundancy, score_of
-from analyze.findings.summary import pick_l2
+from probecache.analyze.findings.chance_level import at_chance
+from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.summary import pick_l2
 
 DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
 BOUNDS = ("dr", "dr_low", "dr_high", "critical_mass")
@@ -28,7 +28,7 @@ def pareto(
     A point is on the frontier of its task where no other point of that task has both at least its DR and at
     least its score, and more of one. `studies` maps a name to RESULTS; `task_of` maps the name to its task,
     by default all are one task. Points that never reach delta are left out. Points of a layer at chance
-    (analyze/findings/chance.py) are there, but neither on the frontier nor a rival of those that are: a layer
+    (`chance_level`) are there, but neither on the frontier nor a rival of those that are: a layer
     that knows nothing loses nothing, and has a DR near 1.
 
     Returns a Dataset along `point`: `dr` (with `dr_low`, `dr_high`), `score`, `critical_mass`, `at_chance`

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from store.errors import InputError
+from probecache.store.errors import InputError
 
 # A mean over seeds is a rounded sum: a ratio that equals delta on paper must not miss it by the last bit.
 _ROUNDING = 1e-12

@@ -3,8 +3,8 @@
 import numpy as np
 import xarray as xr
 
-from analyze.findings.redundancy import full_scores, score_of
-from store.errors import InputError
+from probecache.analyze.findings.redundancy import full_scores, score_of
+from probecache.store.errors import InputError
 
 
 def late_layer_last(results: xr.Dataset) -> xr.Dataset:

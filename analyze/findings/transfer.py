@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from analyze.findings.redundancy import full_scores, neurons_of, score_of
-from analyze.findings.summary import pick_l2
-from store.errors import InputError
+from probecache.analyze.findings.redundancy import full_scores, neurons_of, score_of
+from probecache.analyze.findings.summary import pick_l2
+from probecache.store.errors import InputError
 
 
 def efficient_subset(

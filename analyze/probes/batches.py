@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analyze.probes.crossentropy import indicator, n_outputs
-from analyze.probes.history import dot
-from analyze.probes.knn import knn_predictions
-from analyze.probes.logistic import Batch, fit_logistic
-from analyze.probes.nested import runs
-from analyze.probes.precondition import Preconditioner, cholesky, gram_factor
-from analyze.probes.prepared import Prepared, some_rows, task_panels, task_weights
-from analyze.probes.ridge import fit_ridge
-from analyze.probes.score import accuracies, predict, r_squared
-from analyze.probes.sgd import Schedule, fit_sgd
-from analyze.probes.start import best_scale, newton_start
+from probecache.analyze.probes.design.nested_matmul import runs
+from probecache.analyze.probes.kinds.knn import knn_predictions
+from probecache.analyze.probes.kinds.logistic import Batch, fit_logistic
+from probecache.analyze.probes.kinds.ridge import fit_ridge
+from probecache.analyze.probes.kinds.sgd import Schedule, fit_sgd
+from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
+from probecache.analyze.probes.optim.lbfgs_history import dot
+from probecache.analyze.probes.optim.preconditioner import Preconditioner, cholesky, gram_factor
+from probecache.analyze.probes.optim.start import best_scale, newton_start
+from probecache.analyze.probes.score import accuracies, predict, r_squared
+from probecache.analyze.probes.shared_state import Prepared, some_rows, task_panels, task_weights
 
 # Effective rank of the columns: 1.03 to 1.08 of random projections of 1,280 neurons, 31 to 98 of the neurons.
 ALIKE = 1.5

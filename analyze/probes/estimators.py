@@ -11,9 +11,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from analyze.probes.block import fit_block
-from analyze.task import Task
-from store.errors import InputError
+from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.tasks.task import Task
+from probecache.store.errors import InputError
 
 
 class _Probe(ClassifierMixin, BaseEstimator):

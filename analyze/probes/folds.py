@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from analyze.task import Matrix, StoredRows, Task
-from store.errors import InputError
+from probecache.analyze.tasks.task import Matrix, StoredRows, Task
+from probecache.store.errors import InputError
 
 SEED = 0  # of every split made here, so that a choice can be repeated
 

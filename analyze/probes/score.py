@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from analyze.probes.nested import forward, spans
-from analyze.probes.panels import Panels
+from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.probes.design.nested_matmul import forward, spans
 
 
 def _logits(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from analyze.findings.redundancy import full_scores, score_of
-from analyze.findings.summary import pick_l2, seed_band
-from store.errors import InputError
+from probecache.analyze.findings.redundancy import full_scores, score_of
+from probecache.analyze.findings.summary import pick_l2, seed_band
+from probecache.store.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from store.errors import InputError
+from probecache.store.errors import InputError
 
 TABS = (
     ("findings", "Findings", ""),
@@ -212,7 +212,7 @@ def _plain(value: float | None, digits: int) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("analyze.report") / name).read_text(encoding="utf-8")
+    return (files("probecache.analyze.report") / name).read_text(encoding="utf-8")
 
 
 def _plotly() -> str:

@@ -7,15 +7,21 @@ from pathlib import Path
 
 import xarray as xr
 
-from analyze.findings.classes import class_effects
-from analyze.findings.pareto import legible, pareto
-from analyze.findings.redundancy import redundancy, score_of
-from analyze.findings.summary import late_layer_last, pick_l2
-from analyze.report.figures import accuracy_figure
-from analyze.report.page import build_page
-from analyze.report.payload import DELTAS, build_payload
-from analyze.report.prints import cka_figure, dr_figure, layers_figure, pareto_figure, spread_figure
-from store.errors import DamagedStore, InputError
+from probecache.analyze.findings.classes import class_effects
+from probecache.analyze.findings.pareto import legible, pareto
+from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.summary import late_layer_last, pick_l2
+from probecache.analyze.report.data import DELTAS, build_payload
+from probecache.analyze.report.figures import accuracy_figure
+from probecache.analyze.report.page import build_page
+from probecache.analyze.report.static_figures import (
+    cka_figure,
+    dr_figure,
+    layers_figure,
+    pareto_figure,
+    spread_figure,
+)
+from probecache.store.errors import DamagedStore, InputError
 
 FORMATS = (".svg", ".png")
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from analyze.similarity.gram import FeatureStore, Gram, centred_gram
-from analyze.subsets import check_seeds, permutation, sizes
-from store.errors import InputError
+from probecache.analyze.selections.subsets import check_seeds, permutation, sizes
+from probecache.analyze.similarity.gram import FeatureStore, Gram, centred_gram
+from probecache.store.errors import InputError
 
 
 def cka(

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from analyze.similarity.gram import FeatureStore, centred_gram, cross_products
-from analyze.similarity.measures import Measure, Products, measure_named
-from analyze.subsets import permutation, sizes
+from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.similarity.gram import FeatureStore, centred_gram, cross_products
+from probecache.analyze.similarity.measures import Measure, Products, measure_named
 
 
 def similarity(

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
-from analyze.similarity.measures import Products
-from store.errors import InputError
+from probecache.analyze.similarity.measures import Products
+from probecache.store.errors import InputError
 
 
 class FeatureStore(Protocol):
-    """The part of `store.reader.Store` that the analysis of similarity reads."""
+    """The part of `probecache.store.reader.Store` that the analysis of similarity reads."""
 
     path: str
 

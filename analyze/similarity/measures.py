@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from store.errors import InputError, close_names
+from probecache.store.errors import InputError, close_names
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from analyze.similarity.gram import FeatureStore
-from analyze.subsets import permutation, sizes
-from store.errors import InputError
+from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.similarity.gram import FeatureStore
+from probecache.store.errors import InputError
 
 
 def rsa(

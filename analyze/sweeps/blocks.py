@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analyze.projections import SEEDED
-from analyze.sweeps.plan import SweepPlan
+from probecache.analyze.selections.projections import SEEDED
+from probecache.analyze.sweeps.plan import SweepPlan
 
 
 @dataclass(frozen=True)

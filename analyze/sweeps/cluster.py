@@ -10,8 +10,8 @@ import psutil
 from distributed import Client, LocalCluster, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from analyze.sweeps.worker import CACHE_SHARE, Cache
-from store.errors import InputError, ProbecacheError
+from probecache.analyze.sweeps.worker import CACHE_SHARE, Cache
+from probecache.store.errors import InputError, ProbecacheError
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -13,12 +13,12 @@ from functools import cache
 
 import numpy as np
 
-from analyze.probes.nested import FULL
-from analyze.probes.newton import CHUNK, PARAMETERS
-from analyze.subsets import sizes
-from analyze.sweeps.blocks import Block
-from analyze.sweeps.plan import SweepPlan
-from store.errors import InputError
+from probecache.analyze.probes.design.nested_matmul import FULL
+from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
+from probecache.analyze.selections.subsets import sizes
+from probecache.analyze.sweeps.blocks import Block
+from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.store.errors import InputError
 
 # Of a logistic probe, at float32's price: what the measured 4.5 s a seed come to (Lite0 features of CIFAR-10,
 # l2 = 1e-4; 17 by width, most of them in bfloat16, with factors and panels).
@@ -33,7 +33,7 @@ EFFICIENCY = (
     0.5  # share of the timed product rate that the solver reaches, softmax and memory traffic included
 )
 HISTORY = 100  # copies of a probe's weights that the solver holds at its peak: 98 counted
-GRAM_LIMIT = 2**30  # bytes, as `analyze.probes.prepared.prepare` sets without a memory limit
+GRAM_LIMIT = 2**30  # bytes, as `probecache.analyze.probes.shared_state.prepare` sets without a memory limit
 BLOCK_SECONDS = 30.0  # the longest that a block should take
 # Bytes of an interpreter with torch, zarr, xarray and dask loaded: 820 MiB measured at the peak of sweeps of
 # 21,000 and 52,000 rows of 512 neurons, extrapolated to none.

@@ -10,9 +10,9 @@ import numpy as np
 import zarr
 from zarr.dtype import VariableLengthUTF8
 
-from analyze.subsets import permutation, sizes
-from analyze.sweeps.plan import AUTO, DIMS, SweepPlan
-from store.errors import FingerprintMismatch
+from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.sweeps.plan import AUTO, DIMS, SweepPlan
+from probecache.store.errors import FingerprintMismatch
 
 # name -> (dtype, value where nothing was computed, what it is)
 VARIABLES: dict[str, tuple[str, Any, str]] = {

@@ -8,13 +8,13 @@ from typing import Any
 
 import xarray as xr
 
-from analyze.sweeps.cluster import connect
-from analyze.sweeps.cost import check_fits, duration
-from analyze.sweeps.plan import SweepPlan, read_config
-from analyze.sweeps.progress import probe_bar
-from analyze.sweeps.sized import check_finite, machine_for, projection
-from analyze.sweeps.sweep import run_plan
-from store.errors import InputError
+from probecache.analyze.sweeps.cluster import connect
+from probecache.analyze.sweeps.cost import check_fits, duration
+from probecache.analyze.sweeps.plan import SweepPlan, read_config
+from probecache.analyze.sweeps.progress import probe_bar
+from probecache.analyze.sweeps.resolved_plan import check_finite, machine_for, projection
+from probecache.analyze.sweeps.sweep import run_plan
+from probecache.store.errors import InputError
 
 
 def run_sweep(

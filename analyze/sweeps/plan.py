@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analyze.probes.classweights import ClassWeight, check_class_weight
-from analyze.probes.penalty import CHOSEN, L2_PATH, describe_choice
-from analyze.projections import check_method
-from analyze.subsets import check_seeds
-from store.errors import InputError, close_names
+from probecache.analyze.probes.select_l2 import CHOSEN, L2_PATH, describe_choice
+from probecache.analyze.selections.projections import check_method
+from probecache.analyze.selections.subsets import check_seeds
+from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight
+from probecache.store.errors import InputError, close_names
 
 PROBES = ("logistic", "ridge", "knn", "sgd")
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
@@ -35,7 +35,7 @@ class SweepPlan:
     rounded to 12 digits, so that 0.15 and np.linspace's 0.15000000000000002 are one fraction. l2 is lambda in
     (1/n) sum CE + (lambda/2) ||W||^2; for ridge in (1/n) ||Y - XW||^2 + lambda ||W||^2.
     l2="auto": each probe takes the best of `l2_path` by training rows that its fit does not see
-    (analyze/probes/penalty.py). class_weight: as in `weigh_classes`.
+    (analyze/probes/select_l2.py). class_weight: as in `weigh_classes`.
     Raises InputError, one line that says what was got and what is allowed.
     """
 

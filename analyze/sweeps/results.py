@@ -25,9 +25,9 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from analyze.sweeps.blocks import Block
-from analyze.sweeps.grid import DIMS, Grid, create, indices
-from store.errors import FingerprintMismatch, InputError
+from probecache.analyze.sweeps.blocks import Block
+from probecache.analyze.sweeps.grid import DIMS, Grid, create, indices
+from probecache.store.errors import FingerprintMismatch, InputError
 
 DONE, FAILED = 1, 2
 

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from analyze.labels import load_labels
-from analyze.probes.classweights import ClassWeight
-from analyze.sweeps.blocks import Block
-from analyze.sweeps.cost import Machine, check_fits, project
-from analyze.sweeps.plan import SweepPlan
-from analyze.sweeps.results import Results
-from analyze.sweeps.run import Outcome, run_here, run_on
-from analyze.sweeps.sized import Sized, check_finite, check_there, machine_for, size_up
-from analyze.sweeps.worker import working_memory
-from analyze.task import stays_on_disk
-from store.errors import InputError, ProbecacheError
+from probecache.analyze.sweeps.blocks import Block
+from probecache.analyze.sweeps.cost import Machine, check_fits, project
+from probecache.analyze.sweeps.execute import Outcome, run_here, run_on
+from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
+from probecache.analyze.sweeps.results import Results
+from probecache.analyze.sweeps.worker import working_memory
+from probecache.analyze.tasks.class_weights import ClassWeight
+from probecache.analyze.tasks.labels import load_labels
+from probecache.analyze.tasks.task import stays_on_disk
+from probecache.store.errors import InputError, ProbecacheError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from store.reader import Store
+    from probecache.store.reader import Store
 
 Progress = Callable[[int, int], None]  # probes done in this run, probes to do in it
 
@@ -144,7 +144,7 @@ def shared_moments(
     sized: Sized, blocks: list[Block], machine: Machine, client: "Client"
 ) -> "dict[str, Future]":
     """The moments of each layer that is too large for a worker's memory, being summed up by all workers."""
-    from analyze.sweeps.reduce import moments_on
+    from probecache.analyze.sweeps.distributed_moments import moments_on
 
     plan, limit = sized.plan, working_memory(machine.memory)
     large = {b.layer for b in blocks if stays_on_disk(sized.layers[b.layer].loaded, limit)}

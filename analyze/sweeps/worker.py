@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyze.probes.classweights import weigh_classes
-from analyze.probes.penalty import fit_chosen, hold_out
-from analyze.projections import prepare
-from analyze.subsets import sizes
-from analyze.sweeps.blocks import Block
-from analyze.sweeps.cost import BASELINE
-from analyze.sweeps.solvers import solve
-from store.errors import InputError
+from probecache.analyze.probes.select_l2 import fit_chosen, hold_out
+from probecache.analyze.selections.projections import prepare
+from probecache.analyze.selections.subsets import sizes
+from probecache.analyze.sweeps.blocks import Block
+from probecache.analyze.sweeps.cost import BASELINE
+from probecache.analyze.sweeps.solvers import solve
+from probecache.analyze.tasks.class_weights import weigh_classes
+from probecache.store.errors import InputError
 
 if TYPE_CHECKING:
-    from analyze.probes.moments import Moments
-    from analyze.probes.penalty import HeldOut
-    from analyze.probes.prepared import Prepared
-    from analyze.task import Task
-    from store.reader import Store
+    from probecache.analyze.probes.design.gram import Moments
+    from probecache.analyze.probes.select_l2 import HeldOut
+    from probecache.analyze.probes.shared_state import Prepared
+    from probecache.analyze.tasks.task import Task
+    from probecache.store.reader import Store
 
 # Share of the memory limit that cached tasks may hold; the rest is for the block at work.
 CACHE_SHARE = 0.5
@@ -67,7 +67,7 @@ class Cache:
 
     def open(self, path: str) -> "Store":
         if path not in self.stores:
-            from store.reader import open_store
+            from probecache.store.reader import open_store
 
             self.stores[path] = open_store(path)
         return self.stores[path]
@@ -162,8 +162,8 @@ def working_memory(limit: int | None) -> int | None:
 def _load(
     store: "Store", layer: str, digest: str, job: Job, found: "Moments | None"
 ) -> "tuple[Task, Prepared]":
-    from analyze.probes.block import task_moments
-    from analyze.task import load_task
+    from probecache.analyze.probes.fit import task_moments
+    from probecache.analyze.tasks.task import load_task
 
     now = layer_digest(store, layer, job.train, job.test)
     if now != digest:

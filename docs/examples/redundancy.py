@@ -15,12 +15,12 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import probecache as pc
-from analyze.findings.classes import class_effects, hardest_hit
-from analyze.findings.sentences import findings
-from analyze.findings.transfer import efficient_subset, write_indices
-from analyze.report.figures import accuracy_figure
-from analyze.report.write import write_report
-from analyze.similarity.compare import subset_similarity
+from probecache.analyze.findings.claims import findings
+from probecache.analyze.findings.classes import class_effects, hardest_hit
+from probecache.analyze.findings.transfer import efficient_subset, write_indices
+from probecache.analyze.report.figures import accuracy_figure
+from probecache.analyze.report.write import write_report
+from probecache.analyze.similarity.compare import subset_similarity
 
 
 def main(folder: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
-from analyze.subsets import permutation, sizes
+from probecache.analyze.selections.subsets import permutation, sizes
 
 
 class MemoryStore:

@@ -5,10 +5,10 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
-from analyze.probes.block import fit_block
-from analyze.subsets import permutation
-from analyze.task import Task
-from store.errors import InputError
+from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.task import Task
+from probecache.store.errors import InputError
 
 L2 = 1e-3
 SIZES = np.array([3, 64, 13, 26, 40])  # in no order

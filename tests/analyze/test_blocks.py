@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from analyze.sweeps.blocks import Block, missing_blocks
-from analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.blocks import Block, missing_blocks
+from probecache.analyze.sweeps.plan import SweepPlan
 
 PLAN = SweepPlan(["a", "b"], [0.1, 0.5, 1], seeds=3, method=["random", "first"], l2=[1e-4, 1e-2])
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analyze.similarity.cka import (
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.similarity.cka import (
     cka,
     cka_between,
     cka_with_full,
@@ -12,9 +13,8 @@ from analyze.similarity.cka import (
     nested_masks,
     products_squared,
 )
-from analyze.similarity.gram import centred_gram, cross_products
-from analyze.subsets import permutation
-from store.errors import InputError
+from probecache.analyze.similarity.gram import centred_gram, cross_products
+from probecache.store.errors import InputError
 from tests.analyze.synthetic import MemoryStore, features
 
 

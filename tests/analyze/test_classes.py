@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analyze.findings.classes import class_effects, gini, hardest_hit
-from store.errors import InputError
+from probecache.analyze.findings.classes import class_effects, gini, hardest_hit
+from probecache.store.errors import InputError
 from tests.analyze.synthetic import synthetic_results
 
 

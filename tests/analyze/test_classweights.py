@@ -9,12 +9,12 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
 import probecache as pc
-from analyze.probes.block import fit_block, task_moments
-from analyze.probes.classweights import weigh_classes
-from analyze.probes.estimators import LogisticProbe
-from analyze.sweeps.plan import SweepPlan
-from analyze.task import Task
-from store.errors import FingerprintMismatch, InputError
+from probecache.analyze.probes.estimators import LogisticProbe
+from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.tasks.class_weights import weigh_classes
+from probecache.analyze.tasks.task import Task
+from probecache.store.errors import FingerprintMismatch, InputError
 
 NAMES = ("cat", "dog", "hen")
 
@@ -82,7 +82,7 @@ def test_a_weighted_sweep_is_the_weighted_block_and_is_recorded(store, tmp_path,
 def test_a_weighted_layer_on_disk_is_the_one_in_memory(store, monkeypatch):
     plan = {"layer": "a", "fractions": [0.5, 1], "seeds": 1, "l2": 1e-2, "class_weight": "balanced"}
     here = pc.sweep(store, **plan)
-    monkeypatch.setattr("analyze.task.stays_on_disk", lambda size, limit: True)
+    monkeypatch.setattr("probecache.analyze.tasks.task.stays_on_disk", lambda size, limit: True)
     np.testing.assert_allclose(pc.sweep(store, **plan)["objective"], here["objective"], rtol=2e-5)
 
 

@@ -16,15 +16,15 @@ from distributed import Client
 from sklearn.datasets import load_digits
 
 import probecache as pc
-from analyze.sweeps.cluster import connect
-from analyze.sweeps.sized import machine_for
-from store.errors import InputError
+from probecache.analyze.sweeps.cluster import connect
+from probecache.analyze.sweeps.resolved_plan import machine_for
+from probecache.store.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SMALL_BLOCKS = (
-    "import sys, analyze.sweeps.sized, probecache as pc\n"
-    "analyze.sweeps.sized.target_seconds = lambda *a: 0.0\n"
+    "import sys, probecache.analyze.sweeps.resolved_plan, probecache as pc\n"
+    "probecache.analyze.sweeps.resolved_plan.target_seconds = lambda *a: 0.0\n"
     "pc.main(sys.argv[1:])"
 )
 PATIENCE = 600  # seconds after which a process counts as hung, on a machine however busy
@@ -53,7 +53,7 @@ def here(store):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 0.0)
+    monkeypatch.setattr("probecache.analyze.sweeps.resolved_plan.target_seconds", lambda *a: 0.0)
 
 
 def command(*arguments, cwd, **kwargs):
@@ -236,7 +236,7 @@ def test_a_config_file_and_flags_make_one_plan_and_flags_win(store, tmp_path, ca
 
 
 def test_failed_blocks_end_in_exit_code_1(store, tmp_path, capsys, monkeypatch, small_blocks):
-    from analyze.sweeps import worker
+    from probecache.analyze.sweeps import worker
 
     original, calls = worker.solve, []
 

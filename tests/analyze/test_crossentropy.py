@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from analyze.probes.crossentropy import indicator, loss_and_residual, n_outputs
+from probecache.analyze.probes.optim.cross_entropy import indicator, loss_and_residual, n_outputs
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from analyze.sweeps.solvers import check_solver, cuml
-from store.errors import InputError
+from probecache.analyze.sweeps.solvers import check_solver, cuml
+from probecache.store.errors import InputError
 
 pytestmark = pytest.mark.skipif(find_spec("cuml") is None, reason="cuML is not installed")
 

@@ -6,10 +6,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from analyze.findings.ensembles import disjoint_ensemble
-from analyze.subsets import permutation
-from analyze.task import Task
-from store.errors import InputError
+from probecache.analyze.findings.ensembles import disjoint_ensemble
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.task import Task
+from probecache.store.errors import InputError
 from tests.analyze.synthetic import features
 
 

@@ -6,7 +6,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from analyze.probes.estimators import LogisticProbe, RidgeProbe
+from probecache.analyze.probes.estimators import LogisticProbe, RidgeProbe
 
 FLOAT32 = "compares to 1e-7, the rounding of one float32 product; test_weights_... compares to 1e-3"
 

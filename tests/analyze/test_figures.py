@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analyze.findings.summary import pick_l2, seed_band
-from store.errors import InputError
+from probecache.analyze.findings.summary import pick_l2, seed_band
+from probecache.store.errors import InputError
 from tests.analyze.synthetic import synthetic_results
 
 pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `report`")
 
-from analyze.report.figures import accuracy_figure, score_figure
+from probecache.analyze.report.figures import accuracy_figure, score_figure
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])

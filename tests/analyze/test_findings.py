@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyze.findings.sentences import findings
+from probecache.analyze.findings.claims import findings
 from tests.analyze.synthetic import synthetic_results
 
 ROOT = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyze.probes.block import fit_block
-from analyze.probes.history import LENGTH, History
-from analyze.probes.lockstep import lbfgs
-from analyze.subsets import permutation
-from analyze.task import Task
+from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.probes.optim.lbfgs import lbfgs
+from probecache.analyze.probes.optim.lbfgs_history import LENGTH, History
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.task import Task
 
 
 def two_loops(g, pairs, precondition):

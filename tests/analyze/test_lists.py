@@ -6,9 +6,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
 import probecache as pc
-from analyze.probes.lists import fit_lists
-from analyze.task import Task
-from store.errors import FingerprintMismatch, InputError
+from probecache.analyze.probes.index_lists import fit_lists
+from probecache.analyze.tasks.task import Task
+from probecache.store.errors import FingerprintMismatch, InputError
 
 L2 = 1e-2
 LISTS = ([20, 3, 41], [60, 1], [5, 20, 33, 42, 50, 10, 11], [2, 41, 20])

@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from analyze.probes.block import fit_block
-from analyze.probes.crossentropy import indicator, n_outputs
-from analyze.probes.newton import Problem, newton
-from analyze.probes.panels import Panels
-from analyze.task import Task
+from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
+from probecache.analyze.probes.optim.newton import Problem, newton
+from probecache.analyze.tasks.task import Task
 
 
 def problem(classes, weighted, l2=1e-3, n=90, d=4, spread=0.7):

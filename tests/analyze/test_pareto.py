@@ -6,9 +6,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyze.findings.chance import at_chance, skill
-from analyze.findings.pareto import frontier, pareto
-from analyze.findings.redundancy import redundancy
+from probecache.analyze.findings.chance_level import at_chance, skill
+from probecache.analyze.findings.pareto import frontier, pareto
+from probecache.analyze.findings.redundancy import redundancy
 from tests.analyze.synthetic import synthetic_results
 
 
@@ -73,7 +73,7 @@ def test_a_layer_at_chance_is_a_point_but_no_part_of_the_frontier():
 
 def test_the_legend_names_the_lines_of_every_panel_in_one_colour_each(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `report`")
-    from analyze.report.prints import pareto_figure
+    from probecache.analyze.report.static_figures import pareto_figure
 
     studies = {f"{name} / {task}": synthetic_results() for task in "xy" for name in ("net", "control")}
     studies["control / x"]["class_accuracy"][:] = 0.25  # at chance on one of the tasks only

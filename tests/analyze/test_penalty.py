@@ -5,13 +5,13 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeClassifier
 
 import probecache as pc
-from analyze.probes.block import fit_block, task_moments
-from analyze.probes.crossvalidate import ridge_scores
-from analyze.probes.folds import fold_numbers, held_out_rows, split_task
-from analyze.probes.penalty import fit_chosen
-from analyze.subsets import permutation
-from analyze.task import Task
-from store.errors import FingerprintMismatch, InputError
+from probecache.analyze.probes.cross_validate import ridge_scores
+from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.probes.folds import fold_numbers, held_out_rows, split_task
+from probecache.analyze.probes.select_l2 import fit_chosen
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.task import Task
+from probecache.store.errors import FingerprintMismatch, InputError
 
 PATH = np.array([1e-4, 1e-2, 1.0])
 SIZES = np.array([4, 20, 9])
@@ -173,7 +173,7 @@ def test_a_layer_on_disk_chooses_as_in_memory(store, monkeypatch):
     for probe in ("logistic", "ridge"):
         here = pc.sweep(store, **plan, probe=probe)
         with monkeypatch.context() as patch:
-            patch.setattr("analyze.task.stays_on_disk", lambda size, limit: True)
+            patch.setattr("probecache.analyze.tasks.task.stays_on_disk", lambda size, limit: True)
             streamed = pc.sweep(store, **plan, probe=probe)
         np.testing.assert_array_equal(streamed["chosen_l2"], here["chosen_l2"])
         np.testing.assert_allclose(streamed["objective"], here["objective"], rtol=2e-5)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyze.sweeps.plan import SweepPlan, read_config
-from store.errors import InputError
+from probecache.analyze.sweeps.plan import SweepPlan, read_config
+from probecache.store.errors import InputError
 
 
 def test_scalars_are_lists_of_one_and_a_count_of_seeds_is_a_range():

@@ -7,14 +7,14 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from analyze.probes.batches import Options, fit_orders
-from analyze.probes.block import fit_block, pick_device, task_moments
-from analyze.probes.crossentropy import indicator
-from analyze.probes.panels import Panels
-from analyze.probes.sgd import Schedule, fit_sgd
-from analyze.subsets import permutation
-from analyze.task import StoredRows, Task
-from store.errors import InputError
+from probecache.analyze.probes.batches import Options, fit_orders
+from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.probes.fit import fit_block, pick_device, task_moments
+from probecache.analyze.probes.kinds.sgd import Schedule, fit_sgd
+from probecache.analyze.probes.optim.cross_entropy import indicator
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.task import StoredRows, Task
+from probecache.store.errors import InputError
 
 
 def blobs(n=600, d=24, classes=4, seed=0, spread=2.0):

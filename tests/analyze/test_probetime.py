@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import probecache as pc
-from analyze.findings import probetime
-from analyze.findings.probetime import probe_time
-from analyze.findings.transfer import efficient_subset
-from store.errors import InputError
+from probecache.analyze.findings import probe_time as probetime
+from probecache.analyze.findings.probe_time import probe_time
+from probecache.analyze.findings.transfer import efficient_subset
+from probecache.store.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 PLAN = {"layer": "a", "fractions": [0.25, 0.5, 1], "seeds": 3, "l2": 1e-2}

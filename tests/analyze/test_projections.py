@@ -5,11 +5,17 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from analyze.probes.block import fit_block
-from analyze.projections import check_method, prepare, principal_components, random_basis, read_indices
-from analyze.subsets import permutation
-from analyze.task import Task
-from store.errors import InputError
+from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.selections.projections import (
+    check_method,
+    prepare,
+    principal_components,
+    random_basis,
+    read_indices,
+)
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.task import Task
+from probecache.store.errors import InputError
 from tests.analyze.synthetic import features
 
 

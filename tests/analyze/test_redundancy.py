@@ -8,8 +8,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyze.findings.redundancy import redundancy
-from store.errors import InputError
+from probecache.analyze.findings.redundancy import redundancy
+from probecache.store.errors import InputError
 from tests.analyze.synthetic import synthetic_results
 
 

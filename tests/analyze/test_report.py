@@ -16,11 +16,11 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `report`")
 pytest.importorskip("plotly", reason="plotly comes with the extra `report`")
 
-from analyze.findings.redundancy import redundancy
-from analyze.findings.sentences import findings
-from analyze.report.write import report_files, write_report
-from analyze.similarity.cka import cka
-from store.errors import DamagedStore, InputError
+from probecache.analyze.findings.claims import findings
+from probecache.analyze.findings.redundancy import redundancy
+from probecache.analyze.report.write import report_files, write_report
+from probecache.analyze.similarity.cka import cka
+from probecache.store.errors import DamagedStore, InputError
 from tests.analyze.synthetic import MemoryStore, features, synthetic_results
 
 TABS = ["findings", "accuracy", "redundancy", "classes", "layers", "similarity", "provenance"]

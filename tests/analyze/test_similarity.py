@@ -6,11 +6,11 @@ from scipy.linalg import orthogonal_procrustes, qr
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
-from analyze.similarity.compare import similarity, subset_similarity
-from analyze.similarity.measures import MEASURES
-from analyze.similarity.rsa import rsa
-from analyze.subsets import permutation
-from store.errors import InputError
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.similarity.compare import similarity, subset_similarity
+from probecache.analyze.similarity.measures import MEASURES
+from probecache.analyze.similarity.rsa import rsa
+from probecache.store.errors import InputError
 from tests.analyze.synthetic import MemoryStore, features
 from tests.analyze.test_cka import direct_cka, direct_debiased
 

@@ -9,11 +9,11 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
-from analyze.subsets import permutation
-from analyze.sweeps.solvers import SOLVERS, check_solver, cuml, solve
-from analyze.sweeps.solvers.single import Fit, logistic_objective, loop
-from analyze.task import StoredRows, Task
-from store.errors import InputError
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.sweeps.solvers import SOLVERS, check_solver, cuml, solve
+from probecache.analyze.sweeps.solvers.one_by_one import Fit, logistic_objective, loop
+from probecache.analyze.tasks.task import StoredRows, Task
+from probecache.store.errors import InputError
 
 SIZES, L2S = np.array([5, 40, 64]), np.array([1e-3, 1e-1])
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from analyze.subsets import check_orders, check_sizes, permutation, sizes
-from store.errors import InputError
+from probecache.analyze.selections.subsets import check_orders, check_sizes, permutation, sizes
+from probecache.store.errors import InputError
 
 
 @pytest.mark.parametrize(("d", "seed"), [(1, 0), (384, 0), (2048, 4), (17, 2**40)])

@@ -9,14 +9,14 @@ import xarray as xr
 from sklearn.datasets import load_digits
 
 import probecache as pc
-from analyze.probes.block import fit_block
-from analyze.subsets import permutation, sizes
-from analyze.sweeps.grid import DIMS
-from analyze.sweeps.plan import SweepPlan
-from analyze.sweeps.sized import Sized, size_up
-from analyze.sweeps.sweep import run_plan
-from analyze.task import load_task
-from store.errors import FingerprintMismatch, InputError, ProbecacheError
+from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.sweeps.grid import DIMS
+from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.resolved_plan import Sized, size_up
+from probecache.analyze.sweeps.sweep import run_plan
+from probecache.analyze.tasks.task import load_task
+from probecache.store.errors import FingerprintMismatch, InputError, ProbecacheError
 
 FRACTIONS = [0.1, 0.5, 1.0]
 
@@ -36,7 +36,7 @@ def store(tmp_path_factory):
 @pytest.fixture
 def counted(monkeypatch):
     """Probes that were computed, as they are."""
-    from analyze.sweeps import worker
+    from probecache.analyze.sweeps import worker
 
     ran = []
     original = worker.run_block
@@ -45,7 +45,7 @@ def counted(monkeypatch):
         ran.append(block)
         return original(block, job, cache)
 
-    monkeypatch.setattr("analyze.sweeps.run.run_block", run_block)
+    monkeypatch.setattr("probecache.analyze.sweeps.execute.run_block", run_block)
     return lambda: sum(block.n_probes for block in ran)
 
 
@@ -124,9 +124,9 @@ def test_growing_an_axis_computes_only_the_difference(store, tmp_path, counted, 
 
 def test_block_size_does_not_change_a_number(store, monkeypatch):
     plan = SweepPlan("wide", FRACTIONS, seeds=4, l2=[1e-3, 1e-1])
-    monkeypatch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 1e9)
+    monkeypatch.setattr("probecache.analyze.sweeps.resolved_plan.target_seconds", lambda *a: 1e9)
     one = run_plan(plan, store)
-    monkeypatch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 0.0)
+    monkeypatch.setattr("probecache.analyze.sweeps.resolved_plan.target_seconds", lambda *a: 0.0)
     many = run_plan(plan, store)
     xr.testing.assert_identical(one.drop_vars("seconds").drop_attrs(), many.drop_vars("seconds").drop_attrs())
 
@@ -255,7 +255,7 @@ def test_a_folder_that_holds_no_results_is_left_alone(store, tmp_path):
 
 def failing(monkeypatch, when, error):
     """Make the solver raise `error()` for blocks of seeds for which `when` is true; returns the tries."""
-    from analyze.sweeps import worker
+    from probecache.analyze.sweeps import worker
 
     tries = []
     original = worker.solve
@@ -267,7 +267,7 @@ def failing(monkeypatch, when, error):
         return original(task, orders, *args, **kwargs)
 
     monkeypatch.setattr(worker, "solve", solve)
-    monkeypatch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 0.0)
+    monkeypatch.setattr("probecache.analyze.sweeps.resolved_plan.target_seconds", lambda *a: 0.0)
     return tries
 
 
@@ -304,7 +304,7 @@ def test_out_of_memory_halves_the_block_down_to_what_fits(store, monkeypatch):
     whole = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=5)
     with monkeypatch.context() as patch:
         tries = failing(patch, lambda orders: len(orders) > 1, MemoryError)
-        patch.setattr("analyze.sweeps.sized.target_seconds", lambda *a: 1e9)
+        patch.setattr("probecache.analyze.sweeps.resolved_plan.target_seconds", lambda *a: 1e9)
         halved = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=5)
     assert sorted(tries) == [2, 2, 3, 5]
     xr.testing.assert_equal(halved["objective"], whole["objective"])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from analyze.findings.transfer import efficient_subset, write_indices
-from analyze.projections import read_indices
-from analyze.subsets import permutation
-from store.errors import InputError
+from probecache.analyze.findings.transfer import efficient_subset, write_indices
+from probecache.analyze.selections.projections import read_indices
+from probecache.analyze.selections.subsets import permutation
+from probecache.store.errors import InputError
 from tests.analyze.synthetic import synthetic_results
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.digits import write_digits
+from probecache.extract.datasets.digits import write_digits
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ import tarfile
 
 import pytest
 
-from extract.archives import BLOCK
-from extract.data import open_images
-from store.errors import InputError
+from probecache.extract.datasets.open import open_images
+from probecache.extract.datasets.tar import BLOCK
+from probecache.store.errors import InputError
 
 
 def headers(path):

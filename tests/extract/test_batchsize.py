@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from extract.run import extract
-from store.errors import FingerprintMismatch, InputError
+from probecache.extract.run import extract_features
+from probecache.store.errors import FingerprintMismatch, InputError
 
 
 def run(photos, out, **options):
@@ -15,7 +15,7 @@ def run(photos, out, **options):
         "shard_rows": 8,
         "img_size": 64,
     }
-    return extract("test_resnet", data_dir=photos, out=out, **{**settings, **options})
+    return extract_features("test_resnet", data_dir=photos, out=out, **{**settings, **options})
 
 
 def recorded(store, layer="penultimate"):
@@ -25,7 +25,9 @@ def recorded(store, layer="penultimate"):
 def test_auto_goes_on_with_what_the_store_recorded(photos, tmp_path, monkeypatch):
     out = tmp_path / "s.zarr"
     run(photos, out, rows=(0, 8), batch_size=6)
-    monkeypatch.setattr("extract.batchsize.ON_CPU", 16)  # another machine, where another size fits
+    monkeypatch.setattr(
+        "probecache.extract.pipeline.batch_size.ON_CPU", 16
+    )  # another machine, where another size fits
     store = run(photos, out)
     assert recorded(store) == store.report("train", "penultimate")["summary"]["batch_size"] == 6
     straight = run(photos, tmp_path / "straight.zarr", batch_size=6)

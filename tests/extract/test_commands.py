@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import probecache
-from extract.commands import as_timm
-from extract.digits import write_digits
+import probecache.__main__
+from probecache.extract.commands import as_timm
+from probecache.extract.datasets.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["--model", "test_resnet", "--no-pretrained"]
@@ -17,7 +17,7 @@ MODEL = ["--model", "test_resnet", "--no-pretrained"]
 
 def run(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
-        probecache.main([str(a) for a in arguments])
+        probecache.__main__.main([str(a) for a in arguments])
     output = capsys.readouterr()
     return stop.value.code, output.out, output.err
 
@@ -170,8 +170,8 @@ def test_unreadable_images_set_the_exit_code(capsys, tmp_path):
 
 def test_help_imports_no_torch():
     code = (
-        "import sys, probecache\n"
-        "try: probecache.main(['extract', '--help'])\n"
+        "import sys, probecache.__main__\n"
+        "try: probecache.__main__.main(['extract', '--help'])\n"
         "except SystemExit: pass\n"
         "print('torch' in sys.modules)"
     )

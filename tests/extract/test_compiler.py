@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from extract.device import Compute
-from extract.features import Features, plan_features
-from extract.layers import trace
-from extract.loop import Forward
-from extract.run import extract
-from store.errors import FingerprintMismatch, InputError
-from store.verify import verify
+from probecache.extract.backbone.features import Features, plan_features
+from probecache.extract.backbone.layers import trace
+from probecache.extract.pipeline.device import Compute
+from probecache.extract.pipeline.loop import Forward
+from probecache.extract.run import extract_features
+from probecache.store.errors import FingerprintMismatch, InputError
+from probecache.store.verify import verify
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ def images(count):
 
 def test_an_unknown_backend_is_refused_before_a_store_is_made(tmp_path):
     with pytest.raises(InputError, match=r"unknown --torchcompile 'inductr'.*inductor") as caught:
-        extract(Net(), images(4), out=tmp_path / "s.zarr", torchcompile="inductr")
+        extract_features(Net(), images(4), out=tmp_path / "s.zarr", torchcompile="inductr")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "s.zarr").exists()
 
@@ -67,7 +67,7 @@ def test_a_backend_that_cannot_compile_here_is_refused_before_a_store_is_made(tm
         r"--torchcompile inductor does not work on cpu here: RuntimeError: No working C\+\+ compiler found;"
     )
     with pytest.raises(InputError, match=message) as caught:
-        extract(Net(), images(4), out=tmp_path / "s.zarr", torchcompile="inductor")
+        extract_features(Net(), images(4), out=tmp_path / "s.zarr", torchcompile="inductor")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "s.zarr").exists()
 
@@ -114,12 +114,12 @@ def test_inductor_equals_the_plain_pass_and_is_in_the_fingerprint(tmp_path, monk
         "shard_rows": 16,
         "device": "cpu",
     }
-    plain = extract(Net(), images(44), out=tmp_path / "plain.zarr", **options)
+    plain = extract_features(Net(), images(44), out=tmp_path / "plain.zarr", **options)
     options["out"] = tmp_path / "compiled.zarr"
-    extract(Net(), images(44), torchcompile="inductor", rows=(0, 16), **options)
+    extract_features(Net(), images(44), torchcompile="inductor", rows=(0, 16), **options)
     with pytest.raises(FingerprintMismatch, match=r"torchcompile"):
-        extract(Net(), images(44), **options)
-    compiled = extract(Net(), images(44), torchcompile="inductor", **options)  # goes on at row 16
+        extract_features(Net(), images(44), **options)
+    compiled = extract_features(Net(), images(44), torchcompile="inductor", **options)  # goes on at row 16
     assert list((tmp_path / "cache").rglob("*.so"))  # it did compile
     assert plain.fingerprint.compute["torchcompile"] is None
     assert compiled.fingerprint.compute["torchcompile"] == "inductor"

@@ -9,10 +9,10 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from torchvision.datasets import ImageFolder
 
-from extract.batches import FAILED, OK, batch_ranges, open_batches
-from extract.data import open_images
-from extract.preprocess import Preprocess
-from store.errors import InputError
+from probecache.extract.datasets.open import open_images
+from probecache.extract.datasets.preprocess import Preprocess
+from probecache.extract.pipeline.loader import FAILED, OK, batch_ranges, open_batches
+from probecache.store.errors import InputError
 
 SMALL = Preprocess((3, 32, 32), "bilinear", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
 

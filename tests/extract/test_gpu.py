@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from extract.run import extract
+from probecache.extract.run import extract_features
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,7 +22,7 @@ def images(count=1000):
 
 def run(out, **options):
     settings = {"pretrained": False, "img_size": 64, "layers": LAYERS, "batch_size": 96, "shard_rows": 256}
-    return extract("resnet18", images(), out=out, **{**settings, **options})
+    return extract_features("resnet18", images(), out=out, **{**settings, **options})
 
 
 def relative(a, b):
@@ -60,7 +60,7 @@ def test_out_of_memory_halves_and_goes_on(tmp_path):
     torch.cuda.set_per_process_memory_fraction(min(1.0, 2 * 2**30 / total))
     try:
         with pytest.warns(UserWarning, match="halved"):
-            store = extract(
+            store = extract_features(
                 "resnet18", large(), out=tmp_path / "s.zarr", pretrained=False, batch_size=512, device="cuda"
             )
     finally:
@@ -82,7 +82,7 @@ def test_decoding_workers_beside_cuda(photos, tmp_path):
         "dtype": "float32",
         "amp_dtype": "float32",
     }
-    gpu = extract("test_resnet", out=tmp_path / "gpu.zarr", device="cuda", **options)
-    cpu = extract("test_resnet", out=tmp_path / "cpu.zarr", device="cpu", **options)
+    gpu = extract_features("test_resnet", out=tmp_path / "gpu.zarr", device="cuda", **options)
+    cpu = extract_features("test_resnet", out=tmp_path / "cpu.zarr", device="cpu", **options)
     assert relative(gpu.matrix("train", "penultimate"), cpu.matrix("train", "penultimate")) < 1e-3
     assert list(gpu.samples("train")) == list(cpu.samples("train"))

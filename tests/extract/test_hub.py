@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.data import open_images
-from extract.run import extract
-from store.errors import InputError
-from store.layout import FAILED
+from probecache.extract.datasets.open import open_images
+from probecache.extract.run import extract_features
+from probecache.store.errors import InputError
+from probecache.store.layout import FAILED
 
 datasets = pytest.importorskip(
     "datasets", reason="the package datasets is missing (pip install 'probecache[hf]')"
@@ -78,7 +78,7 @@ def offline(monkeypatch):
 
 
 def run(spec, out, cache, **options):
-    return extract(
+    return extract_features(
         "test_resnet",
         spec,
         data_dir=cache,

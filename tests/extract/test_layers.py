@@ -5,10 +5,10 @@ import timm
 import torch
 from torch import nn
 
-from extract.features import Features, plan_features
-from extract.layers import block_names, resolve_layers, trace
-from extract.listing import list_layers
-from store.errors import InputError
+from probecache.extract.backbone.features import Features, plan_features
+from probecache.extract.backbone.layers import block_names, resolve_layers, trace
+from probecache.extract.list_layers import list_layers
+from probecache.store.errors import InputError
 
 VIT = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=4).eval()
 PAPER = [

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from extract.batches import Batch
-from extract.device import Compute, choose_compute
-from extract.drain import Drain, Rows
-from extract.features import Features, plan_features
-from extract.layers import trace
-from extract.loop import Forward
-from extract.run import extract
-from extract.timing import Timing
-from store.errors import InputError, ProbecacheError
-from store.layout import Shard
-from store.writer import SplitWriter
+from probecache.extract.backbone.features import Features, plan_features
+from probecache.extract.backbone.layers import trace
+from probecache.extract.pipeline.device import Compute, choose_compute
+from probecache.extract.pipeline.loader import Batch
+from probecache.extract.pipeline.loop import Forward
+from probecache.extract.pipeline.shard_assembler import Drain, Rows
+from probecache.extract.pipeline.timing import Timing
+from probecache.extract.run import extract_features
+from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.layout import Shard
+from probecache.store.writer import SplitWriter
 
 CPU = Compute(torch.device("cpu"), torch.float32, False)
 
@@ -53,9 +53,9 @@ def test_out_of_memory_halves_and_goes_on(tmp_path):
     data = images()
     options = {"batch_size": 16, "shard_rows": 16, "dtype": "float32"}
     with pytest.warns(UserWarning, match="halved to"):
-        store = extract(Net(most=5), data, out=tmp_path / "small.zarr", **options)
+        store = extract_features(Net(most=5), data, out=tmp_path / "small.zarr", **options)
     assert store.report("train", "penultimate")["summary"]["halved"] == 2
-    whole = extract(Net(), data, out=tmp_path / "large.zarr", **options)
+    whole = extract_features(Net(), data, out=tmp_path / "large.zarr", **options)
     small, large = (s.matrix("train", "penultimate") for s in (store, whole))
     assert np.abs(small - large).max() <= 1e-5 * np.abs(large).max()
 
@@ -102,11 +102,11 @@ def test_a_failed_write_ends_the_run_and_keeps_what_was_committed(tmp_path, monk
 
     monkeypatch.setattr(SplitWriter, "write", fail)
     with pytest.raises(ProbecacheError, match="disk full"):
-        extract(Net(), data, out=out, **options)
+        extract_features(Net(), data, out=out, **options)
     monkeypatch.setattr(SplitWriter, "write", write)
-    store = extract(Net(), data, out=out, **options)
+    store = extract_features(Net(), data, out=out, **options)
     assert store.report("train", "penultimate")["summary"]["images"] == 24  # 5 shards, two were there
-    straight = extract(Net(), data, out=tmp_path / "straight.zarr", **options)
+    straight = extract_features(Net(), data, out=tmp_path / "straight.zarr", **options)
     assert np.array_equal(store.matrix("train", "penultimate"), straight.matrix("train", "penultimate"))
     assert not [t for t in threading.enumerate() if t.name.startswith("probecache")]
 
@@ -122,7 +122,7 @@ class Broken(Dataset):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_data_set_of_which_nothing_can_be_read_fails(tmp_path, workers):
     with pytest.raises(ProbecacheError, match=r"none of the images of rows 0:8 could be read.*no such disk"):
-        extract(Net(), Broken(), out=tmp_path / "s.zarr", workers=workers)
+        extract_features(Net(), Broken(), out=tmp_path / "s.zarr", workers=workers)
 
 
 def test_drain_holds_at_most_its_queue():
@@ -154,8 +154,8 @@ def test_float16_overflow_is_refused(tmp_path):
     model = Net()
     nn.init.constant_(model.body[0].bias, 1e6)
     with pytest.raises(ProbecacheError, match="float16"):
-        extract(model, images(4), out=tmp_path / "s.zarr")
-    store = extract(model, images(4), out=tmp_path / "wide.zarr", dtype="float32")
+        extract_features(model, images(4), out=tmp_path / "s.zarr")
+    store = extract_features(model, images(4), out=tmp_path / "wide.zarr", dtype="float32")
     assert np.isfinite(store.matrix("train", "penultimate")).all()
 
 
@@ -182,7 +182,7 @@ def test_float16_overflow_is_refused(tmp_path):
 )
 def test_wrong_input_writes_nothing(tmp_path, options, words):
     with pytest.raises(InputError, match=words) as caught:
-        extract(Net(), images(2), out=tmp_path / "s.zarr", **options)
+        extract_features(Net(), images(2), out=tmp_path / "s.zarr", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "s.zarr").exists()
 

@@ -6,11 +6,11 @@ import timm
 import torch
 from torch import nn
 
-from extract.features import Features, plan_features
-from extract.layers import resolve_layers, trace
-from extract.pooling import Layout, describe, pool_output
-from extract.preprocess import resolve_preprocess
-from store.errors import InputError
+from probecache.extract.backbone.features import Features, plan_features
+from probecache.extract.backbone.layers import resolve_layers, trace
+from probecache.extract.backbone.pooling import Layout, describe, pool_output
+from probecache.extract.datasets.preprocess import resolve_preprocess
+from probecache.store.errors import InputError
 
 # name, create_model arguments, layer, kind of output, prefix tokens, class token
 FIXED = ("xcit", "test")

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.distributed import Place, find_place, spawn
-from extract.run import extract
-from store.errors import InputError, ProbecacheError, UnfinishedSplit
-from store.reader import open_store
+from probecache.extract.distributed import Place, find_place, spawn
+from probecache.extract.run import extract_features
+from probecache.store.errors import InputError, ProbecacheError, UnfinishedSplit
+from probecache.store.reader import open_store
 
 ROOT = Path(__file__).parents[2]
 MODEL = "test_resnet"
@@ -43,7 +43,7 @@ def start(arguments, **environment):
 
 
 def straight(data, out, **options):
-    return extract(
+    return extract_features(
         MODEL, data_dir=data, out=out, pretrained=False, shard_rows=64, img_size=64, batch_size=16, **options
     )
 

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from extract.backbone import load_backbone
-from extract.run import extract
-from store.errors import FingerprintMismatch, InputError, ProbecacheError
-from store.layout import FAILED, OK
+from probecache.extract.backbone.load import load_backbone
+from probecache.extract.run import extract_features
+from probecache.store.errors import FingerprintMismatch, InputError, ProbecacheError
+from probecache.store.layout import FAILED, OK
 
 MODEL = "test_resnet"
 
@@ -33,7 +33,7 @@ def relative(got, expected):
 
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-5), ("float16", 1e-3), ("bfloat16", 8e-3)])
 def test_features_equal_a_direct_timm_forward(photos, tmp_path, dtype, limit):
-    store = extract(
+    store = extract_features(
         MODEL,
         data_dir=photos,
         out=tmp_path / "s.zarr",
@@ -50,7 +50,9 @@ def test_features_equal_a_direct_timm_forward(photos, tmp_path, dtype, limit):
 
 def test_rows_carry_label_and_identity(photos, photos_tar, tmp_path):
     for number, source in enumerate((photos, photos_tar)):
-        store = extract(MODEL, data_dir=source, out=tmp_path / f"{number}.zarr", pretrained=False, workers=2)
+        store = extract_features(
+            MODEL, data_dir=source, out=tmp_path / f"{number}.zarr", pretrained=False, workers=2
+        )
         names = list(store.samples("train"))
         assert names == [f"{c}/{i}.png" for c in ("cat", "dog", "eel") for i in range(8)]
         assert store.class_names("train") == ["cat", "dog", "eel"]
@@ -62,7 +64,7 @@ def test_rows_carry_label_and_identity(photos, photos_tar, tmp_path):
 
 def test_batch_size_does_not_show_in_float32(photos, tmp_path):
     one, two = (
-        extract(
+        extract_features(
             MODEL,
             data_dir=photos,
             out=tmp_path / f"{b}.zarr",
@@ -76,7 +78,7 @@ def test_batch_size_does_not_show_in_float32(photos, tmp_path):
 
 
 def test_several_layers_and_poolings_come_from_one_pass(photos, tmp_path):
-    store = extract(
+    store = extract_features(
         "test_vit",
         data_dir=photos,
         out=tmp_path / "s.zarr",
@@ -108,9 +110,9 @@ def test_several_layers_and_poolings_come_from_one_pass(photos, tmp_path):
 
 def test_a_second_run_computes_only_what_is_missing(photos, tmp_path, monkeypatch):
     out = tmp_path / "s.zarr"
-    first = extract(MODEL, data_dir=photos, out=out, pretrained=False, shard_rows=8, limit=16)
+    first = extract_features(MODEL, data_dir=photos, out=out, pretrained=False, shard_rows=8, limit=16)
     before = first.matrix("train", "penultimate")
-    more = extract(
+    more = extract_features(
         MODEL,
         data_dir=photos,
         out=out,
@@ -122,8 +124,8 @@ def test_a_second_run_computes_only_what_is_missing(photos, tmp_path, monkeypatc
     assert "layer4" in more.layers
     summary = more.report("train", "layer4")["summary"]
     assert summary["images"] == 16
-    monkeypatch.setattr("extract.run.run_loop", None)  # nothing is left to run
-    again = extract(MODEL, data_dir=photos, out=out, pretrained=False, shard_rows=8, limit=16)
+    monkeypatch.setattr("probecache.extract.run.run_loop", None)  # nothing is left to run
+    again = extract_features(MODEL, data_dir=photos, out=out, pretrained=False, shard_rows=8, limit=16)
     assert np.array_equal(again.matrix("train", "penultimate"), before)
 
 
@@ -137,11 +139,11 @@ def test_an_unreadable_image_keeps_its_row(photos, tmp_path):
     (broken / "eel/0.png").write_bytes(b"")
     options = {"data_dir": broken, "out": tmp_path / "s.zarr", "pretrained": False, "batch_size": 4}
     with pytest.raises(ProbecacheError, match=r"2 of 24 images .* first 'dog/3.png'"):
-        extract(MODEL, **options)
+        extract_features(MODEL, **options)
     with pytest.raises(ProbecacheError, match=r"2 of 24 images"):  # nor does a second run hide it
-        extract(MODEL, **options)
-    store = extract(MODEL, **options, allow_failed=True)
-    good = extract(MODEL, **{**options, "data_dir": photos, "out": tmp_path / "good.zarr"})
+        extract_features(MODEL, **options)
+    store = extract_features(MODEL, **options, allow_failed=True)
+    good = extract_features(MODEL, **{**options, "data_dir": photos, "out": tmp_path / "good.zarr"})
     status = store.status("train")
     assert list(np.flatnonzero(status == FAILED)) == [11, 16]
     matrix, whole = store.matrix("train", "penultimate"), good.matrix("train", "penultimate")
@@ -163,24 +165,26 @@ def test_an_unreadable_image_keeps_its_row(photos, tmp_path):
 def test_a_store_made_differently_is_refused(photos, tmp_path, changed, field):
     options = {"data_dir": photos, "out": tmp_path / "s.zarr", "pretrained": False, "limit": 8}
     options["device"] = "cpu"  # bfloat16 is what auto takes on a GPU
-    extract(MODEL, **options)
+    extract_features(MODEL, **options)
     with pytest.raises(FingerprintMismatch, match=field):
-        extract(MODEL, **{**options, **changed})
+        extract_features(MODEL, **{**options, **changed})
 
 
 def test_rows_must_be_whole_shards(photos, tmp_path):
     options = {"data_dir": photos, "out": tmp_path / "s.zarr", "pretrained": False, "shard_rows": 8}
     with pytest.raises(InputError, match=r"4:16"):
-        extract(MODEL, **options, rows=(4, 16))
-    part = extract(MODEL, **options, rows=(8, 16))
+        extract_features(MODEL, **options, rows=(4, 16))
+    part = extract_features(MODEL, **options, rows=(8, 16))
     assert (part.status("train")[8:16] == OK).all()
-    whole = extract(MODEL, **options)
+    whole = extract_features(MODEL, **options)
     assert np.isfinite(whole.matrix("train", "penultimate")).all()
 
 
 def test_stored_weights_name_the_state(photos, tmp_path):
     backbone = load_backbone(MODEL, pretrained=False, seed=3)
-    store = extract(MODEL, data_dir=photos, out=tmp_path / "s.zarr", pretrained=False, seed=3, limit=4)
+    store = extract_features(
+        MODEL, data_dir=photos, out=tmp_path / "s.zarr", pretrained=False, seed=3, limit=4
+    )
     assert store.fingerprint.backbone["weights"] == backbone.weights
     assert store.fingerprint.backbone["source"] == "random:seed=3"
     with torch.random.fork_rng():

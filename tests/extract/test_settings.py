@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 
 import probecache as pc
-from extract.settings import Options, Settings
-from store.errors import InputError
+from probecache.extract.settings import Options, Settings
+from probecache.store.errors import InputError
 
 
 def test_the_options_of_a_caller_are_the_fields_of_settings():
@@ -16,7 +16,7 @@ def test_the_options_of_a_caller_are_the_fields_of_settings():
 
 
 def test_the_signature_of_extract_names_every_option_with_the_default_that_holds():
-    shown = inspect.signature(pc.extract).parameters
+    shown = inspect.signature(pc.extract_features).parameters
     defaults = vars(Settings())
     assert {name: shown[name].default for name in defaults} == defaults
     assert all(shown[name].kind is inspect.Parameter.KEYWORD_ONLY for name in defaults)
@@ -24,7 +24,7 @@ def test_the_signature_of_extract_names_every_option_with_the_default_that_holds
 
 
 def test_help_prints_the_options():
-    text = pydoc.plain(pydoc.render_doc(pc.extract))
+    text = pydoc.plain(pydoc.render_doc(pc.extract_features))
     assert "layers: str | collections.abc.Sequence[str] = ('penultimate',)" in text
     assert "amp_dtype: str = 'auto'" in text
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.data import open_images
-from extract.run import extract
-from store.errors import InputError, ProbecacheError
-from store.layout import FAILED
+from probecache.extract.datasets.open import open_images
+from probecache.extract.run import extract_features
+from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.layout import FAILED
 
 SIZES = (7, 5, 8)
 
@@ -96,12 +96,14 @@ def test_an_unreadable_image_keeps_its_row_and_a_killed_run_goes_on(tmp_path, mo
     good = write_shards(tmp_path / "good")
     bad = write_shards(tmp_path / "bad", broken=(3, 11))
     options = {"pretrained": False, "device": "cpu", "shard_rows": 4, "batch_size": 4, "workers": 2}
-    whole = extract("test_resnet", "wds/x", data_dir=good, out=tmp_path / "good.zarr", **options)
+    whole = extract_features("test_resnet", "wds/x", data_dir=good, out=tmp_path / "good.zarr", **options)
     out = tmp_path / "bad.zarr"
-    extract("test_resnet", "wds/x", data_dir=bad, out=out, rows=(8, 12), allow_failed=True, **options)
+    extract_features(
+        "test_resnet", "wds/x", data_dir=bad, out=out, rows=(8, 12), allow_failed=True, **options
+    )
     with pytest.raises(ProbecacheError, match=r"2 of 20 images .* first 'train-0000.tar/00003'"):
-        extract("test_resnet", "wds/x", data_dir=bad, out=out, **options)
-    store = extract("test_resnet", "wds/x", data_dir=bad, out=out, allow_failed=True, **options)
+        extract_features("test_resnet", "wds/x", data_dir=bad, out=out, **options)
+    store = extract_features("test_resnet", "wds/x", data_dir=bad, out=out, allow_failed=True, **options)
     status = store.status("train")
     assert list(np.flatnonzero(status == FAILED)) == [3, 11]
     rows = status != FAILED

@@ -8,10 +8,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from extract import backbone as backbones
-from extract.backbone import load_backbone
-from extract.weights import PACKAGES, state_hash
-from store.errors import InputError, ProbecacheError
+from probecache.extract.backbone import load as backbones
+from probecache.extract.backbone.load import load_backbone
+from probecache.extract.backbone.weights import PACKAGES, state_hash
+from probecache.store.errors import InputError, ProbecacheError
 
 MODEL = "test_resnet"
 

@@ -8,11 +8,11 @@ import xarray as xr
 import zarr
 
 import probecache as pc
-from store.arrays import load_npy
-from store.fingerprint import Fingerprint
-from store.layout import LayerSpec
-from store.verify import verify
-from store.writer import open_writer
+from probecache.store.arrays import load_npy
+from probecache.store.fingerprint import Fingerprint
+from probecache.store.layout import LayerSpec
+from probecache.store.verify import verify
+from probecache.store.writer import open_writer
 
 
 @pytest.fixture

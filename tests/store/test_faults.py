@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from store.verify import verify
+from probecache.store.verify import verify
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,9 +58,9 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_continues(tmp_path, feat
     command = import_command(tmp_path / "store", values, labels)
     # a suite that runs in the background of a shell is born deaf to it
     slow = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    slow += "import time, store.writer as w; real = w.encode_layer\n"
+    slow += "import time, probecache.store.writer as w; real = w.encode_layer\n"
     slow += "w.encode_layer = lambda *a: (time.sleep(0.5), real(*a))[1]\n"
-    slow += "import sys, probecache; probecache.main(sys.argv[1:])"
+    slow += "import sys, probecache.__main__; probecache.__main__.main(sys.argv[1:])"
     process = subprocess.Popen(
         [command[0], "-c", slow, *command[3:]], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from store import metadata
-from store.verify import verify
+from probecache.store.format import metadata
+from probecache.store.verify import verify
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_forged_metadata_is_refused_in_one_line(path, group, changed):
 
 def test_forged_sizes_with_matching_array_documents_do_not_allocate(path):
     """Even where every document agrees on a huge shape: no file, no memory."""
-    import store.catalog as catalog
-    from store.files import open_files
+    import probecache.store.catalog as catalog
+    from probecache.store.storage.files import open_files
 
     forge(path / "s/zarr.json", n_samples=2**36, shard_rows=2**24)
     files = open_files(path)
@@ -128,7 +128,7 @@ def test_a_zstd_panel_that_unpacks_to_more_is_refused(tmp_path):
     """A decompression bomb: valid checksums, a frame that claims gigabytes."""
     from numcodecs.zstd import compress
 
-    from store import chunks, commit
+    from probecache.store.format import chunks, commit
 
     values = np.zeros((8, 4), np.float32)
     options = {"split": "s", "layer": "l", "labels": np.zeros(8, int), "shard_rows": 8, "compression": "zstd"}
@@ -146,7 +146,7 @@ def test_a_zstd_panel_that_unpacks_to_more_is_refused(tmp_path):
 
 def test_nothing_is_unpickled(tmp_path):
     np.save(tmp_path / "X.npy", np.array([[object()]], dtype=object), allow_pickle=True)
-    from store.arrays import load_npy
+    from probecache.store.arrays import load_npy
 
     with pytest.raises(pc.InputError, match=r"not a \.npy file of numbers"):
         load_npy(tmp_path / "X.npy", "--activations")

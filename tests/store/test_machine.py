@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import probecache as pc
-from store import local, process
-from store.fingerprint import Fingerprint
-from store.layout import FAILED, OK, LayerSpec
-from store.repair import repair
-from store.verify import verify
-from store.writer import open_writer
+from probecache.store.fingerprint import Fingerprint
+from probecache.store.layout import FAILED, OK, LayerSpec
+from probecache.store.repair import repair
+from probecache.store.storage import local
+from probecache.store.storage import writer_identity as process
+from probecache.store.verify import verify
+from probecache.store.writer import open_writer
 
 SHARD_ROWS, MOST = 8, 40
 LAYERS = {"a": (3, "float32"), "b.c": (5, "float16"), "d+max": (2, "bfloat16")}
@@ -55,7 +56,9 @@ class Store(RuleBasedStateMachine):
         self.path = self.folder / "store"
         self.sizes = {}  # split -> samples
         self.done = {}  # (split, layer) -> shards whose write returned, with the rows they held
-        self.patches = [mock.patch(f"store.{name}.mark", dead_mark) for name in ("local", "claims")]
+        self.patches = [
+            mock.patch(f"probecache.store.{name}.mark", dead_mark) for name in ("storage.local", "claims")
+        ]
         self.patches.append(mock.patch.object(local.os, "fsync"))  # for speed: nothing here loses power
         for patch in self.patches:
             patch.start()

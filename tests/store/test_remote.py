@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from store.layout import LayerSpec
-from store.repair import repair
-from store.verify import verify
-from store.writer import open_writer
+from probecache.store.layout import LayerSpec
+from probecache.store.repair import repair
+from probecache.store.verify import verify
+from probecache.store.writer import open_writer
 
 pytest.importorskip("s3fs", reason="the s3 extra is not installed")
 pytest.importorskip("moto.server", reason="moto's server is not installed")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from store.fingerprint import Fingerprint
-from store.repair import repair
-from store.verify import verify
+from probecache.store.fingerprint import Fingerprint
+from probecache.store.repair import repair
+from probecache.store.verify import verify
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from store.claims import BEAT, LEASE, Claims
-from store.files import open_files
-from store.fingerprint import Fingerprint
-from store.layout import FAILED, OK, LayerSpec
-from store.verify import verify
-from store.writer import open_writer
+from probecache.store.claims import BEAT, LEASE, Claims
+from probecache.store.fingerprint import Fingerprint
+from probecache.store.layout import FAILED, OK, LayerSpec
+from probecache.store.storage.files import open_files
+from probecache.store.verify import verify
+from probecache.store.writer import open_writer
 
 ROOT = Path(__file__).parents[2]
 N, D = 100, 6
@@ -134,7 +134,8 @@ def test_the_claim_of_a_dead_writer_is_taken_over(tmp_path):
     with opened(tmp_path / "s"):
         pass
     code = (
-        "import os, sys; from store.claims import Claims; from store.files import open_files;"
+        "import os, sys; from probecache.store.claims import Claims\n"
+        "from probecache.store.storage.files import open_files;"
         "Claims(open_files(sys.argv[1]), 's').take([0, 1]); os._exit(9)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], cwd=ROOT, check=False)

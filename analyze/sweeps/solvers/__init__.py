@@ -1,6 +1,6 @@
 """Solvers behind one interface: the same probes, objective and arrays, whoever minimises.
 
-torch     the batched solver of `analyze.probes.block`, on CPU or CUDA: what `auto` runs
+torch     the batched solver of `probecache.analyze.probes.fit`, on CPU or CUDA: what `auto` runs
 sklearn   scikit-learn, one fit at a time: the reference
 cuml      RAPIDS cuML, one fit at a time on a GPU; ridge stays on the batched path
 """
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.errors import InputError, close_names
+from probecache.store.errors import InputError, close_names
 
 if TYPE_CHECKING:
-    from analyze.probes.block import BlockResult
-    from analyze.task import Task
+    from probecache.analyze.probes.fit import BlockResult
+    from probecache.analyze.tasks.task import Task
 
 SOLVERS = ("torch", "sklearn", "cuml")
 
@@ -39,7 +39,7 @@ def solve(
     Raises InputError where the solver is unknown or cannot run here.
     """
     name = check_solver(solver)
-    run = import_module(f"analyze.sweeps.solvers.{name}").solve
+    run = import_module(f"probecache.analyze.sweeps.solvers.{name}").solve
     return run(task, orders, sizes, l2s, probe, standardize, device, memory_limit, shared)
 
 
@@ -49,7 +49,7 @@ def check_solver(solver: str) -> str:
         return "torch"
     if solver not in SOLVERS:
         raise InputError(f"got solver {solver!r}; {close_names(solver, ('auto', *SOLVERS))}")
-    reason = import_module(f"analyze.sweeps.solvers.{solver}").unavailable()
+    reason = import_module(f"probecache.analyze.sweeps.solvers.{solver}").unavailable()
     if reason:
         raise InputError(
             f"got solver {solver!r}, which cannot run here: {reason}; use auto, torch or sklearn"

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from analyze.probes.block import BlockResult, fit_block
-from analyze.sweeps.solvers.single import Fit, loop
-from analyze.task import Task
+from probecache.analyze.probes.fit import BlockResult, fit_block
+from probecache.analyze.sweeps.solvers.one_by_one import Fit, loop
+from probecache.analyze.tasks.task import Task
 
 TOLERANCE = 1e-6
 MAX_ITER = 1000
@@ -55,7 +55,7 @@ def solve(
     memory_limit: int | None,
     shared: Any,
 ) -> BlockResult:
-    """`analyze.sweeps.solvers.solve` with cuML's LogisticRegression; ridge on the batched solver."""
+    """`solvers.solve` with cuML's LogisticRegression; ridge on the batched solver."""
     if probe != "logistic":
         return fit_block(
             task, orders, sizes, l2s, probe=probe, standardize=standardize, device=device, shared=shared

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from analyze.probes.block import BlockResult
-from analyze.sweeps.solvers.single import Fit, loop
-from analyze.task import Task
+from probecache.analyze.probes.fit import BlockResult
+from probecache.analyze.sweeps.solvers.one_by_one import Fit, loop
+from probecache.analyze.tasks.task import Task
 
 TOLERANCE = 1e-6
 MAX_ITER = 2000

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from analyze.probes.block import BlockResult, fit_block
-from analyze.task import Task
+from probecache.analyze.probes.fit import BlockResult, fit_block
+from probecache.analyze.tasks.task import Task
 
 
 def unavailable() -> str:

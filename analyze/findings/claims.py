@@ -1,0 +1,252 @@
+"""What results show, in plain sentences whose every number is computed here, beside what the paper claims.
+
+The claims are those of Nanda et al. 2023; `agrees` says whether these results do, None where they cannot
+tell.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from probecache.analyze.findings.classes import class_effects, hardest_hit
+from probecache.analyze.findings.redundancy import full_scores, redundancy, score_of
+from probecache.analyze.findings.summary import late_layer_last, pick_l2, seed_band
+
+# What "about as well" means for two ways of picking neurons: one point of accuracy.
+CLOSE = 0.01
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence. `topic` groups findings across studies; `claim` is the paper's, where the sentence
+    tests one.
+    """
+
+    topic: str
+    text: str
+    claim: str = ""
+    agrees: bool | None = None
+
+
+def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
+    """Everything that one RESULTS can tell, most of it about the penultimate layer, or the last one."""
+    results = late_layer_last(pick_l2(results.load()))
+    layers = [str(v) for v in results["layer"].values]
+    main = results.sel(layer=layers[-1])
+    measured = score_of(main).notnull().any([d for d in score_of(main).dims if d != "method"])
+    methods = [str(v) for v in main["method"].values[measured.to_numpy()]]
+    out: list[Finding] = []
+    if "random" in methods:
+        out += _headline(main, layers[-1])
+        out += _mass(main, layers[-1], delta)
+        out += _pca(main, methods)
+        out += _first(main, methods)
+        out += _others(main, methods)
+        out += _layers(results, layers, delta)
+        out += _classes(main)
+    out += _health(results)
+    return out
+
+
+def _headline(main: xr.Dataset, layer: str) -> Iterator[Finding]:
+    band, full = _curve(main, "random")
+    near = band.sel(fraction=0.2, method="nearest")
+    fraction, mean = float(near["fraction"]), float(near["mean"])
+    k = int(_sizes(main).sel(fraction=fraction))
+    d = int(_sizes(main).max())
+    share = mean / full
+    yield Finding(
+        "headline",
+        f"{k} of the {d:,} neurons of {layer} ({_share(fraction)}), picked at random, reach {mean:.1%} "
+        f"accuracy "
+        f"(95% interval {float(near['low']):.1%} to {float(near['high']):.1%}): {share:.1%} of the full "
+        f"layer's "
+        f"{full:.1%}.",
+        "a fifth of the neurons, picked at random, is within 5% of the full layer (CIFAR-10)",
+        bool(share >= 0.95) if 0.15 <= fraction <= 0.25 else None,
+    )
+
+
+def _mass(main: xr.Dataset, layer: str, delta: float) -> Iterator[Finding]:
+    found = redundancy(main, delta).sel({"method": "random"})
+    mass, share = float(found["critical_mass"]), float(found["critical_fraction"])
+    if not np.isfinite(mass):
+        yield Finding("critical mass", f"No measured subset of {layer} keeps {delta:.0%} of its accuracy.")
+        return
+    low, high = float(found["critical_mass_low"]), float(found["critical_mass_high"])
+    span = f" (95% interval {low:.0f} to {high:.0f})" if np.isfinite(low) and low < high else ""
+    at_grid = share <= float(main["fraction"].min()) + 1e-9
+    bound = ", the smallest size measured, so the true one may be lower" if at_grid else ""
+    yield Finding(
+        "critical mass",
+        f"Critical mass at delta {delta:g}: {mass:.0f} neurons{span}{bound}; DR {float(found['dr']):.2f}: "
+        f"{1 - share:.0%} of {layer} can be dropped at random while {delta:.0%} of its accuracy stays.",
+        "any random subset above a critical mass does about as well as the full layer",
+        bool(share <= 0.5),
+    )
+
+
+def _pca(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
+    random, _ = _curve(main, "random")
+    if "pca" in methods:
+        pca, _ = _curve(main, "pca")
+        gap = (pca["mean"] - random["mean"]).dropna("fraction")
+        below = (gap <= CLOSE).to_numpy()
+        # From here on, up to the full layer, random is never more than a point behind.
+        tail = np.cumprod(below[::-1])[::-1].astype(bool)
+        fractions = gap["fraction"].to_numpy()
+        if tail[:-1].any():
+            meet = float(fractions[int(tail.argmax())])
+            text = f"From {_share(meet)} of the layer on, random neurons are at most a point behind"
+            agrees = meet <= 0.5
+        else:
+            text = "Below the full layer, random neurons stay more than a point behind"
+            agrees = False
+        yield Finding(
+            "pca",
+            f"{text} as many principal components; the widest gap is {100 * float(gap.max()):.1f} points, "
+            f"at {_share(gap.idxmax('fraction'))}.",
+            "past a threshold, random neurons do about as well as the top principal components",
+            agrees,
+        )
+    if "pca-least" in methods:
+        least, _ = _curve(main, "pca-least")
+        near = (random["mean"] - least["mean"]).sel(fraction=0.2, method="nearest")
+        yield Finding(
+            "pca-least",
+            f"At {_share(near['fraction'])} of the layer the least principal components are "
+            f"{100 * float(near):.1f} points below random neurons.",
+            "the least principal components do much worse than random neurons",
+            bool(near > CLOSE),
+        )
+
+
+def _first(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
+    if "first" not in methods:
+        return
+    first, random = _curve(main, "first")[0], _curve(main, "random")[0]
+    gap = (first["mean"] - random["mean"]).isel(fraction=slice(0, -1))
+    if gap.notnull().any():
+        at = int(abs(gap).fillna(0).argmax("fraction"))
+        yield Finding(
+            "first",
+            f"The layer's first neurons and random ones differ most at {_share(gap['fraction'][at])} of "
+            f"the layer: "
+            f"{100 * float(gap[at]):+.1f} points for the first ones.",
+        )
+
+
+# Ways of picking that the paper only shows or that it has not: told without a verdict.
+_OTHERS = {
+    "randproj": "as many random projections",
+    "variance": "the neurons of highest variance",
+    "variance-least": "the neurons of lowest variance",
+}
+
+
+def _others(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
+    random = _curve(main, "random")[0]["mean"]
+    for method in [m for m in methods if m in _OTHERS]:
+        gap = (_curve(main, method)[0]["mean"] - random).dropna("fraction")
+        near, widest = (
+            gap.sel(fraction=0.2, method="nearest"),
+            gap.isel(fraction=int(abs(gap).argmax("fraction"))),
+        )
+        yield Finding(
+            method,
+            f"At {_share(near['fraction'])} of the layer {_OTHERS[method]} are {100 * float(near):+.1f} "
+            f"points from random neurons; the widest gap is {100 * float(widest):+.1f} points, at "
+            f"{_share(widest['fraction'])}.",
+        )
+
+
+def _layers(results: xr.Dataset, layers: list[str], delta: float) -> Iterator[Finding]:
+    if len(layers) < 2:
+        return
+    dr = redundancy(results, delta)["dr"].sel({"method": "random"})
+    known = dr.dropna("layer")
+    if known.sizes["layer"] < 2:
+        return
+    if float(known.max()) == float(known.min()):
+        yield Finding("layers", f"All layers have the same DR at delta {delta:g}: {float(known[0]):.2f}.")
+        return
+    most, least = (str(known["layer"][int(i)].item()) for i in (known.argmax("layer"), known.argmin("layer")))
+    listed = ", ".join(f"{layer} {float(dr.sel(layer=layer)):.2f}" for layer in layers)
+    yield Finding(
+        "layers",
+        f"DR at delta {delta:g} by layer: {listed}. The most redundant is {most}, the least {least}.",
+        "earlier layers are redundant too",
+        bool((known > 0).all()),
+    )
+
+
+def _classes(main: xr.Dataset) -> Iterator[Finding]:
+    if "class_accuracy" not in main or main.sizes["class"] < 3:
+        return
+    effects = class_effects(main).sel({"method": "random"})
+    near = effects.sel(fraction=0.1, method="nearest")
+    whole = effects.isel(fraction=-1)
+    worst = hardest_hit(effects, 0.1, 1).isel({"class": 0})
+    typical = float(near["loss"].median())
+    yield Finding(
+        "classes",
+        f"The Gini index of the class accuracies is {float(whole['gini']):.3f} on the full layer and "
+        f"{float(near['gini']):.3f} at {_share(near['fraction'])} of it. There the class "
+        f"{str(worst['class'].item())!r} loses most, {100 * float(worst['loss']):.1f} points; the median "
+        f"class "
+        f"loses {100 * typical:.1f}.",
+        "dropping neurons hurts some classes far more than others",
+        bool(near["gini_low"] > whole["gini_high"]),
+    )
+
+
+def _health(results: xr.Dataset) -> Iterator[Finding]:
+    score = score_of(results)
+    # A layer and method without any score was not asked for; a gap within one was.
+    rest = [d for d in score.dims if d not in ("layer", "method")]
+    missing = int((score.isnull() & score.notnull().any(rest)).sum())
+    if missing:
+        yield Finding(
+            "health",
+            f"{missing} of {score.size} probes have no score: run the same sweep again to fill them.",
+        )
+    if "converged" in results:
+        short = score.notnull() & (results["converged"].astype(int) == 0)
+        if short.any():
+            yield Finding("health", _unfinished(short, score, results))
+
+
+def _unfinished(short: xr.DataArray, score: xr.DataArray, results: xr.Dataset) -> str:
+    """Which probes stopped early: layer, method, sizes; so that a reader knows what to leave out."""
+    sizes = results["n_neurons"]
+    places = []
+    for layer in short["layer"].values:
+        for method in short["method"].values:
+            cell = {"layer": layer, "method": method}
+            here = short.sel(cell)
+            if here.any():
+                k = sizes.sel(cell).where(here)
+                low, high = int(k.min()), int(k.max())
+                span = f"{low}" if low == high else f"{low} to {high}"
+                places.append(f"{layer}, {method}: {int(here.sum())}, {span} neurons")
+    return (
+        f"{int(short.sum())} of {int(score.notnull().sum())} probes stopped before they met the solver's "
+        f"tolerance ({'; '.join(places)}). Their accuracies are those of the last step."
+    )
+
+
+def _curve(main: xr.Dataset, method: str) -> tuple[xr.Dataset, float]:
+    """Mean and band over seeds of one method, and the full layer's score."""
+    values = score_of(main)
+    return seed_band(values.sel({"method": method})), float(full_scores(values).mean())
+
+
+def _sizes(main: xr.Dataset) -> xr.DataArray:
+    sizes = main["n_neurons"]
+    return sizes.max([d for d in sizes.dims if d != "fraction"])
+
+
+def _share(fraction: xr.DataArray | float) -> str:
+    return f"{100 * float(fraction):.3g}%"

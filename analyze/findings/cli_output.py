@@ -1,0 +1,105 @@
+"""What `probecache cka` and `probecache redundancy` print, and write."""
+
+import os
+import tempfile
+import textwrap
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from probecache.analyze.findings.claims import findings
+from probecache.analyze.findings.probe_time import probe_time
+from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.summary import late_layer_last
+from probecache.analyze.findings.transfer import efficient_subset, write_indices
+from probecache.analyze.report.write import open_results
+from probecache.store.errors import InputError
+from probecache.store.reader import open_store
+
+
+def tell_cka(found: xr.Dataset, out: Path | None) -> None:
+    """A line per fraction: mean over seeds and pairs."""
+    print(
+        f"linear CKA of {found.attrs['layer']}, {found.attrs['samples']} samples of {found.attrs['split']}:"
+    )
+    print(f"{'neurons':>8} {'fraction':>9} {'with full':>10} {'debiased':>10} {'two subsets':>12}")
+    for i, k in enumerate(found["n_neurons"].to_numpy()):
+        at = found.isel(fraction=i)
+        pair = f"{float(at['cka_pair'].mean()):12.4f}" if found.sizes["pair"] else f"{'-':>12}"
+        values = f"{float(at['cka'].mean()):10.4f} {float(at['cka_debiased'].mean()):10.4f} {pair}"
+        print(f"{k:8d} {float(at['fraction']):9.4g} {values}")
+    if out is not None:
+        print(f"written: {out}")
+
+
+def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
+    """The findings in words, then a line per layer, method, l2 and delta."""
+    data, deltas = late_layer_last(open_results(path).load()), list(dict.fromkeys(deltas))
+    found, score = redundancy(data, deltas), score_of(data)
+    if score.name == "accuracy":
+        for finding in findings(data, delta=deltas[0]):
+            print(textwrap.fill(finding.text, 100, initial_indent="- ", subsequent_indent="  "))
+        print()
+    fifth = score.sel({"fraction": 0.2}, method="nearest").mean("seed")
+    share = f"at {float(fifth['fraction']):.0%}"
+    print(f"{'delta':>6} {'full':>7} {share:>7} {'critical mass':>14} {'DR':>6}  {'95% interval':16}")
+    dims = [d for d in found["dr"].dims if d != "delta"]
+    for cell in found.stack(cell=dims).transpose("cell", "delta")["cell"] if dims else [None]:
+        where = {} if cell is None else dict(zip(dims, cell.item(), strict=True))
+        scores = f"{float(_at(found['full_score'], where)):7.4f} {float(_at(fifth, where)):7.4f}"
+        name = ", ".join(str(v) for v in where.values())
+        for delta in deltas:
+            at = found.sel({**where, "delta": delta})
+            mass = float(at["critical_mass"])
+            if mass != mass:  # NaN: no measured size reaches delta, or there is nothing to reach
+                reason = "not measured" if np.isnan(_at(found["full_score"], where)) else "not reached"
+                print(f"{delta:6g} {scores} {reason:>14} {'':6}  {'':16} {name}")
+                continue
+            low, high = float(at["dr_low"]), float(at["dr_high"])
+            interval = f"{low:.3f} to {high:.3f}" if low == low else "one seed"
+            print(f"{delta:6g} {scores} {mass:14.0f} {float(at['dr']):6.3f}  {interval:16} {name}")
+
+
+def _at(values: xr.DataArray, where: Mapping[Hashable, object]) -> xr.DataArray:
+    """The cell of `values`: a full score has no method of its own where `random` gave it for all."""
+    return values.sel({d: v for d, v in where.items() if d in values.dims})
+
+
+def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None, store: str | None) -> None:
+    """The smallest subset that keeps a share, and what it saves; in time as well, where a store is given."""
+    results = open_results(path).load()
+    opened = None if store is None else open_store(store)  # what is no store is refused before any work
+    found = efficient_subset(results, keep, layer=layer)
+    k, d = int(found["n_neurons"]), int(found["layer_size"])
+    print(
+        f"smallest subset that keeps {keep:g}: {k} of {d} neurons, seed {int(found['seed'])}, accuracy "
+        f"{float(found['score']):.4f} of {float(found['full_score']):.4f} (mean over seeds at that size "
+        f"{float(found['mean_score']):.4f}); {int(found['bytes_per_sample'])} instead of "
+        f"{int(found['full_bytes_per_sample'])} bytes a sample in float16, {k / d:.1%} of the multiply-adds"
+    )
+    if indices is not None:
+        print(f"written: {write_indices(found, indices)}")
+    if opened is not None:
+        took = probe_time(results, found, opened)
+        full, part = took["median_seconds"].to_numpy()
+        about, fits = took.attrs, took["n_iter"].to_numpy()
+        evaluations = f", {fits[1]} evaluations against {fits[0]}" if about["probe"] == "logistic" else ""
+        print(
+            f"a probe alone: {part:.3g} s on those, {full:.3g} s on all {d} neurons, "
+            f"{float(took['time_share']):.1%} of the time in the median pair of runs{evaluations} "
+            f"(timed: {about['measured']}; median of {took.sizes['run']} runs on {about['device']}, "
+            f"threads: {about['threads']})"
+        )
+
+
+def save_new(data: xr.Dataset, path: Path) -> None:
+    """Write a Dataset as a Zarr store, whole or not at all; InputError where something is there already."""
+    if path.exists():
+        raise InputError(f"{path} exists already: name another --out, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        made = Path(folder) / "data"
+        data.to_zarr(made, consolidated=False)
+        os.rename(made, path)

@@ -1,0 +1,1 @@
+"""Design matrices of nested probes: standardised rows, products by segments, Gram matrices."""

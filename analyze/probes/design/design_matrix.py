@@ -1,0 +1,119 @@
+"""A task's rows as panels: standardised, in one column order, transposed: a subset is a leading slice.
+
+A panel is float32 (1 + d, rows): row 0 is all ones (its weight is the intercept), row 1 + j is neuron
+order[j]. The first 1 + k rows of a panel are the design matrix of the probe on k neurons, contiguous in
+memory, so every nested probe multiplies a slice and nothing is gathered.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probecache.analyze.tasks.task import Matrix, row_blocks
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows start..start + rows of the matrix, in every column order that is asked of them.
+
+    `base` is (1 + d, rows) with columns as stored; `of(g)` is the panel of order g, in any dtype,
+    remembered only where `held` is set.
+    """
+
+    start: int
+    base: Tensor
+    orders: tuple[Tensor, ...]  # int64 (1 + d',) panel rows, the intercept's first
+    held: dict[tuple[int, torch.dtype], Tensor] | None = None
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + self.base.shape[1])
+
+    def of(self, group: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        if self.held is not None and (group, dtype) in self.held:
+            return self.held[group, dtype]
+        panel = self.base[self.orders[group]].to(dtype) if self.orders else self.base.to(dtype)
+        if self.held is not None:
+            self.held[group, dtype] = panel
+        return panel
+
+
+@dataclass
+class Panels:
+    """Panels of one matrix. Iterating gives them in row order: one pass over the matrix.
+
+    orders: int64 (d',) columns each, or empty for one order, as stored. mean, scale: float32 (d,) or None.
+    keep: hold what the first pass made, on `device`; else each pass reads and arranges the rows again.
+    """
+
+    matrix: Matrix
+    mean: np.ndarray | None
+    scale: np.ndarray | None
+    device: torch.device
+    orders: list[np.ndarray] = field(default_factory=list)
+    rows: int = 0
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        # A gradient is rounded to bfloat16 once per panel: the more rows cancel in it, the finer.
+        self.rows = self.rows or (65536 if self.in_memory else 8192)
+        self._orders = tuple(
+            torch.from_numpy(np.concatenate([[0], order + 1])).to(self.device) for order in self.orders
+        )
+        self._held: list[Panel] = []
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a pass over the rows reads no disk."""
+        return isinstance(self.matrix, np.ndarray)
+
+    @property
+    def width(self) -> int:
+        """Rows of a panel: 1 + the number of columns."""
+        return 1 + (len(self.orders[0]) if self.orders else self.matrix.shape[1])
+
+    @property
+    def n_samples(self) -> int:
+        return self.matrix.shape[0]
+
+    def __iter__(self) -> Iterator[Panel]:
+        if self._held:
+            yield from self._held
+            return
+        made = []
+        for start, block in row_blocks(self.matrix, self.rows):
+            base = self.standardised(block)
+            if self.keep and len(self._orders) == 1:
+                # Only the ordered columns are kept: the stored order would double the memory.
+                panel = Panel(start, base[self._orders[0]], (), {})
+            else:
+                panel = Panel(start, base, self._orders, {} if self.keep else None)
+            if self.keep:
+                made.append(panel)
+            yield panel
+        self._held = made
+
+    def standardised(self, block: np.ndarray) -> Tensor:
+        """The panel (1 + k, rows) of some rows (rows, k), the first k columns of the matrix, as stored."""
+        columns = torch.from_numpy(block).to(self.device).T  # (k, rows), a view
+        panel = torch.empty(1 + len(columns), len(block), device=self.device)
+        panel[0] = 1
+        panel[1:] = columns  # transposed once: what follows runs along memory
+        if self.mean is not None and self.scale is not None:
+            panel[1:] -= torch.from_numpy(self.mean[: len(columns)]).to(self.device)[:, None]
+            panel[1:] /= torch.from_numpy(self.scale[: len(columns)]).to(self.device)[:, None]
+        return panel
+
+    def design(self, block: np.ndarray) -> Tensor:
+        """The same as rows: (rows, 1 + k), the first column all ones."""
+        k = block.shape[1]
+        rows = torch.empty(len(block), 1 + k, device=self.device)
+        rows[:, 0] = 1
+        rows[:, 1:] = torch.from_numpy(block).to(self.device)
+        if self.mean is not None and self.scale is not None:
+            rows[:, 1:] -= torch.from_numpy(self.mean[:k]).to(self.device)
+            rows[:, 1:] /= torch.from_numpy(self.scale[:k]).to(self.device)
+        return rows

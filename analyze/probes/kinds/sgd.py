@@ -1,0 +1,66 @@
+"""The paper's own probe: a linear layer trained by stochastic gradient descent, all fractions in one batch.
+
+Learning rate 0.1, divided by 10 every 20 epochs, 100 epochs, batches of 256, no momentum, no weight decay
+(Nanda et al. 2023, arXiv 2306.00183, section 2), on cached features instead of a backbone run again in each
+epoch. The layer starts as torch.nn.Linear does, uniform in +-1/sqrt(k). The order of samples is drawn anew
+each epoch and shared by the probes of a batch.
+
+It stops after its epochs wherever it is: objective and gradient are reported at l2 = 0, and `converged` says
+only that the loss is finite.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.probes.design.nested_matmul import backward, forward, segments
+from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Defaults are the paper's."""
+
+    learning_rate: float = 0.1
+    decay: float = 0.1
+    decay_every: int = 20
+    epochs: int = 100
+    batch: int = 256
+
+
+def fit_sgd(
+    panels: Panels,
+    truth: Tensor,
+    sizes: np.ndarray,
+    schedule: Schedule,
+    *,
+    weights: Tensor | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Weights (m, c, 1 + d), intercept first, of probes on the first `sizes` (m,) columns, not increasing.
+
+    panels: one column order, in memory; truth: (c, n) from `crossentropy.indicator`; weights: float32 (n,).
+    """
+    device = panels.device
+    x = torch.cat([panel.of(0) for panel in panels], dim=1)  # (w, n)
+    n, widths = x.shape[1], torch.from_numpy(sizes + 1).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    parts = segments(widths.tolist())
+    w = torch.rand(len(sizes), truth.shape[0], panels.width, generator=generator).to(device)
+    mask = torch.arange(panels.width, device=device) < widths[:, None, None]
+    w = (2 * w - 1) / (widths - 1).sqrt()[:, None, None] * mask
+    mean_weight = 1.0 if weights is None else float(weights.mean())
+    for epoch in range(schedule.epochs):
+        rate = schedule.learning_rate * schedule.decay ** (epoch // schedule.decay_every)
+        shuffled = torch.randperm(n, generator=generator).to(device)
+        for rows in shuffled.split(schedule.batch):
+            columns = x[:, rows]
+            share = None if weights is None else weights[rows] / mean_weight
+            _, residual = loss_and_residual(forward(w, columns, parts), truth[:, rows], share)
+            gradient = torch.zeros_like(w)
+            backward(residual, columns, parts, gradient)
+            w.sub_(gradient.mul_(mask), alpha=rate / len(rows))
+    return w

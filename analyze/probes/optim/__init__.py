@@ -1,0 +1,1 @@
+"""The optimisers of logistic probes, and what makes them converge fast."""

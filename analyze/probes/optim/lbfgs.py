@@ -1,0 +1,156 @@
+"""L-BFGS on many independent problems in lock step: one evaluation serves all of them.
+
+Each problem has its own step length, line search, history and convergence; a finished one leaves the batch,
+so the evaluations get cheaper as it empties. Scalars are float64.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from probecache.analyze.probes.optim.lbfgs_history import History, dot
+
+ARMIJO = 1e-4
+HALVINGS = 30
+ON_GRID = 5  # halvings of a step between rounded points: shorter ones find nothing
+
+Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Solve(Protocol):
+    def __call__(self, gradient: Tensor, which: Tensor) -> Tensor: ...
+
+
+@dataclass
+class Solution:
+    """Per problem: x (m, ...); objective, grad_norm, gap (relative, estimated) float64; n_iter: evaluations
+    of the objective, int64; converged, bool. history: what was learnt of the curvature, where asked for."""
+
+    x: Tensor
+    objective: Tensor
+    grad_norm: Tensor
+    gap: Tensor
+    n_iter: Tensor
+    converged: Tensor
+    history: History | None = None
+
+
+def lbfgs(
+    evaluate: Evaluate,
+    solve: Solve,
+    start: Tensor,
+    tol: float,
+    max_iter: int | Tensor,
+    noise: float = 1e-6,
+    history: History | None = None,
+    grid: torch.dtype | None = None,
+) -> Solution:
+    """Minimise m convex problems from `start` (m, ...).
+
+    evaluate(x, which) -> objective float64 (a,), gradient (a, ...) for the problems `which` int64 (a,).
+    solve(gradient, which) -> the preconditioner's inverse applied.
+    tol: a problem has converged when its estimated gap (`History.gap`) is at most tol * objective.
+    max_iter: evaluations per problem, or int64 (m,), each one's; those left then report converged = False.
+    noise: relative rounding of the objective; a rise below it does not fail a line search.
+    history: an earlier solution's, of the same m problems, to go on from.
+    grid: every iterate is rounded to this dtype, so that `evaluate` may multiply in it and lose nothing of x;
+    the solution then has a history.
+    """
+    m, device = start.shape[0], start.device
+    zeros = torch.zeros(m, dtype=torch.float64, device=device)
+    done = Solution(start.clone(), zeros, zeros.clone(), zeros.clone(), zeros.long(), zeros.bool())
+    if grid is not None:
+        done.history = History.empty(start)
+    active = torch.arange(m, device=device)
+    limit = torch.as_tensor(max_iter, device=device).expand(m)
+    history = History.empty(start) if history is None else history
+    x = _on_grid(start.clone(), grid)
+    f, g = evaluate(x, active)
+    solved = solve(g, active)
+    used = torch.ones_like(active)
+    stuck = torch.zeros_like(active, dtype=torch.bool)
+    gain = torch.full_like(f, torch.inf)
+    while True:
+        direction = history.direction(g, solved)
+        slope = dot(g, direction)
+        lost = slope >= 0  # rounding may spoil what the history says; the preconditioner alone descends
+        if bool(lost.any()):
+            direction[lost] = -solved[lost]
+            slope = dot(g, direction)
+        decrement = -0.5 * slope
+        # On a grid the decrement stops at the rounding, which would look like slow progress.
+        gap = history.gap(decrement) if grid is None else decrement
+        if not history.order:  # without a step, a gradient has no scale
+            gap = torch.full_like(gap, torch.inf)
+        within = gap <= tol * f.abs()
+        if grid is not None and history.order:
+            within |= gain <= tol * f.abs()  # what rounding hides is left to a finer search
+        finished = within | stuck | (used >= limit[active]) | ~torch.isfinite(slope)
+        if bool(finished.any()):
+            ids, keep = active[finished], ~finished
+            done.x[ids], done.objective[ids] = x[finished], f[finished]
+            done.gap[ids] = (gap / f.abs().clamp(min=1e-300))[finished]
+            done.grad_norm[ids] = dot(g, g).sqrt()[finished]
+            done.n_iter[ids], done.converged[ids] = used[finished], within[finished]
+            if done.history is not None:
+                done.history.put(ids, history.pick(finished))
+            if not bool(keep.any()):
+                return done
+            active, x, f, g, solved, direction, slope, decrement, used = (
+                t[keep] for t in (active, x, f, g, solved, direction, slope, decrement, used)
+            )
+            history = history.pick(keep)
+        old_x, old_f, old_g, old_solved = x, f, g, solved
+        x, f, g, cost, stuck = _search(evaluate, active, x, f, g, direction, slope, noise, grid)
+        used, gain = used + cost, old_f - f
+        solved = solve(g, active)
+        history.push(x - old_x, g - old_g, solved - old_solved, decrement)
+
+
+def _spread(scalars: Tensor, like: Tensor) -> Tensor:
+    return scalars.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+def _search(
+    evaluate: Evaluate,
+    active: Tensor,
+    x: Tensor,
+    f: Tensor,
+    g: Tensor,
+    direction: Tensor,
+    slope: Tensor,
+    noise: float,
+    grid: torch.dtype | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One backtracking line search per problem, from step 1: (x, f, g, evaluations, stuck).
+
+    Only problems that did not descend are evaluated again. One whose step underflows keeps its x and is
+    stuck: the arithmetic sees no descent.
+    """
+    t = torch.ones_like(f)
+    new_x = _on_grid(x + direction, grid)
+    new_f, new_g = evaluate(new_x, active)
+    used = torch.ones_like(active)
+    slack = noise * f.abs()
+    for _ in range(HALVINGS if grid is None else ON_GRID):
+        bad = ~(new_f <= f + ARMIJO * t * slope + slack)
+        if not bool(bad.any()):
+            break
+        ids = bad.nonzero()[:, 0]
+        # The parabola through f, its slope and the value that failed.
+        guess = -slope[ids] * t[ids] ** 2 / (2 * (new_f - f - t * slope)[ids])
+        guess = torch.where(torch.isfinite(guess), guess, 0.1 * t[ids])
+        t[ids] = torch.clamp(guess, min=0.1 * t[ids], max=0.5 * t[ids])
+        new_x[ids] = _on_grid(x[ids] + _spread(t[ids], x) * direction[ids], grid)
+        new_f[ids], new_g[ids] = evaluate(new_x[ids], active[ids])
+        used[ids] += 1
+    stuck = ~(new_f <= f + ARMIJO * t * slope + slack)
+    new_x[stuck], new_f[stuck], new_g[stuck] = x[stuck], f[stuck], g[stuck]
+    return new_x, new_f, new_g, used, stuck | (new_x == x).flatten(1).all(dim=1)
+
+
+def _on_grid(x: Tensor, grid: torch.dtype | None) -> Tensor:
+    return x if grid is None else x.to(grid).to(x.dtype)

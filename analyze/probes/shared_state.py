@@ -1,0 +1,174 @@
+"""What every block of one task shares: moments, a sample of the rows, and the curvature of each l2.
+
+Computed once per task and process, from the task alone, so that blocks of any size get the same numbers.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.probes.design.gram import Moments, moments
+from probecache.analyze.probes.kinds.ridge import class_targets
+from probecache.analyze.probes.optim.cross_entropy import n_outputs
+from probecache.analyze.probes.optim.curvature import ROWS_PER_NEURON, class_grams
+from probecache.analyze.probes.optim.pilot import fit_pilots
+from probecache.analyze.tasks.task import Task, row_blocks
+
+SAMPLE_ROWS = 16384
+FEWEST = 64  # neurons that a class Gram has rows for: fewer rows may miss a class of many
+PILOT_ROWS = 65536  # of rows in memory; of rows on disk, the sample serves
+# (the largest share of the neurons served, the pilot's own share)
+PILOTS = ((1.0, 0.5), (0.25, 0.2), (0.0625, 0.05))
+# With fewer rows per neuron, probes on half of the neurons are much softer than those on all: the widest
+# pilot is as wide as they are, and halves their evaluations (10,000 rows of 1,280 neurons: 112 to 51).
+AMPLE = 20
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Class Grams float32 (c, 1 + d, 1 + d) that precondition probes of up to `widest` neurons."""
+
+    widest: int
+    grams: Tensor
+
+
+@dataclass
+class Prepared:
+    """Made by `prepare`. sample: some of the rows, as stored; sample_labels: int64, theirs.
+
+    gram_limit: bytes that the class Grams may take, of all penalties together. Where those of one l2 would
+    take more, fewer are made; with none, the plain Gram matrix serves, or nothing where rows are scarce.
+    """
+
+    task: Task
+    standardize: bool
+    device: torch.device
+    moments: Moments
+    sample: Panels
+    sample_labels: Tensor
+    gram_limit: int
+    curvatures: dict[float, list[Curvature]] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: moments, sampled rows and the curvatures computed so far."""
+        grams = sum(level.grams.nbytes for levels in self.curvatures.values() for level in levels)
+        return (
+            self.moments.gram.nbytes
+            + self.moments.cross.nbytes
+            + 4 * self.sample.n_samples * self.sample.width
+            + grams
+        )
+
+    @property
+    def is_scarce(self) -> bool:
+        """Fewer than two rows per neuron: probes fit such rows nearly perfectly, and neither the Gram
+        matrix nor another probe's curvature is like theirs."""
+        return self.task.train.shape[0] < 2 * self.task.n_neurons
+
+    @property
+    def narrow(self) -> int:
+        """Neurons up to which, where rows are scarce, the Gram matrix still helps: eight rows for each."""
+        return self.task.train.shape[0] // 8
+
+    def curvature(self, l2: float) -> list[Curvature]:
+        """Curvatures for probes of this penalty, by width; remembered as far as `gram_limit` goes.
+
+        As many as `gram_limit` holds, the widest first; none where rows are scarce.
+        """
+        if l2 not in self.curvatures:
+            each = 4 * n_outputs(len(self.task.classes)) * (1 + self.task.n_neurons) ** 2
+            count = 0 if self.is_scarce else min(len(PILOTS), self.gram_limit // each)
+            if (1 + sum(map(bool, self.curvatures.values()))) * count * each > self.gram_limit:
+                self.curvatures.clear()  # computed again where needed: what a probe gets depends on l2 alone
+            self.curvatures[l2] = self._curvature(l2, PILOTS[:count]) if count else []
+        return self.curvatures[l2]
+
+    def _curvature(self, l2: float, levels: tuple[tuple[float, float], ...]) -> list[Curvature]:
+        d = self.task.n_neurons
+        widest = [math.ceil(served * d) for served, _ in levels]
+        ks = [max(round(share * d), min(d, 16)) for _, share in levels]
+        ks[0] = d if self.task.train.shape[0] < AMPLE * d else ks[0]
+        matrix, labels = self.sample.matrix, self.sample_labels
+        if isinstance(self.task.train, np.ndarray):
+            chosen = some_rows(len(self.task.train), PILOT_ROWS)
+            matrix = self.task.train if chosen is None else self.task.train[chosen]
+            picked = self.task.train_labels if chosen is None else self.task.train_labels[chosen]
+            labels = torch.from_numpy(picked).to(self.device)
+        rows = Panels(matrix, self.sample.mean, self.sample.scale, self.device)
+        columns, pilots = fit_pilots(rows, labels, len(self.task.classes), self.moments, ks, l2)
+        grams = class_grams(
+            task_panels(self.task, self.standardize, self.device),
+            pilots,
+            next(iter(columns)).of(0),
+            [ROWS_PER_NEURON * max(w, FEWEST) for w in widest],
+            self.moments.gram,
+            task_weights(self.task, self.device),
+        )
+        return [Curvature(w, gram) for w, gram in zip(widest, grams, strict=True)][::-1]
+
+
+def prepare(
+    task: Task,
+    standardize: bool,
+    device: torch.device,
+    memory_limit: int | None = None,
+    found: Moments | None = None,
+) -> Prepared:
+    """One pass over the training rows. memory_limit: bytes for all that this process holds.
+
+    found: the task's moments where they were computed already, by `sweeps.distributed_moments` on a cluster.
+    """
+    labels = torch.from_numpy(task.train_labels).to(device)
+    if task.is_regression:
+        targets = labels if labels.dim() == 2 else labels[:, None]
+    else:
+        targets = class_targets(labels, len(task.classes))
+    if found is None:
+        found = moments(task_panels(task, standardize, device), targets, task_weights(task, device))
+    else:
+        found = found.to(device)
+    n = task.train.shape[0]
+    chosen = some_rows(n, SAMPLE_ROWS)
+    rows = np.arange(n) if chosen is None else chosen
+    mean, scale = (task.mean, task.scale) if standardize else (None, None)
+    sample = Panels(_take_rows(task, rows), mean, scale, device)
+    gram_limit = 2**30 if device.type == "cpu" else 2**33
+    if memory_limit is not None:
+        gram_limit = min(gram_limit, memory_limit // 8)
+    return Prepared(task, standardize, device, found, sample, labels[rows], gram_limit)
+
+
+def some_rows(n: int, count: int) -> np.ndarray | None:
+    """`count` of n rows in order, drawn with seed 0, since labels may be periodic; None where all will do."""
+    return None if n <= count else np.sort(np.random.default_rng(0).permutation(n)[:count])
+
+
+def task_panels(
+    task: Task,
+    standardize: bool,
+    device: torch.device,
+    orders: list[np.ndarray] | None = None,
+    keep: bool = False,
+    test: bool = False,
+) -> Panels:
+    """Panels of the training rows, or of the test rows in the training rows' standard units."""
+    mean, scale = (task.mean, task.scale) if standardize else (None, None)
+    return Panels(task.test if test else task.train, mean, scale, device, orders or [], keep=keep)
+
+
+def task_weights(task: Task, device: torch.device) -> Tensor | None:
+    return None if task.weights is None else torch.from_numpy(task.weights).to(device, torch.float32)
+
+
+def _take_rows(task: Task, rows: np.ndarray) -> np.ndarray:
+    if isinstance(task.train, np.ndarray):
+        return task.train[rows]
+    found = [
+        block[rows[(rows >= s) & (rows < s + len(block))] - s] for s, block in row_blocks(task.train, 8192)
+    ]
+    return np.concatenate(found)

@@ -1,0 +1,1 @@
+"""How k of a layer's d neurons are picked."""

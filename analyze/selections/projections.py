@@ -1,0 +1,137 @@
+"""Ways to pick k of d columns: an order of the neurons, or a basis whose first k columns are kept.
+
+    random            first k of a random permutation (one per seed)
+    first             the layer's first k neurons (nested training, "Matryoshka")
+    variance          neurons of highest training variance first; `variance-least` lowest first
+    index:FILE        the neurons that a file ranks, then the others in the layer's order
+    pca               the top k principal components of the training rows; `pca-least` the last k
+    randproj          the first k columns of a random matrix, uniform on [0, 1), columns of unit norm (one
+    per seed)
+
+Every method is a prefix problem on a task: an order for the first four, an identity order in rotated columns
+for the projections, so that one solver serves all (docs/design.md; methods of arXiv 2306.00183, section 3).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.task import Task, rotate, row_blocks
+from probecache.store.errors import InputError, close_names
+from probecache.store.subset import read_indices
+
+METHODS = ("random", "first", "pca", "pca-least", "randproj", "variance", "variance-least", "index:FILE")
+SEEDED = ("random", "randproj")
+
+# A component whose standard deviation is below 1e-5 of the largest is rounding noise of float32 features.
+_NULL_VARIANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task with the column orders to fit on it: the probes of `seeds`, or one fit that holds for all of
+    them.
+
+    orders: int64 (len(seeds), d); or (1, d) where the method draws nothing, so that every seed is the same
+    probe.
+    """
+
+    task: Task
+    orders: np.ndarray
+    seeds: tuple[int, ...]
+
+
+def prepare(task: Task, method: str, seeds: Sequence[int], *, standardize: bool = True) -> Iterator[Prepared]:
+    """The prefix problems of a method: fit the first k columns of `orders` on `task`, for each item in turn.
+
+    `random` gives one item with an order per seed; methods that draw nothing give one item with a single
+    order; `randproj` one item per seed, each with its own rotated columns (float32 (n, d) copies: take them
+    one by one).
+
+    Components are those of the columns that the probe sees: standardised where `standardize`, else as they
+    are. They keep their own variances (scale 1), so that all d of them are the full layer again, and the
+    same probe under l2. Random projections are standardised afterwards, like neurons.
+
+    Raises InputError for an unknown method or an index file that does not fit the layer.
+    """
+    check_method(method)
+    d, seeds = task.n_neurons, tuple(int(s) for s in seeds)
+    if method == "random":
+        yield Prepared(task, np.stack([permutation(d, s) for s in seeds]), seeds)
+    elif method == "randproj":
+        for seed in seeds:
+            # rotate() standardises first; the random matrix acts on centred features, as the paper's does.
+            basis = random_basis(d, seed) * task.scale[:, None]
+            yield Prepared(rotate(task, basis), np.arange(d)[None], (seed,))
+    elif method in ("pca", "pca-least"):
+        basis = principal_components(task, least=method == "pca-least", standardize=standardize)
+        rotated = rotate(task, basis if standardize else basis * task.scale[:, None])
+        plain = replace(rotated, mean=np.zeros(d, np.float32), scale=np.ones(d, np.float32))
+        yield Prepared(plain, np.arange(d)[None], seeds)
+    else:
+        yield Prepared(task, _order(task, method)[None], seeds)
+
+
+def check_method(method: str) -> None:
+    """InputError unless `method` is one of METHODS, or `index:` and a file that is there."""
+    if method.startswith("index:"):
+        if not Path(method[6:]).is_file():
+            raise InputError(
+                f"got method {method}: no file {method[6:]}; write neuron numbers to it, one a line"
+            )
+    elif method not in METHODS:
+        raise InputError(f"got method {method!r}; {close_names(method, METHODS)}")
+
+
+def principal_components(task: Task, *, least: bool = False, standardize: bool = True) -> np.ndarray:
+    """Eigenvectors of the training rows' covariance as columns, float64 (d, d), largest variance first.
+
+    The covariance of the columns divided by their standard deviation, or of the raw ones without
+    `standardize`.
+
+    `least` reverses the components that have variance, so that the first k columns are the last k components.
+    Directions in which the training rows do not vary (there are some wherever d >= n) come last and are zero.
+    The test rows play no part.
+    """
+    n, d = task.train.shape[0], task.n_neurons
+    scale = task.scale if standardize else 1.0
+    # float64: the last components are as small as float32's rounding of the first ones
+    blocks = ((rows.astype(np.float64) - task.mean) / scale for _, rows in row_blocks(task.train, 8192))
+    if n <= d:  # the rows themselves are the smaller matrix: n^2 d operations in place of d^3
+        _, roots, components = np.linalg.svd(np.concatenate(list(blocks)), full_matrices=False)
+        values, vectors = roots**2, components.T
+    else:
+        covariance = np.zeros((d, d))
+        for centred in blocks:
+            covariance += centred.T @ centred
+        values, vectors = np.linalg.eigh(covariance)  # rising
+        values, vectors = values[::-1], vectors[:, ::-1]
+    rank = min(int((values > _NULL_VARIANCE * max(values[0], 0)).sum()), n - 1)
+    kept = vectors[:, :rank]
+    if least:
+        kept = kept[:, ::-1]
+    return np.concatenate([kept, np.zeros((d, d - rank))], axis=1)
+
+
+def random_basis(d: int, seed: int) -> np.ndarray:
+    """A matrix uniform on [0, 1) (`torch.rand` under the seed), columns of unit norm, float64 (d, d)."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.rand(d, d, generator=generator, dtype=torch.float64).numpy()
+    return matrix / np.linalg.norm(matrix, axis=0)
+
+
+def _order(task: Task, method: str) -> np.ndarray:
+    d = task.n_neurons
+    if method == "first":
+        return np.arange(d)
+    if method.startswith("index:"):
+        listed = read_indices(method[6:], d)
+        return np.concatenate([listed, np.setdiff1d(np.arange(d), listed)])
+    spread = np.zeros(d)
+    for _, rows in row_blocks(task.train, 8192):
+        spread += ((rows - task.mean) ** 2).sum(0, dtype=np.float64)
+    return np.argsort(spread if method == "variance-least" else -spread, kind="stable")

@@ -1,0 +1,1 @@
+"""What probes are fitted on: matrices of one layer with labels, class weights."""

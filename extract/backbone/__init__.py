@@ -1,0 +1,1 @@
+"""The frozen model: its weights, its layers, what their axes mean, and the hooked forward pass."""

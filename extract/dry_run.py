@@ -1,0 +1,155 @@
+"""`--dry-run`: what an extraction would write, how long it would take, and whether there is room for it."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from probecache.extract.backbone.features import DTYPES
+from probecache.extract.distributed import find_place
+from probecache.extract.pipeline.batch_size import layer_batch_sizes
+from probecache.extract.pipeline.loader import batch_ranges, open_batches
+from probecache.extract.pipeline.loop import Forward
+from probecache.extract.prepare import Setup, build_features, prepare
+from probecache.extract.run import shard_rows
+from probecache.extract.settings import Options, Settings, show_options
+
+SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Sizes in bytes, rates in images per second; `free` is None where the store is not on a local disk."""
+
+    features: tuple[tuple[str, str, int, int], ...]  # name, pool, neurons, bytes
+    n_samples: int
+    shards: int
+    device: str
+    batch_size: int
+    forward_rate: float
+    decode_rate: float
+    free: int | None
+
+    @property
+    def total(self) -> int:
+        return sum(size for *_, size in self.features)
+
+    @property
+    def rate(self) -> float:
+        """The slower of the two stages that run side by side."""
+        return min(self.forward_rate, self.decode_rate)
+
+    @property
+    def seconds(self) -> float:
+        return self.n_samples / self.rate
+
+    @property
+    def fits(self) -> bool:
+        return self.free is None or self.total < self.free
+
+
+@show_options
+def dry_run(
+    model: "str | nn.Module",
+    dataset: "str | Dataset[Any]" = "",
+    *,
+    out: str | Path,
+    **options: Unpack[Options],
+) -> Projection:
+    """Measure a few batches of the extraction that `extract` would run with the same arguments; write
+    nothing.
+
+    The forward pass and the decoding of one process are timed for up to 5 seconds each. Raises whatever
+    `extract` would raise before its first batch.
+    """
+    settings = Settings.of(**options)
+    setup = prepare(model, dataset, settings, find_place())
+    batch_size = max(layer_batch_sizes(setup, out).values())
+    itemsize = DTYPES[settings.dtype].itemsize
+    return Projection(
+        features=tuple(
+            (feature.name, feature.pool, feature.neurons, setup.n_samples * feature.neurons * itemsize)
+            for feature in setup.features
+        ),
+        n_samples=setup.n_samples,
+        shards=-(-setup.n_samples // shard_rows(out, settings)),
+        device=str(setup.compute.device),
+        batch_size=batch_size,
+        forward_rate=_forward_rate(setup, batch_size),
+        decode_rate=_decode_rate(setup, batch_size) * max(setup.workers, 1),
+        free=_free_space(out),
+    )
+
+
+def print_plan(plan: Projection) -> None:
+    """The projection on stdout."""
+    for name, pool, neurons, size in plan.features:
+        print(f"{name:<24} {pool:<8} {neurons:>8} neurons  {_size(size):>10}")
+    print(f"{plan.n_samples} rows in {plan.shards} shards, {_size(plan.total)} in all")
+    print(
+        f"{plan.device}, batch size {plan.batch_size}: forward {plan.forward_rate:.1f} images/s, "
+        f"decode {plan.decode_rate:.1f} images/s, about {_time(plan.seconds)}"
+    )
+    if plan.free is not None:
+        print(f"{_size(plan.free)} free on disk: {'enough' if plan.fits else 'NOT ENOUGH'}")
+
+
+def _forward_rate(setup: Setup, batch_size: int) -> float:
+    features = build_features(setup, setup.features)
+    forward = Forward(features, setup.compute, batch_size)
+    images = torch.zeros(
+        batch_size, *setup.preprocess.input_size, dtype=torch.uint8, device=setup.compute.device
+    )
+    if setup.compute.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    try:
+        with setup.compute.precision():
+            done, start = -batch_size, time.perf_counter()
+            while done <= 0 or time.perf_counter() - start < SECONDS:
+                for _, outputs in forward(images):
+                    outputs[0].sum().item()  # waits for the device
+                if done < 0:  # the first batch warms up
+                    start = time.perf_counter()
+                done += batch_size
+            return done / (time.perf_counter() - start)
+    finally:
+        features.close()
+
+
+def _decode_rate(setup: Setup, batch_size: int) -> float:
+    size = min(batch_size, 16)
+    done, start = 0, time.perf_counter()
+    for batch in open_batches(setup.images, setup.preprocess, batch_ranges([(0, setup.n_samples)], size)):
+        done += len(batch.labels)
+        if time.perf_counter() - start > SECONDS / 5:
+            break
+    setup.images.close()
+    return done / (time.perf_counter() - start)
+
+
+def _free_space(out: str | Path) -> int | None:
+    if "://" in str(out):
+        return None
+    place = Path(out).absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

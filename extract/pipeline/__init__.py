@@ -1,0 +1,1 @@
+"""Batches to the device, through the backbone, and into whole shards, all at once."""

@@ -1,0 +1,123 @@
+"""The device a backbone runs on, the precision it computes in, and the way of batches to it and back."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probecache.extract.backbone.compile_check import require_backend
+from probecache.store.errors import InputError
+
+AMP_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device and precision of a forward pass; all of it but the device's number decides values."""
+
+    device: torch.device
+    amp_dtype: torch.dtype
+    channels_last: bool
+    torchcompile: str | None = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "device": self.device.type,
+            "amp_dtype": str(self.amp_dtype).removeprefix("torch."),
+            "channels_last": self.channels_last,
+            "torchcompile": self.torchcompile,
+        }
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Inference mode, autocast where asked for, and no TF32: float32 means float32."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if self.amp_dtype != torch.float32:
+                stack.enter_context(torch.autocast(self.device.type, self.amp_dtype))
+            if self.device.type == "cuda":
+                stack.enter_context(torch.cuda.device(self.device))
+                stack.enter_context(
+                    torch.backends.cudnn.flags(
+                        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+                    )
+                )
+            yield
+
+
+def choose_compute(
+    model: nn.Module,
+    device: str = "auto",
+    amp_dtype: str = "auto",
+    channels_last: bool | None = None,
+    torchcompile: str | None = None,
+) -> Compute:
+    """Settings for `model`. device 'auto': CUDA where there is one. amp_dtype 'auto': bfloat16 on CUDA
+    devices that have it, else float32. channels_last None: on for networks of convolutions."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        where = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}; allowed: auto, cpu, cuda, cuda:N, mps") from error
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' was asked for and torch sees none; use --device cpu")
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name!r} was asked for; this machine has {torch.cuda.device_count()}")
+    if where.type == "cuda":
+        where = torch.device("cuda", where.index or 0)
+    if amp_dtype not in AMP_DTYPES:
+        raise InputError(f"unknown --amp-dtype {amp_dtype!r}; allowed: {', '.join(AMP_DTYPES)}")
+    if amp_dtype == "auto":
+        amp_dtype = "bfloat16" if where.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if torchcompile is not None:
+        require_backend(torchcompile, where)
+    if channels_last is None:
+        channels_last = sum(isinstance(m, nn.Conv2d) for m in model.modules()) > 4
+    return Compute(where, getattr(torch, amp_dtype), channels_last, torchcompile)
+
+
+class PinnedRing:
+    """`slots` sets of pinned host buffers that device outputs are copied into on a side stream.
+
+    `put` starts the copy and returns (slot, event) at once; `take` waits for the event and gives the buffers;
+    `give_back` frees the slot. `put` blocks while all slots are in use, which bounds memory.
+    """
+
+    def __init__(
+        self, slots: int, rows: int, neurons: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._buffers = [
+            [torch.empty(rows, n, dtype=dtype, pin_memory=True) for n in neurons] for _ in range(slots)
+        ]
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for slot in range(slots):
+            self._free.put(slot)
+        self._stream = torch.cuda.Stream(device)
+
+    def free_slot(self, timeout: float) -> int | None:
+        """A slot that nobody uses, or None after `timeout` seconds."""
+        try:
+            return self._free.get(timeout=timeout)
+        except Empty:
+            return None
+
+    def put(self, slot: int, outputs: Sequence[Tensor], offset: int) -> torch.cuda.Event:
+        """Copy `outputs` to rows `offset`.. of the slot, after what the current stream has queued."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for buffer, output in zip(self._buffers[slot], outputs, strict=True):
+                buffer[offset : offset + len(output)].copy_(output, non_blocking=True)
+                output.record_stream(self._stream)
+            done = torch.cuda.Event(enable_timing=True)
+            done.record(self._stream)
+            return done
+
+    def buffers(self, slot: int) -> list[Tensor]:
+        return self._buffers[slot]
+
+    def give_back(self, slot: int) -> None:
+        self._free.put(slot)

@@ -1,0 +1,189 @@
+"""Batches of uint8 images, decoded ahead by worker processes; boundaries depend on shards and batch size
+alone."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
+
+from probecache.extract.datasets.images import Images
+from probecache.extract.datasets.preprocess import Preprocess
+from probecache.store.errors import InputError
+
+OK, FAILED = 1, 2
+CHUNK = 32  # images that a process decodes before it hands them over
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows [start, start + n) of the data set (other rows where `open_batches` was given other rows).
+
+    images (n, c, h, w), zeros where a row failed; labels int64 (n,); status uint8 (n,); `errors` maps a
+    failed row to its reason.
+    """
+
+    start: int
+    images: Tensor
+    labels: np.ndarray
+    status: np.ndarray
+    errors: dict[int, str]
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.labels)
+
+
+def batch_ranges(shards: Sequence[tuple[int, int]], batch_size: int) -> list[range]:
+    """Each shard cut from its first row on: a resumed run meets the same batches."""
+    return [
+        range(start, min(start + batch_size, last))
+        for first, last in shards
+        for start in range(first, last, batch_size)
+    ]
+
+
+def open_batches(
+    images: Images,
+    preprocess: Preprocess,
+    ranges: Sequence[Sequence[int]],
+    *,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """Batches for `ranges`, in order. `workers` processes decode ahead; 0 decodes in this one.
+
+    A process decodes CHUNK images at a time, so that small splits keep all of them busy and little shared
+    memory is needed; with `pin`, chunks are gathered in pinned memory. A `TensorDataset` of uint8 images of
+    the right size is sliced, without a copy.
+    """
+    ready = _in_memory(images, preprocess)
+    if ready is not None or not ranges:
+        return _slices(ready, images, ranges)
+    chunks = [rows[i : i + CHUNK] for rows in ranges for i in range(0, len(rows), CHUNK)]
+    workers = min(workers, len(chunks))
+    loader = DataLoader(
+        _Rows(images, preprocess),
+        batch_sampler=chunks,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=_Collate(preprocess.input_size),
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_ignore_interrupt,
+    )
+    # The processes start here, before the caller starts threads.
+    return _join(iter(loader), ranges, pin)
+
+
+def default_workers(device: str) -> int:
+    """Processes that decode: as many as there are cores beside a GPU; a quarter of them where the CPU
+    computes too."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 32) if device == "cuda" else max(1, cores // 4)
+
+
+def _join(chunks: Iterator[Batch], ranges: Sequence[Sequence[int]], pin: bool) -> Iterator[Batch]:
+    """Chunks put together to batches of the given rows."""
+    for rows in ranges:
+        parts = [next(chunks) for _ in range(0, len(rows), CHUNK)]
+        if len(parts) == 1 and not pin:
+            yield parts[0]
+            continue
+        shape = (len(rows), *parts[0].images.shape[1:])
+        images = torch.empty(shape, dtype=parts[0].images.dtype, pin_memory=pin)
+        torch.cat([part.images for part in parts], out=images)
+        yield Batch(
+            rows[0],
+            images,
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.status for part in parts]),
+            {row: reason for part in parts for row, reason in part.errors.items()},
+        )
+
+
+def _ignore_interrupt(_: int) -> None:
+    # Ctrl-C reaches every process of the terminal: the main one ends these.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _in_memory(images: Images, preprocess: Preprocess) -> Tensor | None:
+    if isinstance(images.source, TensorDataset):
+        tensor = images.source.tensors[0]
+        if tensor.dtype == torch.uint8 and tuple(tensor.shape[1:]) == preprocess.input_size:
+            return tensor
+    return None
+
+
+def _slices(tensor: Tensor | None, images: Images, ranges: Sequence[Sequence[int]]) -> Iterator[Batch]:
+    for rows in ranges:
+        assert tensor is not None
+        part = slice(rows.start, rows.stop) if isinstance(rows, range) else list(rows)
+        labels = np.full(len(rows), -1, np.int64) if images.labels is None else images.labels[part]
+        yield Batch(rows[0], tensor[part], labels, np.full(len(rows), OK, np.uint8), {})
+
+
+class _Rows(Dataset[Any]):
+    """Row number -> (row, image tensor or None, label, reason of the failure)."""
+
+    def __init__(self, images: Images, preprocess: Preprocess) -> None:
+        self.images = images
+        self.transform: Callable[[Any], Tensor] = preprocess.transform()
+        self.size = preprocess.input_size
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[int, Tensor | None, int, str]:
+        known = -1 if self.images.labels is None else int(self.images.labels[row])
+        try:
+            image, label = self.images.read(row)
+            return row, self._tensor(image), known if self.images.labels is not None else label, ""
+        except InputError:
+            raise
+        except Exception as error:  # whatever a decoder throws, the row is the one that failed
+            return row, None, known, f"{type(error).__name__}: {str(error).strip()[:200]}"
+
+    def _tensor(self, image: Any) -> Tensor:
+        if not isinstance(image, Tensor | np.ndarray):
+            return self.transform(image)
+        image = torch.as_tensor(image)
+        if image.dtype != torch.uint8:
+            if tuple(image.shape) != self.size:
+                raise InputError(
+                    f"the dataset gives normalised images of shape {tuple(image.shape)}, the model takes "
+                    f"{self.size}; resize in the dataset's transform, or give PIL images"
+                )
+            return image.to(torch.float32)
+        if tuple(image.shape) == self.size:
+            return image
+        from torchvision.transforms.functional import to_pil_image
+
+        return self.transform(to_pil_image(image))
+
+
+class _Collate:
+    def __init__(self, size: tuple[int, int, int]) -> None:
+        self.size = size
+
+    def __call__(self, items: Sequence[tuple[int, Tensor | None, int, str]]) -> Batch:
+        dtype = next((image.dtype for _, image, _, _ in items if image is not None), torch.uint8)
+        stacked = torch.empty(len(items), *self.size, dtype=dtype)
+        if get_worker_info() is not None:
+            # Filled in place: the batch goes to the main process without another copy.
+            stacked.share_memory_()
+        for slot, (_, image, _, _) in zip(stacked, items, strict=True):
+            if image is None:
+                slot.zero_()
+            else:
+                slot.copy_(image)
+        return Batch(
+            items[0][0],
+            stacked,
+            np.array([label for _, _, label, _ in items], np.int64),
+            np.array([FAILED if image is None else OK for _, image, _, _ in items], np.uint8),
+            {row: reason for row, image, _, reason in items if image is None},
+        )

@@ -1,0 +1,170 @@
+"""The run loop: batches in, pooled rows out, with decoding, copies and writing beside the forward pass."""
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probecache.extract.backbone.features import Features
+from probecache.extract.pipeline.device import Compute, PinnedRing
+from probecache.extract.pipeline.device_loader import Feed
+from probecache.extract.pipeline.loader import Batch
+from probecache.extract.pipeline.shard_assembler import Drain, Rows
+from probecache.extract.pipeline.timing import Timing
+from probecache.store.errors import ProbecacheError
+
+SLOTS = 4
+
+
+class Forward:
+    """images (n, c, h, w) -> pooled matrices of n rows each, `size` images at a time.
+
+    Out of memory halves `size` and goes on. Where the batch's shape may show in the values (low precision,
+    compiled code) a short batch is padded with blank images.
+    """
+
+    def __init__(self, features: Features, compute: Compute, size: int) -> None:
+        self.size = size
+        self.compute = compute
+        self.halved = 0
+        self._pad = compute.amp_dtype != torch.float32 or compute.torchcompile is not None
+        self._call: Callable[[Tensor], tuple[Tensor, ...]] = features
+        if compute.torchcompile is not None:
+            self._call = torch.compile(features, backend=compute.torchcompile)
+
+    def __call__(self, images: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """Yield (offset, matrices) for consecutive pieces of the batch."""
+        offset = 0
+        while offset < len(images):
+            piece = images[offset : offset + self.size]
+            try:
+                outputs = self._call(self._padded(piece))
+            except torch.OutOfMemoryError:
+                self._halve()
+                continue
+            yield offset, tuple(output[: len(piece)] for output in outputs)
+            offset += len(piece)
+
+    def _padded(self, piece: Tensor) -> Tensor:
+        if not self._pad or len(piece) == self.size:
+            return piece
+        # The same kind of tensor as the batches before it: another would be compiled for anew.
+        with torch.inference_mode(piece.is_inference()):
+            whole = piece.new_zeros((self.size, *piece.shape[1:]))
+            if self.compute.channels_last:
+                whole = whole.contiguous(memory_format=torch.channels_last)
+            whole[: len(piece)] = piece
+        return whole
+
+    def _halve(self) -> None:
+        if self.size == 1:
+            raise ProbecacheError(
+                f"out of memory on {self.compute.device} with one image at a time; use a smaller --img-size"
+            )
+        self.size //= 2
+        self.halved += 1
+        gc.collect()
+        if self.compute.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"out of memory on {self.compute.device}: batch size halved to {self.size}", stacklevel=3
+        )
+
+
+def run_loop(
+    forward: Forward,
+    features: Features,
+    batches: Iterator[Batch],
+    shards: Sequence[Any],
+    write: Callable[[Any, Mapping[str, np.ndarray], np.ndarray, np.ndarray], None],
+    timing: Timing,
+    on_batch: Callable[[int], None],
+    failed: dict[int, str],
+) -> None:
+    """Push `batches` through the backbone and hand every finished shard to `write`, in order.
+
+    Memory is bounded by the queues: some batches of images, some of rows, one shard. `failed` is filled with
+    the rows that could not be read and their reasons. Any error ends the run after the shard that is being
+    written.
+    """
+    compute = forward.compute
+    names = [f.name for f in features.features]
+    neurons = [f.neurons for f in features.features]
+    feed = Feed(batches, compute.device, compute.channels_last, timing)
+    drain = Drain(shards, names, neurons, features.dtype, write, timing, failed)
+    finished = False
+    try:
+        with compute.precision():
+            send = _send_cuda if compute.device.type == "cuda" else _send_host
+            send(forward, neurons, features.dtype, feed, drain, timing, on_batch)
+        with timing.wait("write"):
+            finished = True
+            drain.close()
+    finally:
+        feed.close()
+        if not finished:
+            drain.close(finish=False)
+
+
+def _send_host(
+    forward: Forward,
+    neurons: Sequence[int],
+    dtype: torch.dtype,
+    feed: Feed,
+    drain: Drain,
+    timing: Timing,
+    on_batch: Callable[[int], None],
+) -> None:
+    for fed in feed:
+        with timing.wait("forward"), timing.work("forward"):
+            pieces = [outputs for _, outputs in forward(fed.images)]
+            whole = pieces[0] if len(pieces) == 1 else tuple(torch.cat(p) for p in zip(*pieces, strict=True))
+        with timing.wait("copy"):
+            outputs = [output.cpu() for output in whole]
+        with timing.wait("write"):
+            drain.put(Rows(fed.batch, outputs))
+        _count(fed.batch, timing, on_batch)
+
+
+def _send_cuda(
+    forward: Forward,
+    neurons: Sequence[int],
+    dtype: torch.dtype,
+    feed: Feed,
+    drain: Drain,
+    timing: Timing,
+    on_batch: Callable[[int], None],
+) -> None:
+    rows = forward.size
+    ring = PinnedRing(SLOTS, rows, neurons, dtype, forward.compute.device)
+    for fed in feed:
+        slot = None
+        while slot is None:
+            # The ring is full either because the device is behind or because the writer is.
+            with timing.wait("write" if drain.busy else "forward"):
+                slot = ring.free_slot(timeout=0.1)
+            if drain.error is not None:
+                raise drain.error
+        with timing.wait("forward"):
+            stream = torch.cuda.current_stream()
+            stream.wait_event(fed.ready)
+            fed.images.record_stream(stream)
+            started = torch.cuda.Event(enable_timing=True)
+            started.record(stream)
+            event = None
+            for offset, outputs in forward(fed.images):
+                event = ring.put(slot, outputs, offset)
+        with timing.wait("write"):
+            drain.put(
+                Rows(fed.batch, ring.buffers(slot), event, lambda slot=slot: ring.give_back(slot), started)  # type: ignore[misc]
+            )
+        _count(fed.batch, timing, on_batch)
+
+
+def _count(batch: Batch, timing: Timing, on_batch: Callable[[int], None]) -> None:
+    timing.images += len(batch.labels)
+    on_batch(len(batch.labels))

@@ -1,0 +1,34 @@
+"""A live bar on stderr: images per second, and the share of time that each stage takes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from probecache.extract.pipeline.timing import STAGES, Timing
+
+
+@contextmanager
+def show_progress(total: int, timing: Timing, title: str, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Give the function to call with the number of images of each finished batch."""
+    if not shown:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=8),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[shares]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, rate="", shares="")
+
+        def advance(images: int) -> None:
+            shares = timing.shares()
+            text = " ".join(f"{stage} {100 * shares[stage]:.0f}" for stage in STAGES) + " %"
+            progress.update(task, advance=images, rate=f"{timing.rate:.1f} img/s", shares=text)
+
+        yield advance

@@ -1,0 +1,47 @@
+"""probecache: extract a frozen backbone's features once, then probe them thousands of times.
+
+    import probecache as pc
+    store = pc.extract_features(model="resnet50", data_dir="photos/", split="train", layers=["penultimate"],
+                                out="features.zarr")
+    results = pc.sweep(store, layer="penultimate", train="train", test="test", fractions=[0.05, 0.2, 1.0])
+    pc.redundancy(results, delta=0.9)
+
+The names below are imported when first used, so that reading a store never imports a backbone.
+`extract`, `store` and `analyze` are links to the folders of the same name at the top of the repository.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it.
+_PUBLIC = {
+    "DamagedStore": "store.errors",
+    "FingerprintMismatch": "store.errors",
+    "InputError": "store.errors",
+    "NotAStore": "store.errors",
+    "ProbecacheError": "store.errors",
+    "UnfinishedSplit": "store.errors",
+    "Store": "store.reader",
+    "open_store": "store.reader",
+    "write_arrays": "store.arrays",
+    "main": "__main__",
+    "extract_features": "extract.run",
+    "cka": "analyze.similarity.cka",
+    "redundancy": "analyze.findings.redundancy",
+    "sweep": "analyze.sweeps.sweep",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'probecache' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"probecache.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,143 @@
+"""The command line: subcommands from each folder's `commands.py`, errors to exit codes, and the demo."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import probecache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def _recompute(*arguments: Any) -> Any:
+    from probecache.extract.recompute import recompute
+
+    return recompute(*arguments)
+
+
+def _app() -> Any:
+    import typer
+
+    from probecache.analyze import commands as analyze_commands
+    from probecache.extract import commands as extract_commands
+    from probecache.store import commands as store_commands
+
+    about = (probecache.__doc__ or "").split("\n")[0]
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, help=about)
+
+    @app.callback(invoke_without_command=True)
+    def front(
+        context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")
+    ) -> None:
+        context.obj = {"recompute": _recompute}  # `verify` is the store's, a backbone is not
+        if version:
+            print(f"probecache {probecache.__version__}")
+        elif context.invoked_subcommand is None:
+            print(context.get_help())
+
+    for commands in (extract_commands, store_commands, analyze_commands):
+        for name, function in commands.COMMANDS.items():
+            app.command(name)(function)
+    app.command("demo")(demo)
+    return app
+
+
+def demo(out: Path = Path("demo")) -> None:
+    """Images to a finding on scikit-learn's digits: extract, sweep, redundancy, report.
+
+    Each step is the command that a user would type, run as a process of its own: the analysis has only the
+    store to read.
+    """
+    from probecache.extract.datasets.digits import write_digits
+
+    digits, features = write_digits(out / "digits"), out / "features.zarr"
+    print(f"1,797 digit images: {digits}", flush=True)
+    model = ["--model", "tf_efficientnet_lite0"]
+    layers = ["--layers", "blocks.4", "--layers", "penultimate"]
+    for split in ("train", "test"):
+        _step("extract", *model, "--data-dir", digits, "--split", split, *layers, "--out", features)
+    results = [out / f"{probe}.zarr" for probe in ("logistic", "ridge")]
+    for where in results:
+        what = ["--layer", "blocks.4", "--layer", "penultimate", "--train", "train", "--test", "test"]
+        # Nearly as many neurons as images: with little penalty least squares would fit the noise.
+        l2 = {"logistic": "1e-4", "ridge": "0.1"}[where.stem]
+        how = ["--fractions", _FRACTIONS, "--seeds", "5", "--method", "random", "--probe", where.stem]
+        _step("sweep", features, *what, *how, "--l2", l2, "--out", where)
+    for where in results:
+        _step("redundancy", where, "--delta", "0.9")
+    _step("report", *results, "--out", out / "report")
+    picture = out / "report" / "figures" / "logistic" / "accuracy.png"
+    print(f"\nstore: {features}\nresults: {results[0]}, {results[1]}\npicture: {picture}")
+
+
+# Log-spaced from six neurons of a 1280-neuron layer to all of them, and the paper's 20%.
+_FRACTIONS = (
+    "0.005,0.007,0.01,0.013,0.017,0.023,0.031,0.041,0.055,0.073,0.1,0.13,0.16,0.2,0.27,0.36,0.48,0.63,0.8,1"
+)
+
+
+def _step(*words: "str | Path") -> None:
+    """Print and run one probecache command; a failure ends the demo with the command's exit code."""
+    import shlex
+    import subprocess
+
+    command = [str(word) for word in words]
+    print(f"\n$ probecache {shlex.join(command)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "probecache", *command], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def main(argv: "Sequence[str] | None" = None) -> None:
+    """Run the command line. Exit codes: 0 done, 1 damage or failure, 2 wrong input, 130 interrupted.
+
+    Errors are one line on stderr; `--debug`, anywhere on the line, shows the traceback as well.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    sys.exit(_run(arguments, debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    import typer
+
+    from probecache.extract.commands import COMMANDS, as_timm
+    from probecache.store.errors import ProbecacheError
+
+    if arguments[:1] and arguments[0] in COMMANDS:
+        arguments = as_timm(arguments)
+    usage_error: Any = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
+    try:
+        outcome = _app()(args=arguments, prog_name="probecache", standalone_mode=False)
+        if outcome == 130:  # what typer makes of Ctrl-C
+            return _interrupted()
+        return outcome if isinstance(outcome, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except usage_error as error:
+        print(f"probecache: {error.format_message()} (see probecache --help)", file=sys.stderr)
+        return 2
+    except ProbecacheError as error:
+        if debug:
+            raise
+        print(f"probecache: {error}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except Exception as error:
+        if debug:
+            raise
+        first = str(error).strip().split("\n")[0]
+        print(f"probecache: {type(error).__name__}: {first} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def _interrupted() -> int:
+    print("probecache: interrupted; what was committed is kept, the same command continues", file=sys.stderr)
+    return 130
+
+
+if __name__ == "__main__":
+    main()

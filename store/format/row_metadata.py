@@ -1,0 +1,146 @@
+"""Labels, identity and status of a shard's rows: shared by all layers of a split, so they must agree."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from probecache.store import catalog
+from probecache.store.catalog import Split
+from probecache.store.errors import FingerprintMismatch, ProbecacheError
+from probecache.store.format import chunks, commit
+from probecache.store.format.chunks import BadChunk
+from probecache.store.format.pieces import Pieces
+from probecache.store.layout import FAILED, OK, ROW_ARRAYS, Shard
+from probecache.store.storage.files import Files
+from probecache.store.writing.create import layer_names
+
+Array = np.ndarray[Any, Any]
+
+
+def merged_rows(
+    files: Files, split: Split, s: Shard, labels: Array, names: list[str], status: Array
+) -> tuple[Array, dict[str, Pieces]]:
+    """The status that holds, which other layers may have set, and the objects to write, if any.
+
+    FingerprintMismatch if stored labels or identity are others; ProbecacheError if a row that other layers
+    hold cannot be read now.
+    """
+    stored = read_rows(files, split, s)
+    if stored is not None:
+        old = len(stored[2])
+        require_same_rows(files, split, s, stored, labels[:old], names[:old])
+        status = status.copy()
+        if _other_layers(files, split, s):
+            lost = np.flatnonzero((stored[2] == OK) & (status[:old] == FAILED))
+            if len(lost):
+                raise ProbecacheError(
+                    f"row {s.start + lost[0]} ({names[lost[0]]}) of split {split.name!r} failed now "
+                    f"({len(lost)} rows in all) but was read when its other layers were stored: make it "
+                    "readable and run again"
+                )
+            status[:old] = np.maximum(status[:old], stored[2])
+        if old == s.rows and np.array_equal(status, stored[2]):
+            return status, {}
+    rows = split.geometry.shard_rows
+    payloads = {
+        "label": chunks.encode_rows(labels, rows, -1),
+        "sample": chunks.encode_text(names, rows),
+        "status": chunks.encode_rows(status, rows, 0),
+    }
+    items: dict[str, Pieces] = {}
+    crcs = []
+    for array, payload in payloads.items():
+        raw, crc = chunks.sealed(payload)
+        items[split.row_key(array, s)] = [raw]
+        crcs.append(crc)
+    items[split.commit_key(s)] = [commit.encode(f"{split.name}/{s.index}", s.rows, crcs)]
+    return status, items
+
+
+def _other_layers(files: Files, split: Split, s: Shard) -> bool:
+    """Whether layers that are not being written hold rows of this shard."""
+    others = [name for name in layer_names(files, split) if name not in s.layers]
+    layers = [catalog.read_layer(files, split, name) for name in others]
+    commits = [catalog.read_commits(files, layer, [s])[0] for layer in layers]
+    return any(not isinstance(c, BadChunk) and c[0] > 0 for c in commits)
+
+
+def require_same_split(
+    files: Files, split: Split, labels: Array, names: Callable[[int, int], list[str]]
+) -> None:
+    """FingerprintMismatch unless the rows that a split holds have these labels and names, as far as they go.
+
+    names  gives those of rows [start, stop)
+    """
+    for s in split.geometry.shards():
+        stored = read_rows(files, split, s)
+        count = min(len(stored[0]) if stored else 0, len(labels) - s.start)
+        if stored is not None and count > 0:
+            head = stored[0][:count], stored[1][:count], stored[2][:count]
+            stop = s.start + count
+            require_same_rows(files, split, s, head, labels[s.start : stop], names(s.start, stop))
+
+
+def require_same_rows(
+    files: Files,
+    split: Split,
+    s: Shard,
+    stored: tuple[Array, list[str], Array],
+    labels: Array,
+    names: Sequence[str],
+) -> None:
+    """FingerprintMismatch names the first row whose label or identity is not the stored one."""
+    pairs = ("label", stored[0].tolist(), labels.tolist()), ("sample", stored[1], names)
+    for what, old, new in pairs:
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            if a != b:
+                raise _mismatch(files, split, s.start + i, what, a, b)
+
+
+def read_rows(files: Files, split: Split, shard: Shard) -> tuple[Array, list[str], Array] | None:
+    """Labels, identity and status of a shard's committed rows; None if they are not committed or damaged."""
+    committed = catalog.read_commits(files, split, [shard])[0]
+    if isinstance(committed, BadChunk) or not committed[0]:
+        return None
+    try:
+        return decode_rows(files, split, shard, committed)
+    except BadChunk:
+        return None
+
+
+def decode_rows(
+    files: Files, split: Split, shard: Shard, committed: tuple[int, Array]
+) -> tuple[Array, list[str], Array]:
+    """Labels, identity and status of the committed rows of a shard.
+
+    BadChunk names the array that is damaged.
+    """
+    rows, crcs = committed
+    full = split.geometry.shard_rows
+    sizes = {"label": 8 * full, "sample": None, "status": full}
+    raws = files.read_many([split.row_key(array, shard) for array in ROW_ARRAYS])
+    payloads = {}
+    for array, raw, expected in zip(ROW_ARRAYS, raws, crcs, strict=True):
+        try:
+            if raw is None:
+                raise BadChunk("its file is missing")
+            payloads[array], crc = chunks.unsealed(raw, sizes[array])
+            if crc != int(expected):
+                raise BadChunk("it is not the one that was committed")
+        except BadChunk as error:
+            raise BadChunk(f"{array}: {error}") from None
+    names = chunks.decode_text(payloads["sample"], rows)
+    if len(names) != rows:
+        raise BadChunk("sample: it holds too few texts")
+    labels, status = np.frombuffer(payloads["label"], "<i8"), np.frombuffer(payloads["status"], np.uint8)
+    return labels[:rows], names, status[:rows]
+
+
+def _mismatch(files: Files, split: Split, row: int, what: str, stored: Any, got: Any) -> FingerprintMismatch:
+    """The error for a row whose label or identity is not what the store has."""
+    return FingerprintMismatch(
+        f"row {row} of split {split.name!r} in {files.url}: {what}: stored {stored!r:.120}, asked "
+        f"{got!r:.120} "
+        "(use the data that the split was made from, or another split name)"
+    )

@@ -1,0 +1,1 @@
+"""Reading stores: matrices, blocks ahead, a lazy xarray tree, and what `probecache info` shows."""

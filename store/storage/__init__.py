@@ -1,0 +1,1 @@
+"""Bytes in and out: a local folder, or any object store behind an fsspec URL."""

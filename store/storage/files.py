@@ -1,0 +1,66 @@
+"""Bytes in and out of a store: a local folder, or any fsspec URL (`s3://bucket/features.zarr`).
+
+Keys are '/'-separated paths below the store. A write replaces the whole object or nothing: locally by
+temporary file, fsync and rename; an object store's put is atomic already.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from probecache.store.format.pieces import Pieces
+from probecache.store.storage.local import LocalFiles
+from probecache.store.storage.remote import RemoteFiles
+
+
+class Files(Protocol):
+    """What a store needs of a file system. `url` names it in messages; `threads` is how many reads help."""
+
+    url: str
+    threads: int
+
+    def read(self, key: str) -> bytes | None:
+        """The whole object, or None if there is none."""
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
+
+    def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
+        """Fill the uint8 arrays `out` from byte `start` on (negative: from the end); the bytes read.
+
+        FileNotFoundError if there is no such object.
+        """
+
+    def size(self, key: str) -> int | None: ...
+
+    def write(self, items: Mapping[str, Pieces], then: Mapping[str, Pieces] | None = None) -> None:
+        """Replace each object by its pieces; durable on return.
+
+        `then` are replaced after all of `items` are: a commit is never there before what it vouches for.
+        """
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write only if there is no such object; whether it was written."""
+
+    def delete(self, key: str) -> None: ...
+
+    def names(self, key: str) -> list[str]:
+        """Names directly below a folder; empty if there is none."""
+
+    def age(self, key: str) -> float | None:
+        """Seconds since the object was written, by the file system's own clock."""
+
+    def sweep(self, key: str) -> None:
+        """Remove unfinished writes of dead processes below `key`."""
+
+
+def open_files(path: str | os.PathLike[str]) -> Files:
+    """A file system rooted at `path`: a local folder, or a URL if it has a scheme."""
+    text = os.fspath(path)
+    if "://" not in text:
+        return LocalFiles(Path(text))
+    if text.startswith("file://"):
+        return LocalFiles(Path(text[len("file://") :]))
+    return RemoteFiles(text)

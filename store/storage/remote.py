@@ -1,0 +1,129 @@
+"""A store on an object store: the same bytes and promises over fsspec (`s3://bucket/features.zarr`).
+
+A put replaces an object whole, so nothing is torn. Claims need a put that fails where the object exists:
+S3 and its kin have it (If-None-Match).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.format.pieces import Pieces, joined
+from probecache.store.storage.writer_identity import mark
+
+Result = TypeVar("Result")
+
+
+class RemoteFiles:
+    """Objects below a URL. Reads of many keys or panels go out together: a round trip is what costs."""
+
+    threads = 16
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        try:
+            # listings must be those of now: other processes write
+            self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except ImportError as error:
+            raise InputError(
+                f"{url}: {str(error).splitlines()[0]} (pip install 'probecache[s3]' for s3:// URLs)"
+            ) from None
+        except ValueError as error:
+            raise InputError(f"{url}: {str(error).splitlines()[0]}") from None
+
+    def _path(self, key: str) -> str:
+        if ".." in key.split("/"):
+            raise InputError(f"{self.url}/{key} leads out of the store: refused")
+        return f"{self.root}/{key}" if key else self.root
+
+    def _try(self, work: Callable[[], Result], key: str) -> Result:
+        """`work()`, with errors other than a missing object in one line that names the object."""
+        try:
+            return work()
+        except (FileNotFoundError, FileExistsError, ProbecacheError):
+            raise
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ProbecacheError(f"{self.url}/{key}: {type(error).__name__}: {reason:.200}") from error
+
+    def read(self, key: str) -> bytes | None:
+        return self.read_many([key])[0]
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        if not keys:
+            return []
+        paths = [self._path(key) for key in keys]
+        found = self._try(lambda: self.fs.cat(paths, on_error="return"), keys[0])
+        out: list[bytes | None] = []
+        for key, path in zip(keys, paths, strict=True):
+            value = found[path]
+            missing = isinstance(value, FileNotFoundError | IsADirectoryError)
+            if isinstance(value, Exception) and not missing:
+                reason = str(value).strip().split("\n")[0]
+                raise ProbecacheError(f"{self.url}/{key}: {type(value).__name__}: {reason:.200}") from value
+            out.append(None if missing else value)
+        return out
+
+    def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
+        total = sum(len(part) for part in out)
+        end = None if start < 0 else start + total
+        raw = self._try(lambda: self.fs.cat_file(self._path(key), start=start, end=end), key)
+        data, at = np.frombuffer(raw, np.uint8), 0
+        for part in out:
+            piece = data[at : at + len(part)]
+            part[: len(piece)] = piece
+            at += len(piece)
+        return at
+
+    def size(self, key: str) -> int | None:
+        try:
+            found = self._try(lambda: self.fs.info(self._path(key)), key)
+        except FileNotFoundError:
+            return None
+        return int(found["size"]) if found["type"] == "file" else None
+
+    def write(self, items: Mapping[str, Pieces], then: Mapping[str, Pieces] | None = None) -> None:
+        for step in (items, then or {}):  # puts of one step go out together, in no order
+            if step:
+                data = {self._path(key): joined(pieces) for key, pieces in step.items()}
+                self._try(partial(self.fs.pipe, data), next(iter(step)))
+
+    def create(self, key: str, data: bytes) -> bool:
+        try:
+            self._try(lambda: self.fs.pipe_file(self._path(key), data, mode="create"), key)
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        try:
+            self._try(lambda: self.fs.rm_file(self._path(key)), key)
+        except FileNotFoundError:
+            return
+
+    def names(self, key: str) -> list[str]:
+        try:
+            found = self._try(lambda: self.fs.ls(self._path(key), detail=False, refresh=True), key)
+        except FileNotFoundError:
+            return []
+        own = self._path(key)
+        return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in found if path.rstrip("/") != own})
+
+    def age(self, key: str) -> float | None:
+        try:
+            written = self._try(lambda: self.fs.modified(self._path(key)), key)
+        except FileNotFoundError:
+            return None
+        probe = f"{key}.{mark()}.tmp"  # the server's clock, not ours
+        self.write({probe: [b""]})
+        now = self._try(lambda: self.fs.modified(self._path(probe)), probe)
+        self.delete(probe)
+        return float((now - written).total_seconds())
+
+    def sweep(self, key: str) -> None:
+        """Nothing: a put that did not end leaves no object."""
