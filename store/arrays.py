@@ -12,11 +12,11 @@ from probecache.store import catalog
 from probecache.store.catalog import Split
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import Fingerprint
-from probecache.store.format.row_metadata import require_same_split
 from probecache.store.layout import DTYPES, LayerSpec, Shard
 from probecache.store.reader import Store
 from probecache.store.storage.files import open_files
 from probecache.store.writer import open_writer
+from probecache.store.writing.merge_rows import require_same_split
 
 MAX_CLASSES = 1_000_000  # each has a name in the split's document
 Array = np.ndarray[Any, Any]

@@ -1,4 +1,4 @@
-"""What a store's documents say: splits, layers, commits; checked before anything is believed or allocated."""
+"""What a store's documents say: its splits and layers, checked before anything is believed or allocated."""
 
 import os
 from dataclasses import dataclass, field
@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import DamagedStore, InputError, NotAStore
-from probecache.store.format import chunks, commit, metadata
-from probecache.store.format.chunks import BadChunk
+from probecache.store.errors import DamagedStore, InputError, NotAStore, ProbecacheError
+from probecache.store.format import metadata
 from probecache.store.format.shard_format import ShardFormat
 from probecache.store.layout import (
     COMPRESSIONS,
     DTYPES,
-    ROW_ARRAYS,
     Geometry,
     LayerSpec,
     Shard,
@@ -204,50 +202,38 @@ def require_arrays(files: Files, owner: Split | Layer) -> None:
             )
 
 
+def layer_names(files: Files, split: Split) -> list[str]:
+    """Names of the layers that a split holds."""
+    arrays = split.arrays()
+    return [name for name in children(files, split.name) if name not in arrays]
+
+
+def root_document(files: Files) -> dict[str, Any]:
+    """The top document that follows from the groups that are there."""
+    old = metadata.copies(files.read("zarr.json") or b"{}")
+    documents: dict[str, Any] = {}
+    for name in children(files, ""):
+        try:
+            split = read_split(files, name)
+        except ProbecacheError:  # damaged: what is known of it stays, for `repair`
+            documents |= {k: d for k, d in old.items() if k.split("/")[0] == name}
+            continue
+        documents[name] = metadata.group_document(split.attributes())
+        documents |= {f"{name}/{array}": document for array, document in split.arrays().items()}
+        for child in layer_names(files, split):
+            key = f"{name}/{child}"
+            try:
+                layer = read_layer(files, split, child)
+            except ProbecacheError:
+                documents |= {k: d for k, d in old.items() if k == key or k.startswith(f"{key}/")}
+                continue
+            documents[key] = metadata.group_document(layer.attributes())
+            documents |= {f"{key}/{array}": document for array, document in layer.arrays().items()}
+    return metadata.group_document({"probecache": read_root(files)}, documents)
+
+
 def _document(files: Files, key: str) -> bytes:
     raw = files.read(f"{key}/zarr.json")
     if raw is None:
         raise DamagedStore(f"{files.url}/{key}/zarr.json is missing")
     return raw
-
-
-def read_commits(
-    files: Files, owner: Split | Layer, shards: list[Shard]
-) -> list[tuple[int, Array] | BadChunk]:
-    """Rows and crc words of each shard's commit, or what is wrong with it."""
-    place = owner.name if isinstance(owner, Split) else owner.key
-    n_words = len(ROW_ARRAYS) if isinstance(owner, Split) else 1 + owner.form.n_panels
-    # the listing first: a hostile shape must not make us ask for, or hold, more shards than there are files
-    there = set(files.names(f"{place}/commit/c"))
-    found = iter(files.read_many([owner.commit_key(s) for s in shards if str(s.index) in there]))
-    out: list[tuple[int, Array] | BadChunk] = []
-    for shard in shards:
-        try:
-            raw = next(found) if str(shard.index) in there else None
-            rows, crcs = commit.decode(raw, f"{place}/{shard.index}", n_words)
-            out.append((min(rows, shard.rows), crcs))
-        except BadChunk as error:
-            out.append(error)
-    return out
-
-
-def read_partial(files: Files, layer: Layer, shard: Shard, crc: int) -> Array:
-    """A shard's moments (8, neurons) float64; BadChunk if they are not those that were committed."""
-    raw = files.read(layer.partial_key(shard))
-    if raw is None:
-        raise BadChunk("partial: its file is missing")
-    payload, found = chunks.unsealed(raw, 8 * len(metadata.STATISTICS) * layer.spec.neurons)
-    if found != crc:
-        raise BadChunk("partial: it is not the one that was committed")
-    return np.frombuffer(payload, "<f8").reshape(len(metadata.STATISTICS), -1)
-
-
-def damaged(files: Files, owner: Split | Layer, shard: Shard, why: str) -> DamagedStore:
-    """The error that names a damaged piece: split, layer, shard, rows, and what to do."""
-    layer = f", layer {owner.spec.name!r}" if isinstance(owner, Layer) else ""
-    split = owner.split if isinstance(owner, Layer) else owner.name
-    return DamagedStore(
-        f"{files.url}: split {split!r}{layer}, shard {shard.index}, rows {shard.start}:{shard.stop}: {why} "
-        "(probecache repair drops it, the command that wrote the store then writes it again)",
-        why,
-    )

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from probecache.store import catalog
 from probecache.store.format.chunks import BadChunk
 from probecache.store.reader import Store
+from probecache.store.reading import commits
 
 
 def describe(store: Store) -> dict[str, Any]:
@@ -16,8 +16,8 @@ def describe(store: Store) -> dict[str, Any]:
         for layer in store.layers_of(name):
             found = store.layer_info(name, layer)
             shards = list(found.geometry.shards())
-            commits = catalog.read_commits(store.files, found, shards)
-            rows = sum(0 if isinstance(c, BadChunk) else c[0] for c in commits)
+            committed = commits.read_commits(store.files, found, shards)
+            rows = sum(0 if isinstance(c, BadChunk) else c[0] for c in committed)
             layers[layer] = {
                 "samples": found.geometry.n_samples,
                 "neurons": found.spec.neurons,

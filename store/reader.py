@@ -13,13 +13,13 @@ from probecache.store.errors import DamagedStore, InputError, UnfinishedSplit, c
 from probecache.store.fingerprint import Fingerprint, digest
 from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk
-from probecache.store.format.row_metadata import decode_rows
 from probecache.store.layout import DTYPES, MISSING, MOMENTS, Shard
+from probecache.store.reading import commits
 from probecache.store.reading.datatree import split_tree
 from probecache.store.reading.prefetch import prefetched
 from probecache.store.reading.read_matrix import Columns, column_index, read_matrix, require_room, row_range
+from probecache.store.reading.read_rows import decode_rows
 from probecache.store.storage.files import Files, open_files
-from probecache.store.writing.create import layer_names
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ class Store:
         splits = [catalog.read_split(self.files, n) for n in catalog.children(self.files, "")]
         for split in splits:
             catalog.require_own(self.files, self._root, split)
-        return {s.name: (s, layer_names(self.files, s)) for s in splits}
+        return {s.name: (s, catalog.layer_names(self.files, s)) for s in splits}
 
     @property
     def splits(self) -> list[str]:
@@ -122,9 +122,9 @@ class Store:
         shards = list(info.geometry.shards())
         words = []
         for owner in (self.split_info(split), info):
-            for s, committed in zip(shards, catalog.read_commits(self.files, owner, shards), strict=True):
+            for s, committed in zip(shards, commits.read_commits(self.files, owner, shards), strict=True):
                 if isinstance(committed, BadChunk):
-                    raise catalog.damaged(self.files, owner, s, str(committed))
+                    raise commits.damaged(self.files, owner, s, str(committed))
                 words.append([committed[0], *committed[1].tolist()])
         return digest(info.spec.dtype, info.geometry.n_samples, self.split_info(split).class_names, words)
 
@@ -137,12 +137,12 @@ class Store:
         """
         wanted = list(owner.geometry.shards(rows))
         out = []
-        for s, committed in zip(wanted, catalog.read_commits(self.files, owner, wanted), strict=True):
+        for s, committed in zip(wanted, commits.read_commits(self.files, owner, wanted), strict=True):
             if isinstance(committed, BadChunk):
-                raise catalog.damaged(self.files, owner, s, f"commit: {committed}")
+                raise commits.damaged(self.files, owner, s, f"commit: {committed}")
             if committed[0] < s.rows:
                 if finished:
-                    raise catalog.damaged(self.files, owner, s, "its commit is missing")
+                    raise commits.damaged(self.files, owner, s, "its commit is missing")
                 if not self.partial:
                     lacking = f"rows {s.start + committed[0]}:{s.stop} (shard {s.index})"
                     what = f"layer {owner.spec.name!r} of " if isinstance(owner, Layer) else ""
@@ -168,7 +168,7 @@ class Store:
             try:
                 part = decode_rows(self.files, info, s, (rows, crcs))
             except BadChunk as error:
-                raise catalog.damaged(self.files, info, s, str(error)) from None
+                raise commits.damaged(self.files, info, s, str(error)) from None
             at = slice(s.start, s.start + rows)
             labels[at], names[at], status[at] = part
         return labels, names, status

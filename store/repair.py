@@ -9,8 +9,8 @@ from probecache.store.errors import DamagedStore, NotAStore, ProbecacheError
 from probecache.store.format import metadata
 from probecache.store.storage.files import Files, open_files
 from probecache.store.verify import Damage, verify
-from probecache.store.writing.create import layer_names, metadata_changed, open_layers, write_root
-from probecache.store.writing.finish import finish_layer
+from probecache.store.writing.create import metadata_changed, open_layers, write_root
+from probecache.store.writing.layer_shards import finish_layer
 
 
 def repair(path: str) -> list[Damage]:
@@ -29,7 +29,7 @@ def repair(path: str) -> list[Damage]:
     for name in catalog.children(files, ""):
         split = catalog.read_split(files, name)
         catalog.require_own(files, root, split)
-        layers = [catalog.read_layer(files, split, child) for child in layer_names(files, split)]
+        layers = [catalog.read_layer(files, split, child) for child in catalog.layer_names(files, split)]
         mine = [d for d in found if d.split == name]
         _drop(files, split, layers, mine)
         for layer in layers:

@@ -11,11 +11,11 @@ from probecache.store.catalog import Layer, Split
 from probecache.store.errors import DamagedStore, NotAStore, ProbecacheError
 from probecache.store.format import chunks, metadata, moments
 from probecache.store.format.chunks import BadChunk
-from probecache.store.format.row_metadata import decode_rows
 from probecache.store.layout import FAILED, OK, Shard
+from probecache.store.reading import commits
 from probecache.store.reading.read_matrix import read_matrix
+from probecache.store.reading.read_rows import decode_rows
 from probecache.store.storage.files import Files, open_files
-from probecache.store.writing.create import layer_names, root_document
 
 Array = np.ndarray[Any, Any]
 
@@ -72,7 +72,7 @@ def verify(path: str) -> Iterator[Damage]:
         yield from _group(files, name, name, None, split.attributes(), split.arrays())
         status: dict[int, Array] = {}
         yield from _rows(files, split, status)
-        for child in layer_names(files, split):
+        for child in catalog.layer_names(files, split):
             try:
                 layer = catalog.read_layer(files, split, child)
             except ProbecacheError as error:
@@ -84,7 +84,7 @@ def verify(path: str) -> Iterator[Damage]:
 
 def _root(files: Files) -> Iterator[Damage]:
     try:
-        expected = root_document(files)
+        expected = catalog.root_document(files)
     except (NotAStore, DamagedStore) as error:
         if not any(_is_split(files, name) for name in catalog.children(files, "")):
             raise
@@ -141,7 +141,7 @@ def _group(
 def _rows(files: Files, split: Split, status: dict[int, Array]) -> Iterator[Damage]:
     """Labels, identity and status, shard by shard; leaves each good shard's status in `status`."""
     shards = list(split.geometry.shards())
-    for s, committed in zip(shards, catalog.read_commits(files, split, shards), strict=True):
+    for s, committed in zip(shards, commits.read_commits(files, split, shards), strict=True):
         span = s.start, s.stop
         if isinstance(committed, BadChunk):
             yield Damage("rows", split.name, None, s.index, span, "commit", str(committed))
@@ -166,7 +166,7 @@ def _layer(files: Files, layer: Layer, status: dict[int, Array]) -> Iterator[Dam
     shards, whole = list(layer.geometry.shards()), True
     total: Array | None = None
     finished = layer.complete == layer.geometry.n_samples
-    for s, committed in zip(shards, catalog.read_commits(files, layer, shards), strict=True):
+    for s, committed in zip(shards, commits.read_commits(files, layer, shards), strict=True):
         if isinstance(committed, BadChunk):
             whole = False
             yield _shard_damage(layer, s, "commit", str(committed))
@@ -195,7 +195,7 @@ def _shard(
     found: list[Damage] = []
     part = None
     try:
-        part = catalog.read_partial(files, layer, s, int(crcs[0]))
+        part = commits.read_partial(files, layer, s, int(crcs[0]))
     except BadChunk as error:
         found.append(_shard_damage(layer, s, "partial", str(error).removeprefix("partial: ")))
     try:

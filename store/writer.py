@@ -12,21 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store import catalog
 from probecache.store.catalog import Layer, Split
 from probecache.store.claims import Claims
 from probecache.store.errors import FingerprintMismatch, InputError
 from probecache.store.fingerprint import Fingerprint
-from probecache.store.format.chunks import BadChunk
-from probecache.store.format.pieces import Pieces
-from probecache.store.format.row_metadata import merged_rows, read_rows, require_same_rows
+from probecache.store.format.chunks import BadChunk, Pieces
 from probecache.store.layout import COMPRESSIONS, FAILED, OK, LayerSpec, Shard
 from probecache.store.reader import Store, open_store
+from probecache.store.reading import commits
 from probecache.store.reading.read_matrix import read_matrix
+from probecache.store.reading.read_rows import read_rows
 from probecache.store.storage.files import Files, open_files
 from probecache.store.writing.create import metadata_changed, open_layers, open_split
-from probecache.store.writing.encode import cast_rows, encode_layer
-from probecache.store.writing.finish import finish_layer
+from probecache.store.writing.layer_shards import cast_rows, encode_layer, finish_layer
+from probecache.store.writing.merge_rows import merged_rows, require_same_rows
 
 Array = np.ndarray[Any, Any]
 
@@ -116,9 +115,9 @@ class SplitWriter:
     def _missing(self) -> list[Shard]:
         """Shards that some layer lacks. A damaged commit counts as lacking."""
         lacking: dict[int, list[str]] = {}
-        rows = catalog.read_commits(self.files, self.split, self._shards)
+        rows = commits.read_commits(self.files, self.split, self._shards)
         for name, layer in self.layers.items():
-            found = catalog.read_commits(self.files, layer, self._shards)
+            found = commits.read_commits(self.files, layer, self._shards)
             for s, mine, shared in zip(self._shards, found, rows, strict=True):
                 if any(isinstance(c, BadChunk) or c[0] < s.rows for c in (mine, shared)):
                     lacking.setdefault(s.index, []).append(name)
@@ -194,7 +193,7 @@ class SplitWriter:
     def require_same(self, s: Shard, name: str, values: Array, labels: Array, names: list[str]) -> None:
         """FingerprintMismatch unless a committed shard of a layer holds these values, labels and identity."""
         layer = self.layers[name]
-        found = catalog.read_commits(self.files, layer, [s])[0]
+        found = commits.read_commits(self.files, layer, [s])[0]
         stored = read_rows(self.files, self.split, s)
         if isinstance(found, BadChunk) or stored is None:
             return

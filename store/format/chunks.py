@@ -1,13 +1,24 @@
-"""Whole chunks of the small arrays, as zarr's `bytes + crc32c` and `vlen-utf8 + crc32c` lay them out."""
+"""Whole chunks of the small arrays, as zarr's `bytes + crc32c` and `vlen-utf8 + crc32c` lay them out.
 
+The commit of a shard is one of them: the few words that are written last and say what must be there.
+
+    [rows, seal, crc32c of each chunk that the commit vouches for ...]      uint64, one zarr chunk per shard
+
+The seal hashes the words together with the place they belong to, so a commit, or a shard, that lies in
+another shard's, layer's or split's place is seen. No commit: the shard is not there.
+"""
+
+import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import google_crc32c
 import numpy as np
 
-Bytes = bytes | np.ndarray[Any, Any]
+Array = np.ndarray[Any, Any]
+Bytes = bytes | Array
+Pieces = Sequence[Bytes]  # what one write is made of, one after the other, uncopied as long as possible
 
 
 class BadChunk(ValueError):
@@ -66,8 +77,39 @@ def decode_text(payload: bytes, rows: int) -> list[str]:
     return values
 
 
-def encode_rows(values: np.ndarray[Any, Any], rows: int, fill: int) -> bytes:
+def encode_rows(values: Array, rows: int, fill: int) -> bytes:
     """A chunk of a one-dimensional array, padded with `fill` to `rows`."""
     chunk = np.full(rows, fill, values.dtype)
     chunk[: len(values)] = values
     return chunk.tobytes()
+
+
+def joined(pieces: Iterable[Bytes]) -> bytes:
+    """The pieces of a write as one byte string."""
+    return b"".join(p if isinstance(p, bytes) else p.reshape(-1).view(np.uint8).tobytes() for p in pieces)
+
+
+def _seal(place: str, rows: int, crcs: Array) -> int:
+    text = f"{place}\n{rows}\n".encode() + crcs.astype("<u8").tobytes()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def encode_commit(place: str, rows: int, crcs: Iterable[int]) -> bytes:
+    """The commit chunk of `place` ('train/blocks.5/3'): `rows` rows, whose chunks have these crc32c."""
+    words = np.array(list(crcs), np.uint64)
+    head = np.array([rows, _seal(place, rows, words)], np.uint64)
+    return sealed(np.concatenate([head, words]).astype("<u8").tobytes())[0]
+
+
+def decode_commit(raw: bytes | None, place: str, n_words: int) -> tuple[int, Array]:
+    """Rows and crc32c words of a commit chunk; (0, zeros) if there is none.
+
+    BadChunk if it is not of `place`.
+    """
+    if raw is None:
+        return 0, np.zeros(n_words, np.uint64)
+    words = np.frombuffer(unsealed(raw, 8 * (2 + n_words))[0], "<u8")
+    rows, crcs = int(words[0]), words[2:]
+    if int(words[1]) != _seal(place, rows, crcs):
+        raise BadChunk("its commit is of another place")
+    return rows, crcs

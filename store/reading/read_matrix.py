@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import psutil
 
-from probecache.store import catalog
 from probecache.store.catalog import Layer
 from probecache.store.errors import InputError
 from probecache.store.format import shard_format as shard
 from probecache.store.format.chunks import BadChunk
 from probecache.store.layout import DTYPES, Shard
+from probecache.store.reading import commits
 from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
@@ -75,7 +75,7 @@ def read_matrix(
             )
         except (BadChunk, FileNotFoundError) as error:
             why = str(error) if isinstance(error, BadChunk) else "its file is missing"
-            raise catalog.damaged(files, info, panel.shard, why) from None
+            raise commits.damaged(files, info, panel.shard, why) from None
         if direct:
             return
         part = into.view(logical)[panel.first - panel.low : panel.last - panel.low]
@@ -103,7 +103,7 @@ def _panels(
     try:
         index = shard.read_index(files, info.shard_key(s), form)
     except BadChunk as error:
-        raise catalog.damaged(files, info, s, str(error)) from None
+        raise commits.damaged(files, info, s, str(error)) from None
     panels = []
     for p in range(form.panels_of(there)):
         low, high = s.start + p * form.panel, min(s.start + (p + 1) * form.panel, s.start + there)
@@ -123,7 +123,7 @@ def _require_bytes(files: Files, info: Layer, found: list[tuple[Shard, int, Arra
             least += form.panels_of(there) * (form.panel_bytes + 4)
         if size is None or size < least:
             why = "its file is missing" if size is None else f"its file has {size} bytes of {least}"
-            raise catalog.damaged(files, info, s, why)
+            raise commits.damaged(files, info, s, why)
 
 
 def require_room(size: int, what: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from probecache.store.format.pieces import Pieces
+from probecache.store.format.chunks import Pieces
 from probecache.store.storage.local import LocalFiles
 from probecache.store.storage.remote import RemoteFiles
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from probecache.store.errors import InputError, ProbecacheError
-from probecache.store.format.pieces import Pieces
+from probecache.store.format.chunks import Pieces
 from probecache.store.storage.writer_identity import alive, mark
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from probecache.store.errors import InputError, ProbecacheError
-from probecache.store.format.pieces import Pieces, joined
+from probecache.store.format.chunks import Pieces, joined
 from probecache.store.storage.writer_identity import mark
 
 Result = TypeVar("Result")

@@ -8,7 +8,7 @@ from typing import Any
 from probecache.store import catalog
 from probecache.store.catalog import Layer, Split
 from probecache.store.claims import Claims
-from probecache.store.errors import InputError, NotAStore, ProbecacheError
+from probecache.store.errors import InputError, NotAStore
 from probecache.store.fingerprint import Fingerprint, require_equal
 from probecache.store.format import metadata
 from probecache.store.layout import COMPRESSIONS, SHARD_ROWS, Geometry, LayerSpec, check_name
@@ -52,7 +52,7 @@ def open_split(
         _write_group(files, name, split.attributes())
     # also where it has not grown: a run killed in the midst of growing left some of these behind
     _write_arrays(files, name, split.arrays())
-    for child in layer_names(files, split):
+    for child in catalog.layer_names(files, split):
         _write_arrays(files, f"{name}/{child}", catalog.read_layer(files, split, child).arrays())
     return split
 
@@ -103,41 +103,11 @@ def _begun(files: Files, layer: Layer) -> bool:
     return any(claims) or bool(files.names(f"{layer.key}/commit/c"))
 
 
-def layer_names(files: Files, split: Split) -> list[str]:
-    """Names of the layers that a split holds."""
-    arrays = split.arrays()
-    return [name for name in catalog.children(files, split.name) if name not in arrays]
-
-
 def metadata_changed(files: Files) -> None:
     """Bring the root's consolidated metadata up to date, so that xarray opens the store without a search."""
-    raw = metadata.render(root_document(files))
+    raw = metadata.render(catalog.root_document(files))
     if files.read("zarr.json") != raw:
         files.write({"zarr.json": [raw]})
-
-
-def root_document(files: Files) -> dict[str, Any]:
-    """The top document that follows from the groups that are there."""
-    old = metadata.copies(files.read("zarr.json") or b"{}")
-    documents: dict[str, Any] = {}
-    for name in catalog.children(files, ""):
-        try:
-            split = catalog.read_split(files, name)
-        except ProbecacheError:  # damaged: what is known of it stays, for `repair`
-            documents |= {k: d for k, d in old.items() if k.split("/")[0] == name}
-            continue
-        documents[name] = metadata.group_document(split.attributes())
-        documents |= {f"{name}/{array}": document for array, document in split.arrays().items()}
-        for child in layer_names(files, split):
-            key = f"{name}/{child}"
-            try:
-                layer = catalog.read_layer(files, split, child)
-            except ProbecacheError:
-                documents |= {k: d for k, d in old.items() if k == key or k.startswith(f"{key}/")}
-                continue
-            documents[key] = metadata.group_document(layer.attributes())
-            documents |= {f"{key}/{array}": document for array, document in layer.arrays().items()}
-    return metadata.group_document({"probecache": catalog.read_root(files)}, documents)
 
 
 def _open_root(files: Files, fingerprint: Fingerprint) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_a_zstd_panel_that_unpacks_to_more_is_refused(tmp_path):
     """A decompression bomb: valid checksums, a frame that claims gigabytes."""
     from numcodecs.zstd import compress
 
-    from probecache.store.format import chunks, commit
+    from probecache.store.format import chunks
 
     values = np.zeros((8, 4), np.float32)
     options = {"split": "s", "layer": "l", "labels": np.zeros(8, int), "shard_rows": 8, "compression": "zstd"}
@@ -139,7 +139,7 @@ def test_a_zstd_panel_that_unpacks_to_more_is_refused(tmp_path):
     layer = tmp_path / "a/s/l"
     (layer / "activations/c/0/0").write_bytes(raw + index)
     partial = int(np.frombuffer((layer / "commit/c/0/0").read_bytes()[:-4], "<u8")[2])
-    (layer / "commit/c/0/0").write_bytes(commit.encode("s/l/0", 8, [partial, crc]))
+    (layer / "commit/c/0/0").write_bytes(chunks.encode_commit("s/l/0", 8, [partial, crc]))
     with memory_below(8), pytest.raises(pc.DamagedStore, match=r"does not decompress|impossible size"):
         pc.open_store(tmp_path / "a").matrix("s", "l")
 

@@ -8,12 +8,12 @@ import numpy as np
 from probecache.store import catalog
 from probecache.store.catalog import Split
 from probecache.store.errors import FingerprintMismatch, ProbecacheError
-from probecache.store.format import chunks, commit
-from probecache.store.format.chunks import BadChunk
-from probecache.store.format.pieces import Pieces
-from probecache.store.layout import FAILED, OK, ROW_ARRAYS, Shard
+from probecache.store.format import chunks
+from probecache.store.format.chunks import BadChunk, Pieces
+from probecache.store.layout import FAILED, OK, Shard
+from probecache.store.reading.commits import read_commits
+from probecache.store.reading.read_rows import read_rows
 from probecache.store.storage.files import Files
-from probecache.store.writing.create import layer_names
 
 Array = np.ndarray[Any, Any]
 
@@ -54,15 +54,15 @@ def merged_rows(
         raw, crc = chunks.sealed(payload)
         items[split.row_key(array, s)] = [raw]
         crcs.append(crc)
-    items[split.commit_key(s)] = [commit.encode(f"{split.name}/{s.index}", s.rows, crcs)]
+    items[split.commit_key(s)] = [chunks.encode_commit(f"{split.name}/{s.index}", s.rows, crcs)]
     return status, items
 
 
 def _other_layers(files: Files, split: Split, s: Shard) -> bool:
     """Whether layers that are not being written hold rows of this shard."""
-    others = [name for name in layer_names(files, split) if name not in s.layers]
+    others = [name for name in catalog.layer_names(files, split) if name not in s.layers]
     layers = [catalog.read_layer(files, split, name) for name in others]
-    commits = [catalog.read_commits(files, layer, [s])[0] for layer in layers]
+    commits = [read_commits(files, layer, [s])[0] for layer in layers]
     return any(not isinstance(c, BadChunk) and c[0] > 0 for c in commits)
 
 
@@ -96,45 +96,6 @@ def require_same_rows(
         for i, (a, b) in enumerate(zip(old, new, strict=True)):
             if a != b:
                 raise _mismatch(files, split, s.start + i, what, a, b)
-
-
-def read_rows(files: Files, split: Split, shard: Shard) -> tuple[Array, list[str], Array] | None:
-    """Labels, identity and status of a shard's committed rows; None if they are not committed or damaged."""
-    committed = catalog.read_commits(files, split, [shard])[0]
-    if isinstance(committed, BadChunk) or not committed[0]:
-        return None
-    try:
-        return decode_rows(files, split, shard, committed)
-    except BadChunk:
-        return None
-
-
-def decode_rows(
-    files: Files, split: Split, shard: Shard, committed: tuple[int, Array]
-) -> tuple[Array, list[str], Array]:
-    """Labels, identity and status of the committed rows of a shard.
-
-    BadChunk names the array that is damaged.
-    """
-    rows, crcs = committed
-    full = split.geometry.shard_rows
-    sizes = {"label": 8 * full, "sample": None, "status": full}
-    raws = files.read_many([split.row_key(array, shard) for array in ROW_ARRAYS])
-    payloads = {}
-    for array, raw, expected in zip(ROW_ARRAYS, raws, crcs, strict=True):
-        try:
-            if raw is None:
-                raise BadChunk("its file is missing")
-            payloads[array], crc = chunks.unsealed(raw, sizes[array])
-            if crc != int(expected):
-                raise BadChunk("it is not the one that was committed")
-        except BadChunk as error:
-            raise BadChunk(f"{array}: {error}") from None
-    names = chunks.decode_text(payloads["sample"], rows)
-    if len(names) != rows:
-        raise BadChunk("sample: it holds too few texts")
-    labels, status = np.frombuffer(payloads["label"], "<i8"), np.frombuffer(payloads["status"], np.uint8)
-    return labels[:rows], names, status[:rows]
 
 
 def _mismatch(files: Files, split: Split, row: int, what: str, stored: Any, got: Any) -> FingerprintMismatch:

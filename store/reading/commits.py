@@ -1,0 +1,56 @@
+"""What a split's and a layer's commits vouch for, and the error that names a piece which is not that."""
+
+from typing import Any
+
+import numpy as np
+
+from probecache.store.catalog import Layer, Split
+from probecache.store.errors import DamagedStore
+from probecache.store.format import chunks, metadata
+from probecache.store.format.chunks import BadChunk
+from probecache.store.layout import ROW_ARRAYS, Shard
+from probecache.store.storage.files import Files
+
+Array = np.ndarray[Any, Any]
+
+
+def read_commits(
+    files: Files, owner: Split | Layer, shards: list[Shard]
+) -> list[tuple[int, Array] | BadChunk]:
+    """Rows and crc words of each shard's commit, or what is wrong with it."""
+    place = owner.name if isinstance(owner, Split) else owner.key
+    n_words = len(ROW_ARRAYS) if isinstance(owner, Split) else 1 + owner.form.n_panels
+    # the listing first: a hostile shape must not make us ask for, or hold, more shards than there are files
+    there = set(files.names(f"{place}/commit/c"))
+    found = iter(files.read_many([owner.commit_key(s) for s in shards if str(s.index) in there]))
+    out: list[tuple[int, Array] | BadChunk] = []
+    for shard in shards:
+        try:
+            raw = next(found) if str(shard.index) in there else None
+            rows, crcs = chunks.decode_commit(raw, f"{place}/{shard.index}", n_words)
+            out.append((min(rows, shard.rows), crcs))
+        except BadChunk as error:
+            out.append(error)
+    return out
+
+
+def read_partial(files: Files, layer: Layer, shard: Shard, crc: int) -> Array:
+    """A shard's moments (8, neurons) float64; BadChunk if they are not those that were committed."""
+    raw = files.read(layer.partial_key(shard))
+    if raw is None:
+        raise BadChunk("partial: its file is missing")
+    payload, found = chunks.unsealed(raw, 8 * len(metadata.STATISTICS) * layer.spec.neurons)
+    if found != crc:
+        raise BadChunk("partial: it is not the one that was committed")
+    return np.frombuffer(payload, "<f8").reshape(len(metadata.STATISTICS), -1)
+
+
+def damaged(files: Files, owner: Split | Layer, shard: Shard, why: str) -> DamagedStore:
+    """The error that names a damaged piece: split, layer, shard, rows, and what to do."""
+    layer = f", layer {owner.spec.name!r}" if isinstance(owner, Layer) else ""
+    split = owner.split if isinstance(owner, Layer) else owner.name
+    return DamagedStore(
+        f"{files.url}: split {split!r}{layer}, shard {shard.index}, rows {shard.start}:{shard.stop}: {why} "
+        "(probecache repair drops it, the command that wrote the store then writes it again)",
+        why,
+    )
