@@ -30,6 +30,7 @@ _PUBLIC = {
     "extract_features": "extract.run",
     "cka": "analyze.similarity.cka",
     "redundancy": "analyze.findings.redundancy",
+    "register_metric": "analyze.metrics",
     "sweep": "analyze.sweeps.sweep",
 }
 __all__ = sorted(_PUBLIC)

@@ -34,6 +34,7 @@ def test_the_public_surface_is_frozen():
         "main",
         "open_store",
         "redundancy",
+        "register_metric",
         "sweep",
         "write_arrays",
     ]

@@ -1,0 +1,91 @@
+"""Metrics of probes: scores on the test samples to one number per probe.
+
+Each equals scikit-learn's function of that name wherever that one gives a number; docs/metrics.md has the
+definitions and what happens where scikit-learn warns or refuses. One file per family, behind `Metric`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from probecache.analyze.metrics.accuracy import (
+    ACCURACY,
+    BALANCED_ACCURACY,
+    EXACT_MATCH,
+    MACRO_F1,
+    TOP5_ACCURACY,
+)
+from probecache.analyze.metrics.calibration import ECE, LOG_LOSS
+from probecache.analyze.metrics.metric import Metric
+from probecache.analyze.metrics.own import OwnFunction
+from probecache.analyze.metrics.ranking import AUROC, AVERAGE_PRECISION
+from probecache.analyze.metrics.regression import MAE, R2, SPEARMAN
+from probecache.store.errors import InputError, close_names
+
+_OURS = (
+    ACCURACY,
+    BALANCED_ACCURACY,
+    TOP5_ACCURACY,
+    MACRO_F1,
+    AUROC,
+    AVERAGE_PRECISION,
+    LOG_LOSS,
+    ECE,
+    EXACT_MATCH,
+    R2,
+    MAE,
+    SPEARMAN,
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _OURS}
+_NAMES = frozenset(METRICS)
+# What a variable of RESULTS is called already.
+_COORDINATES = "target layer selection method shots fraction seed l2 class neuron sample label"
+_VARIABLES = (
+    "neurons n_neurons n_iter objective grad_norm converged seconds state chosen_l2 class_accuracy "
+    "permutation predictions scores"
+)
+RESERVED = frozenset(f"{_COORDINATES} {_VARIABLES}".split())
+
+
+def get_metric(name: "str | Metric") -> Metric:
+    """The metric called `name`, ours or registered; a `Metric` comes back as it is. InputError if unknown."""
+    if isinstance(name, Metric):
+        return name
+    if name not in METRICS:
+        raise InputError(f"got metric {name!r}; {close_names(str(name), METRICS)}")
+    return METRICS[name]
+
+
+def register_metric(
+    name: str,
+    function: Callable[[Any, Any], float],
+    *,
+    needs: str = "predictions",
+    kinds: tuple[str, ...] | str = ("classes",),
+    higher_is_better: bool = True,
+) -> Metric:
+    """Make `function(truth, predictions) -> number` known as a metric, so that sweeps take its name.
+
+    Functions of scikit-learn.metrics and others of their signature serve as they are. The function is called
+    once per probe, on numpy arrays; registering the same name again replaces it.
+
+    Parameters
+    ----------
+    name : of the metric, and of its variable in RESULTS: letters, digits and underscores.
+    function : takes truth, int64 (n,) positions in the classes (labels: 0 or 1, (n, t); numbers: float
+        (n, t)), and predictions of that shape; with `needs="scores"` scores float (n, c), or (n,) for two
+        classes.
+    needs : "predictions" or "scores".
+    kinds : of targets that it is for: "classes", "labels", "numbers".
+    higher_is_better : False for losses.
+
+    Raises InputError for a name that is ours or no name, and for anything else that is not as above.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise InputError(f"got metric name {name!r}; allowed: letters, digits and underscores")
+    if name in _NAMES or name in RESERVED:
+        raise InputError(f"got metric name {name!r}, which is taken; give another name")
+    if not callable(function):
+        raise InputError(f"got {type(function).__name__} for metric {name!r}; needed: a function")
+    which = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    METRICS[name] = Metric(name, OwnFunction(name, function, needs), needs, which, higher_is_better)
+    return METRICS[name]
