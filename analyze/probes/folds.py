@@ -1,10 +1,9 @@
 """Parts of the training rows, stratified by class: what is held out to choose a penalty, and K folds."""
 
-from dataclasses import replace
-
 import numpy as np
 
-from probecache.analyze.tasks.task import Matrix, StoredRows, Task
+from probecache.analyze.tasks.rows import rows_of
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 SEED = 0  # of every split made here, so that a choice can be repeated
@@ -42,15 +41,6 @@ def fold_numbers(labels: np.ndarray, folds: int, seed: int = SEED) -> np.ndarray
     numbers = np.empty(n, np.int64)
     numbers[dealt] = np.arange(n) % folds
     return numbers
-
-
-def rows_of(matrix: Matrix, chosen: np.ndarray) -> Matrix:
-    """The chosen rows, bool (n,); rows that are on disk stay there."""
-    if isinstance(matrix, StoredRows):
-        keep = matrix.keep.copy()
-        keep[keep] = chosen
-        return replace(matrix, keep=keep, shape=(int(chosen.sum()), matrix.shape[1]))
-    return matrix[chosen]
 
 
 def split_task(task: Task, held: np.ndarray) -> Task:
