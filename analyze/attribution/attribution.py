@@ -1,0 +1,188 @@
+"""Leave-one-out, and leave-a-group-out: which neurons help a probe, and which hurt it.
+
+    score_change of a group = T(all neurons but the group) - T(all neurons)
+
+A neuron whose removal raises the score is *degrading* (Takeshita et al. 2025). Ridge probes are changed in
+closed form (attribution/ridge.py), logistic ones fitted again without the group.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from probecache.analyze.attribution.ridge import fit_ridge_probe
+from probecache.analyze.metrics import get_metric
+from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.selections.greedy import target_matrix
+from probecache.analyze.tasks.task import Task, load_task
+from probecache.store.errors import InputError
+from probecache.store.reader import Store, open_store
+
+KINDS = ("ridge", "logistic")
+NOISE = 1.96  # standard errors of a difference between two probes on the same samples
+BATCH = 2**24  # scores worked on together
+
+
+def attribution(
+    store: Store | str | Path,
+    *,
+    layer: str,
+    train: str = "train",
+    test: str = "test",
+    probe: str = "ridge",
+    l2: float = 1e-2,
+    groups: int | Sequence[Sequence[int]] | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    metric: str = "accuracy",
+    standardize: bool = True,
+    device: str = "auto",
+) -> xr.Dataset:
+    """What the test score becomes without each neuron, or without each group of neurons.
+
+    groups: None, each neuron alone; a number, so many disjoint random groups of all neurons (of `seed`); or
+    lists of neurons. sample: only so many of the groups, drawn with `seed`: a logistic probe is fitted anew
+    for each. metric: any whose more is better; of a logistic probe one that needs predicted classes only.
+
+    Returns a Dataset along `group`: `score_change`; `removed`, how many neurons; `gained` and `lost`, test
+    samples that became right and wrong (NaN for targets that are no classes); for ridge `loss_change`, of the
+    mean squared error on the test rows. `neuron`, the neurons of each group one after the other along
+    `member`, with `owner`, their group. Scalars: `full_score`; `degrading_share`, `helping_share`: groups
+    whose removal raises or lowers the score; `degrading_beyond_noise`: those where
+    gained - lost > 1.96 sqrt(gained + lost), which chance alone makes 2.5% of.
+
+    Raises InputError for a probe, metric, group or sample that is not allowed.
+    """
+    if probe not in KINDS:
+        raise InputError(f"got probe {probe!r}; allowed: {', '.join(KINDS)}")
+    if not l2 > 0:
+        raise InputError(f"got l2 {l2:g}; allowed: above 0, as neurons may depend on each other")
+    if not get_metric(metric).higher_is_better:
+        raise InputError(f"got metric {metric!r}, of which less is better; allowed: one of which more is")
+    opened = open_store(store)
+    task = load_task(opened, layer, train, test)
+    wanted = _groups(groups, sample, task.n_neurons, seed)
+    find = _by_ridge if probe == "ridge" else _by_refits
+    out = find(task, wanted, l2, metric, standardize, device)
+    out["removed"] = ("group", [len(group) for group in wanted], {"units": "neurons"})
+    out["neuron"] = ("member", np.concatenate(wanted))
+    out["owner"] = ("member", np.repeat(np.arange(len(wanted)), [len(group) for group in wanted]))
+    change = out["score_change"]
+    out["degrading_share"] = (change > 0).mean()
+    out["helping_share"] = (change < 0).mean()
+    beyond = (out["gained"] - out["lost"]) > NOISE * np.sqrt(out["gained"] + out["lost"])
+    out["degrading_beyond_noise"] = beyond.mean().where(out["gained"].notnull().all())
+    return out.assign_attrs(
+        store=str(opened.path), layer=layer, train=train, test=test, probe=probe, l2=l2, metric=metric
+    )
+
+
+def _groups(
+    groups: int | Sequence[Sequence[int]] | None, sample: int | None, d: int, seed: int
+) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        made = [np.array([j]) for j in range(d)]
+    elif isinstance(groups, int | np.integer) and not isinstance(groups, bool):
+        if not 2 <= groups <= d:
+            raise InputError(f"got {groups} groups of {d} neurons; allowed: 2 to {d}")
+        made = [np.sort(part) for part in np.array_split(rng.permutation(d), int(groups))]
+    else:
+        made = [np.asarray(list(group), np.int64) for group in groups]  # type: ignore[union-attr]
+        for i, group in enumerate(made):
+            fits = 0 < len(group) < d and len(np.unique(group)) == len(group)
+            if not fits or group.min() < 0 or group.max() >= d:
+                raise InputError(
+                    f"got group {i} of {len(group)} neurons; allowed: some of 0 to {d - 1}, once each"
+                )
+    if sample is not None:
+        if not 1 <= sample <= len(made):
+            raise InputError(f"got sample {sample} of {len(made)} groups; allowed: 1 to {len(made)}")
+        made = [made[i] for i in np.sort(rng.permutation(len(made))[:sample])]
+    return made
+
+
+def _by_ridge(
+    task: Task, groups: list[np.ndarray], l2: float, metric: str, standardize: bool, device: str
+) -> xr.Dataset:
+    del device  # products in float64 on the CPU
+    whole = fit_ridge_probe(task, l2, standardize)
+    targets = target_matrix(task.test_labels, len(task.classes))
+    right, score = _right(task, whole.scores), _scores(task, whole.scores[None], metric)[0]
+    loss = ((whole.scores - targets) ** 2).mean()
+    changes: list[np.ndarray] = []
+    columns: dict[str, list[float]] = {"gained": [], "lost": [], "loss_change": []}
+    for batch in _batches(groups, whole.scores.size):
+        scores = np.stack([whole.without(group) for group in batch])  # (group, n_test, t)
+        changes.append(_scores(task, scores, metric) - score)
+        for one in scores:
+            now = _right(task, one)
+            columns["gained"].append((now > right).sum() if now.size else np.nan)
+            columns["lost"].append((now < right).sum() if now.size else np.nan)
+            columns["loss_change"].append(((one - targets) ** 2).mean() - loss)
+    found = {"score_change": np.concatenate(changes)} | columns
+    return xr.Dataset({name: ("group", values) for name, values in found.items()}).assign(full_score=score)
+
+
+def _by_refits(
+    task: Task, groups: list[np.ndarray], l2: float, metric: str, standardize: bool, device: str
+) -> xr.Dataset:
+    if task.is_regression or get_metric(metric).needs != "predictions":
+        raise InputError(f"got metric {metric!r} for a logistic probe; allowed: of classes, by predictions")
+    shared = task_moments(task, standardize, device)
+
+    def predict(columns: np.ndarray) -> np.ndarray:
+        sizes, l2s = np.array([len(columns)]), np.array([l2])
+        fit = fit_block(
+            task,
+            columns[None],
+            sizes,
+            l2s,
+            standardize=standardize,
+            device=device,
+            shared=shared,
+            return_predictions=True,
+        )
+        assert fit.predictions is not None
+        return np.asarray(fit.predictions).reshape(-1)
+
+    def value(predicted: np.ndarray) -> float:
+        truth = torch.from_numpy(task.test_labels)
+        scores = torch.from_numpy(predicted.astype(np.int64))[None]
+        return float(get_metric(metric).compute(scores, truth, len(task.classes)))
+
+    every = np.arange(task.n_neurons)
+    whole = predict(every)
+    right, score = whole == task.test_labels, value(whole)
+    rows = []
+    for group in groups:
+        predicted = predict(np.setdiff1d(every, group))
+        now = predicted == task.test_labels
+        rows.append((value(predicted) - score, (now & ~right).sum(), (right & ~now).sum()))
+    names = ("score_change", "gained", "lost")
+    columns = np.asarray(rows, np.float64).T
+    return xr.Dataset({n: ("group", c) for n, c in zip(names, columns, strict=True)}).assign(full_score=score)
+
+
+def _batches(groups: list[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    step = max(1, BATCH // size)
+    for start in range(0, len(groups), step):
+        yield groups[start : start + step]
+
+
+def _right(task: Task, scores: np.ndarray) -> np.ndarray:
+    """Which test samples are right, int8 (n,); empty where the targets are no classes."""
+    if task.test_labels.ndim > 1 or not task.classes:
+        return np.empty(0, np.int8)
+    return (scores.argmax(1) == task.test_labels).astype(np.int8)
+
+
+def _scores(task: Task, scores: np.ndarray, metric: str) -> np.ndarray:
+    """The metric of (m, n_test, t) scores, float64 (m,)."""
+    truth = task.test_labels if task.classes else task.test_labels.reshape(len(task.test_labels), -1)
+    outputs = torch.from_numpy(np.ascontiguousarray(scores.transpose(0, 2, 1)))
+    count = len(task.classes) or truth.shape[1]
+    return get_metric(metric).compute(outputs, torch.from_numpy(truth), count, logits=False).numpy()
