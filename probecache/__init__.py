@@ -26,6 +26,7 @@ _PUBLIC = {
     "Store": "store.reader",
     "open_store": "store.reader",
     "write_arrays": "store.arrays",
+    "write_targets": "store.importing.targets",
     "main": "__main__",
     "extract_features": "extract.run",
     "attribution": "analyze.attribution.attribution",

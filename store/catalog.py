@@ -9,6 +9,7 @@ import numpy as np
 from probecache.store.errors import DamagedStore, InputError, NotAStore, ProbecacheError
 from probecache.store.format import metadata
 from probecache.store.format.shard_format import ShardFormat
+from probecache.store.format.target_array import TargetArray, parse_target_array
 from probecache.store.layout import (
     COMPRESSIONS,
     DTYPES,
@@ -127,6 +128,11 @@ def read_root(files: Files) -> dict[str, Any]:
 
 def children(files: Files, key: str) -> list[str]:
     """Names below a group that could be splits or layers: folders with a document."""
+    return list(nodes(files, key))
+
+
+def nodes(files: Files, key: str) -> dict[str, bytes]:
+    """Names below a group that could be splits, layers or targets, with their documents."""
     names = []
     for name in files.names(key):
         try:
@@ -135,7 +141,7 @@ def children(files: Files, key: str) -> list[str]:
             continue
         names.append(name)
     documents = files.read_many([f"{key}/{name}/zarr.json".lstrip("/") for name in names])
-    return [name for name, raw in zip(names, documents, strict=True) if raw is not None]
+    return {name: raw for name, raw in zip(names, documents, strict=True) if raw is not None}
 
 
 def read_split(files: Files, name: str) -> Split:
@@ -204,8 +210,24 @@ def require_arrays(files: Files, owner: Split | Layer) -> None:
 
 def layer_names(files: Files, split: Split) -> list[str]:
     """Names of the layers that a split holds."""
-    arrays = split.arrays()
-    return [name for name in children(files, split.name) if name not in arrays]
+    arrays, found = split.arrays(), nodes(files, split.name)
+    return [name for name, raw in found.items() if name not in arrays and not metadata.is_array(raw)]
+
+
+def target_names(files: Files, split: Split) -> list[str]:
+    """Names of the targets that a split holds beside `label`."""
+    arrays, found = split.arrays(), nodes(files, split.name)
+    return [name for name, raw in found.items() if name not in arrays and metadata.is_array(raw)]
+
+
+def read_target(files: Files, split: Split, name: str) -> TargetArray:
+    """A target's description from its own document, validated, in the split as it is now."""
+    key = f"{split.name}/{name}"
+    document = metadata.parse(_document(files, key), f"{files.url}/{key}")
+    try:
+        return parse_target_array(document, split.name, split.geometry, name)
+    except ValueError as error:
+        raise DamagedStore(f"{files.url}/{key}/zarr.json: {error} (probecache repair)") from None
 
 
 def root_document(files: Files) -> dict[str, Any]:
@@ -229,6 +251,12 @@ def root_document(files: Files) -> dict[str, Any]:
                 continue
             documents[key] = metadata.group_document(layer.attributes())
             documents |= {f"{key}/{array}": document for array, document in layer.arrays().items()}
+        for target in target_names(files, split):
+            key = f"{name}/{target}"
+            try:
+                documents[key] = read_target(files, split, target).document()
+            except DamagedStore:
+                documents |= {k: d for k, d in old.items() if k == key}
     return metadata.group_document({"probecache": read_root(files)}, documents)
 
 

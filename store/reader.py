@@ -13,13 +13,16 @@ from probecache.store.errors import DamagedStore, InputError, UnfinishedSplit, c
 from probecache.store.fingerprint import Fingerprint, digest
 from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.target_array import TargetArray
 from probecache.store.layout import DTYPES, MISSING, MOMENTS, Shard
 from probecache.store.reading import commits
 from probecache.store.reading.datatree import split_tree
 from probecache.store.reading.prefetch import prefetched
 from probecache.store.reading.read_matrix import Columns, column_index, read_matrix, require_room, row_range
 from probecache.store.reading.read_rows import decode_rows
+from probecache.store.reading.targets import read_target
 from probecache.store.storage.files import Files, open_files
+from probecache.store.targets import Target
 
 if TYPE_CHECKING:
     import torch
@@ -180,6 +183,39 @@ class Store:
     def samples(self, split: str) -> Array:
         """(samples,) of str: what identifies each row."""
         return np.array(self.row_arrays(split)[1], dtype=np.dtypes.StringDType())
+
+    def targets(self, split: str) -> tuple[str, ...]:
+        """What a split's rows are labelled with: "label", that came with the data, then the others."""
+        return "label", *catalog.target_names(self.files, self.split_info(split))
+
+    def target(self, split: str, name: str) -> Target:
+        """One target, every chunk of it checked. UnfinishedSplit if rows of it are not written.
+
+        With `partial` such rows are unlabelled.
+        """
+        info = self.split_info(split)
+        if name == "label":
+            return Target("label", "classes", self.labels(split), info.class_names)
+        return read_target(self.files, self._target_info(split, name), self.partial)
+
+    def target_digest(self, split: str, name: str) -> str:
+        """32 hex digits that change when any value or name of a target does."""
+        info = self.split_info(split)
+        if name == "label":
+            found = self._committed(info, (0, info.geometry.n_samples), finished=False)
+            return digest(
+                "classes", list(info.class_names), [[rows, int(crcs[0])] for _, rows, crcs in found]
+            )
+        stored = self._target_info(split, name)
+        return digest(stored.kind, list(stored.names), [list(commit) for commit in stored.commits])
+
+    def _target_info(self, split: str, name: str) -> TargetArray:
+        info, names = self.split_info(split), self.targets(split)
+        if name not in names:
+            raise InputError(
+                f"no target {name!r:.80} in split {split!r} of {self.path}; {close_names(str(name), names)}"
+            )
+        return catalog.read_target(self.files, info, name)
 
     def status(self, split: str, layer: str | None = None) -> Array:
         """uint8 (samples,): OK = 1, FAILED = 2; with `partial` MISSING = 0, in `layer` if given."""

@@ -7,6 +7,7 @@ from probecache.store import catalog
 from probecache.store.catalog import Layer, Split
 from probecache.store.errors import DamagedStore, NotAStore, ProbecacheError
 from probecache.store.format import metadata
+from probecache.store.format.target_array import parse_target_array
 from probecache.store.storage.files import Files, open_files
 from probecache.store.verify import Damage, verify
 from probecache.store.writing.create import metadata_changed, open_layers, write_root
@@ -32,6 +33,7 @@ def repair(path: str) -> list[Damage]:
         layers = [catalog.read_layer(files, split, child) for child in catalog.layer_names(files, split)]
         mine = [d for d in found if d.split == name]
         _drop(files, split, layers, mine)
+        _drop_targets(files, split, mine)
         for layer in layers:
             open_layers(files, split, [layer.spec], layer.compression)  # its arrays' documents
             damaged = [d for d in mine if d.layer in (None, layer.spec.name)]
@@ -59,6 +61,18 @@ def _drop(files: Files, split: Split, layers: list[Layer], found: list[Damage]) 
             files.delete(split.commit_key(shard))
 
 
+def _drop_targets(files: Files, split: Split, found: list[Damage]) -> None:
+    """Take the damaged shards out of the targets' commits, and those whose rows' identity is damaged."""
+    rows = {d.shard for d in found if d.kind == "rows"}
+    for name in catalog.target_names(files, split):
+        target = catalog.read_target(files, split, name)
+        mine = rows | {d.shard for d in found if d.kind == "target" and d.piece == f"target {name}"}
+        commits = tuple((0, 0) if i in mine else commit for i, commit in enumerate(target.commits))
+        document = metadata.render(replace(target, commits=commits).document())
+        if files.read(f"{target.key}/zarr.json") != document:
+            files.write({f"{target.key}/zarr.json": [document]})
+
+
 def _restore(files: Files, piece: str) -> None:
     """Write a group's document from the copy in the top document, its checksum checked."""
     key = piece.removesuffix("zarr.json").rstrip("/")
@@ -66,7 +80,19 @@ def _restore(files: Files, piece: str) -> None:
     if not key:
         _restore_root(files, copies)
         return
-    if key in copies and copies[key].get("node_type") == "group":
+    if copies.get(key, {}).get("node_type") == "array":
+        owner, _, name = key.partition("/")
+        split = catalog.read_split(files, owner)
+        arrays = split.arrays()  # these follow from the split; a target's is known from the copy only
+        if name not in arrays:
+            try:
+                arrays[name] = parse_target_array(copies[key], owner, split.geometry, name).document()
+            except ValueError:
+                raise DamagedStore(
+                    f"{files.url}/{piece} cannot be restored: its copy is damaged too"
+                ) from None
+        files.write({piece: [metadata.render(arrays[name])]})
+    elif key in copies and copies[key].get("node_type") == "group":
         document = metadata.render(copies[key])
         metadata.parse_group(document, f"{files.url}/{key}")
         files.write({piece: [document]})

@@ -11,10 +11,11 @@ from probecache.store.catalog import Layer, Split
 from probecache.store.errors import DamagedStore, NotAStore, ProbecacheError
 from probecache.store.format import chunks, metadata, moments
 from probecache.store.format.chunks import BadChunk
-from probecache.store.layout import FAILED, OK, Shard
+from probecache.store.layout import FAILED, OK, ROW_ARRAYS, Shard
 from probecache.store.reading import commits
 from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import decode_rows
+from probecache.store.reading.targets import read_chunks
 from probecache.store.storage.files import Files, open_files
 
 Array = np.ndarray[Any, Any]
@@ -27,6 +28,7 @@ class Damage:
     kind  document   a zarr.json; `piece` is its path
           rows       labels, identity or status of a shard
           shard      activations, moments or commit of a shard of a layer
+          target     a shard of a target other than `label`; `piece` names it
           moments    a layer's merged moments or counts
           unwritten  a shard that no writer has committed
     """
@@ -72,6 +74,8 @@ def verify(path: str) -> Iterator[Damage]:
         yield from _group(files, name, name, None, split.attributes(), split.arrays())
         status: dict[int, Array] = {}
         yield from _rows(files, split, status)
+        for target in catalog.target_names(files, split):
+            yield from _target(files, split, target)
         for child in catalog.layer_names(files, split):
             try:
                 layer = catalog.read_layer(files, split, child)
@@ -93,11 +97,13 @@ def _root(files: Files) -> Iterator[Damage]:
     raw = files.read("zarr.json")
     listed = metadata.copies(raw or b"{}")
     for key in sorted(listed):
-        if listed[key].get("node_type") == "group" and files.read(f"{key}/zarr.json") is None:
-            split, _, layer = key.partition("/")
-            piece = f"{key}/zarr.json"
-            why = "the group's document is missing"
-            yield Damage("document", split, layer or None, None, None, piece, why)
+        split, _, child = key.partition("/")
+        group = listed[key].get("node_type") == "group"
+        target = not group and child and "/" not in child and child not in (*ROW_ARRAYS, "commit")
+        if (group or target) and files.read(f"{key}/zarr.json") is None:
+            layer = child if group and child else None
+            why = f"the {'group' if group else 'target'}'s document is missing"
+            yield Damage("document", split, layer, None, None, f"{key}/zarr.json", why)
     if raw != metadata.render(expected):
         yield Damage("document", None, None, None, None, "zarr.json", "its consolidated metadata do not fit")
 
@@ -160,6 +166,25 @@ def _rows(files: Files, split: Split, status: dict[int, Array]) -> Iterator[Dama
         if beyond:
             why = f"{beyond} labels are outside the {len(split.class_names)} class names"
             yield Damage("rows", split.name, None, s.index, span, "label", why)
+
+
+def _target(files: Files, split: Split, name: str) -> Iterator[Damage]:
+    """A target's document, byte for byte, and its chunks."""
+    document = f"{split.name}/{name}/zarr.json"
+    try:
+        target = catalog.read_target(files, split, name)
+    except ProbecacheError as error:
+        yield _document(split.name, None, document, error)
+        return
+    if files.read(document) != metadata.render(target.document()):
+        yield Damage("document", split.name, None, None, None, document, "does not fit its split's size")
+    for s, values in zip(split.geometry.shards(), read_chunks(files, target), strict=True):
+        where = split.name, None, s.index, (s.start, s.stop), f"target {name}"
+        if isinstance(values, BadChunk):
+            yield Damage("target", *where, str(values))
+        elif len(values) < s.rows:
+            lacking = s.start + len(values), s.stop
+            yield Damage("unwritten", split.name, None, s.index, lacking, f"target {name}", "not written")
 
 
 def _layer(files: Files, layer: Layer, status: dict[int, Array]) -> Iterator[Damage]:

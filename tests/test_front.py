@@ -39,6 +39,7 @@ def test_the_public_surface_is_frozen():
         "register_metric",
         "sweep",
         "write_arrays",
+        "write_targets",
     ]
     assert all(callable(getattr(pc, name)) for name in pc.__all__)
 

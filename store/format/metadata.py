@@ -14,7 +14,15 @@ from probecache.store.layout import MOMENTS, Geometry, LayerSpec, panel_rows
 
 FORMAT = 1
 STATISTICS = ("count", "mean", "m2", "minimum", "maximum", "zeros", "nonfinite", "saturated")
-_FILL = {"float16": "NaN", "float32": "NaN", "float64": "NaN", "uint16": 0x7FC0, "int64": -1, "string": ""}
+_FILL = {
+    "float16": "NaN",
+    "float32": "NaN",
+    "float64": "NaN",
+    "uint16": 0x7FC0,
+    "int64": -1,
+    "int8": -1,
+    "string": "",
+}
 _BYTES: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC = {"name": "crc32c"}
 _ZSTD: dict[str, Any] = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
@@ -31,7 +39,7 @@ def array_document(
     """A Zarr v3 array document, keys as zarr-python writes them."""
     if codecs is None:
         first = {"name": "vlen-utf8", "configuration": {}} if dtype == "string" else _BYTES
-        if dtype == "uint8":
+        if dtype in ("uint8", "int8"):
             first = {"name": "bytes"}
         codecs = [first, _CRC]
     return {
@@ -110,6 +118,11 @@ def group_document(attributes: dict[str, Any], consolidated: dict[str, Any] | No
 def render(document: dict[str, Any]) -> bytes:
     """The bytes of a document: the same document always gives the same bytes."""
     return json.dumps(document, indent=1, allow_nan=False).encode()
+
+
+def is_array(raw: bytes) -> bool:
+    """Whether a document says that it is an array's, by the line that `render` writes."""
+    return b'\n "node_type": "array"' in raw
 
 
 def parse_group(raw: bytes, where: str) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """A split as xarray sees it: lazy, labelled, in row blocks of one shard."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from probecache.store.catalog import Layer, Split
+from probecache.store.errors import UnfinishedSplit
 from probecache.store.layout import DTYPES
+from probecache.store.targets import Target
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,6 +28,10 @@ class Readable(Protocol):
 
     def row_arrays(self, split: str) -> tuple[Array, list[str], Array]: ...
 
+    def targets(self, split: str) -> Sequence[str]: ...
+
+    def target(self, split: str, name: str) -> Target: ...
+
     def moments(self, split: str, layer: str) -> "xr.Dataset": ...
 
     def digest(self, split: str, layer: str) -> str: ...
@@ -35,7 +42,7 @@ class Readable(Protocol):
 
 
 def split_tree(store: Readable, split: str) -> "xr.DataTree":
-    """`sample` (coordinate), `label`, `status`; a child per layer.
+    """`sample` (coordinate), `label`, `status`, the other targets that are whole; a child per layer.
 
     `activations` as dask blocks, and its moments.
     """
@@ -50,6 +57,9 @@ def split_tree(store: Readable, split: str) -> "xr.DataTree":
         coords={"sample": sample},
         attrs={"class_names": list(info.class_names)},
     )
+    for name in store.targets(split)[1:]:
+        with contextlib.suppress(UnfinishedSplit):
+            top = top.assign(_variable(store.target(split, name)))
     tree = xr.DataTree(top, name=split)
     for layer in store.layers_of(split):
         found = store.layer_info(split, layer)
@@ -58,6 +68,18 @@ def split_tree(store: Readable, split: str) -> "xr.DataTree":
             variables |= {str(k): ("neuron", v.data) for k, v in store.moments(split, layer).items()}
         tree[layer] = xr.DataTree(xr.Dataset(variables, attrs=dict(found.spec.attrs)))
     return tree
+
+
+def _variable(target: Target) -> dict[str, "xr.DataArray"]:
+    """A target along `sample`; several columns with their names as coordinate."""
+    import xarray as xr
+
+    attrs = {"kind": target.kind, "names": list(target.names)}
+    if target.kind != "labels" and len(target.values.reshape(len(target), -1).T) == 1:
+        return {target.name: xr.DataArray(target.values.reshape(-1), dims="sample", attrs=attrs)}
+    along = f"{target.name}_{'label' if target.kind == 'labels' else 'column'}"
+    coordinate = {along: list(target.names)}
+    return {target.name: xr.DataArray(target.values, coordinate, dims=("sample", along), attrs=attrs)}
 
 
 def _lazy(store: Readable, split: str, layer: str) -> Any:

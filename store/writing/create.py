@@ -54,6 +54,8 @@ def open_split(
     _write_arrays(files, name, split.arrays())
     for child in catalog.layer_names(files, split):
         _write_arrays(files, f"{name}/{child}", catalog.read_layer(files, split, child).arrays())
+    for child in catalog.target_names(files, split):
+        _write_arrays(files, name, {child: catalog.read_target(files, split, child).document()})
     return split
 
 
@@ -69,6 +71,10 @@ def open_layers(
     layers = []
     for spec in specs:
         key = f"{split.name}/{spec.name}"
+        if spec.name in catalog.target_names(files, split):
+            raise InputError(
+                f"layer {spec.name!r}: split {split.name!r} in {files.url} has a target of that name"
+            )
         if files.read(f"{key}/zarr.json") is None:
             layer = Layer(split.name, spec, compression, split.geometry)
             _write_documents(files, key, layer)

@@ -1,0 +1,1 @@
+"""What others made: features and labels in files of many formats, matched and put into a store."""

@@ -1,0 +1,241 @@
+"""Targets beside `label`: written, matched by name, read, checked, grown and copied."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+
+import probecache as pc
+from probecache.store.repair import repair
+from probecache.store.targets import make_target
+from probecache.store.verify import verify
+
+N = 20
+RNG = np.random.default_rng(0)
+GIVEN = {
+    "color": np.arange(N) % 3,
+    "age": np.where(np.arange(N) == 4, np.nan, RNG.normal(size=N)),
+    "where": RNG.normal(size=(N, 2)),
+    "attributes": RNG.integers(0, 2, (N, 4)),
+    "maker": np.array([None if i == 2 else "xyz"[i % 3] for i in range(N)], object),
+}
+
+
+def features(path, n=N, split="train", **more):
+    x = np.random.default_rng(1).normal(size=(100, 3)).astype(np.float32)[:n]
+    names = [f"cat/{i}.png" for i in range(n)]
+    return pc.write_arrays(
+        path,
+        split=split,
+        layer="l",
+        activations=x,
+        labels=np.arange(n) % 2,
+        samples=names,
+        shard_rows=8,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    made = features(tmp_path_factory.mktemp("targets") / "s", class_names=["0", "1"])
+    pc.write_targets(made, split="train", targets=GIVEN)
+    return made.path
+
+
+@pytest.fixture
+def store(original, tmp_path):
+    shutil.copytree(original, tmp_path / "s")
+    return pc.open_store(tmp_path / "s")
+
+
+def test_round_trip_and_plain_tools(store):
+    assert store.targets("train") == ("label", "age", "attributes", "color", "maker", "where")
+    assert store.layers == ["l"]
+    expected = {
+        "color": ("classes", GIVEN["color"], ("0", "1", "2")),
+        "age": ("numbers", GIVEN["age"].reshape(-1, 1), ("age",)),
+        "where": ("numbers", GIVEN["where"], ("0", "1")),
+        "attributes": ("labels", GIVEN["attributes"], ("0", "1", "2", "3")),
+        "maker": ("classes", np.where(np.arange(N) == 2, -1, np.arange(N) % 3), ("x", "y", "z")),
+        "label": ("classes", np.arange(N) % 2, ("0", "1")),
+    }
+    plain, tree = zarr.open(store.path, mode="r"), xr.open_datatree(store.path, engine="zarr")
+    ours = store["train"]
+    for name, (kind, values, names) in expected.items():
+        target = store.target("train", name)
+        assert (target.name, target.kind, target.names) == (name, kind, names)
+        np.testing.assert_array_equal(target, values)
+        np.testing.assert_array_equal(plain[f"train/{name}"][:].reshape(values.shape), values)
+        for found in (tree["train"][name], ours[name]):
+            assert found.dims[0] == "sample"
+            np.testing.assert_array_equal(found.values.reshape(values.shape), values)
+    assert tree["train/maker"].attrs["names"] == ["x", "y", "z"]
+    assert store.target("train", "age").labelled.tolist() == [i != 4 for i in range(N)]
+    assert store.target("train", "maker").labelled.sum() == N - 1
+    assert {store.target("train", n).values.dtype for n in expected} == {
+        np.dtype(t) for t in ("i8", "f8", "i1")
+    }
+    assert list(verify(store.path)) == []
+
+
+def test_matched_by_name_never_by_position(store):
+    order = np.random.default_rng(3).permutation(N)[:15]
+    frame = pd.DataFrame({"file": [f"cat/{i}.png" for i in order] + ["dog/1.png"], "size": [*order, 99]})
+    done = pc.write_targets(store, split="train", targets=frame, key="file")
+    expected = np.where(np.isin(np.arange(N), order), np.arange(N), -1)
+    np.testing.assert_array_equal(store.target("train", "size"), expected)
+    assert str(done).splitlines() == [
+        "split train: 15 of 20 samples have a row; 1 of 16 rows name no sample here (the first: 'dog/1.png')",
+        "  size: 100 classes, 15 rows labelled, 5 unlabelled",
+    ]
+    indexed = frame.set_index("file").rename(columns={"size": "again"})
+    pc.write_targets(store, split="train", targets=indexed)
+    np.testing.assert_array_equal(store.target("train", "again"), expected)
+    named = {"third": frame["size"].to_numpy(), "sample": frame["file"].tolist()}
+    pc.write_targets(store, split="train", targets=named)
+    np.testing.assert_array_equal(store.target("train", "third"), expected)
+
+
+def test_a_digest_changes_with_any_value_or_name(store):
+    digests = {name: store.target_digest("train", name) for name in store.targets("train")}
+    assert len(set(digests.values())) == len(digests)
+    changed = GIVEN["color"].copy()
+    changed[-1] = 0
+    pc.write_targets(store, split="train", targets={"color": changed}, overwrite=True)
+    assert store.target_digest("train", "color") != digests["color"]
+    assert store.target_digest("train", "age") == digests["age"]
+
+
+def test_written_again_is_the_same_and_other_values_are_refused(store):
+    before = {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()}
+    pc.write_targets(store, split="train", targets=GIVEN)
+    changed = GIVEN["color"].copy()
+    changed[13] = 0
+    with pytest.raises(pc.FingerprintMismatch, match=r"'color'.*first in row 13: stored \[1\], given \[0\]"):
+        pc.write_targets(store, split="train", targets={"new": GIVEN["age"], "color": changed})
+    with pytest.raises(pc.FingerprintMismatch, match="stored are classes of 3"):
+        pc.write_targets(store, split="train", targets={"color": GIVEN["age"]})
+    assert {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()} == before
+    pc.write_targets(store, split="train", targets={"color": GIVEN["age"]}, overwrite=True)
+    np.testing.assert_array_equal(store.target("train", "color").values[:, 0], GIVEN["age"])
+    assert list(verify(store.path)) == []
+
+
+def test_a_split_that_grew_lacks_the_new_rows_until_the_same_command_runs(store):
+    features(store.path, 30)
+    grown = pc.open_store(store.path)
+    with pytest.raises(pc.UnfinishedSplit, match=r"target 'age', rows 16:24 \(shard 2\)"):
+        grown.target("train", "age")
+    partial = pc.open_store(store.path, partial=True).target("train", "color")
+    np.testing.assert_array_equal(partial, [*GIVEN["color"], *[-1] * 10])
+    assert {d.piece for d in verify(store.path)} == {f"target {name}" for name in GIVEN}
+    xr.open_datatree(store.path, engine="zarr").close()
+    longer = {"color": [*GIVEN["color"], *[2] * 10]}
+    pc.write_targets(grown, split="train", targets=longer)
+    np.testing.assert_array_equal(grown.target("train", "color"), longer["color"])
+
+
+@pytest.mark.parametrize("piece", ["color/c/1", "attributes/c/2/0", "color/zarr.json", "label/zarr.json"])
+@pytest.mark.parametrize("how", ["flip", "lost"])
+def test_damage_is_named_and_repaired(store, piece, how):
+    whole = {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()}
+    path = store.files.root / "train" / piece
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(raw) if how == "flip" else path.unlink()
+    found = list(verify(store.path))
+    assert found
+    assert any(piece.split("/")[0] in d.piece for d in found), found
+    repair(store.path)
+    pc.write_targets(store.path, split="train", targets=GIVEN)
+    assert list(verify(store.path)) == []
+    assert {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()} == whole
+
+
+def test_a_target_and_a_layer_never_share_a_name(store):
+    with pytest.raises(pc.InputError, match="has a layer of that name"):
+        pc.write_targets(store, split="train", targets={"l": GIVEN["color"]})
+    with pytest.raises(pc.InputError, match="has a target of that name"):
+        pc.write_arrays(
+            store.path,
+            split="train",
+            layer="color",
+            activations=np.zeros((N, 2)),
+            labels=np.arange(N) % 2,
+            samples=[f"cat/{i}.png" for i in range(N)],
+        )
+    assert list(verify(store.path)) == []
+
+
+BAD = [
+    ({"a b": [0] * N}, "target 'a b' cannot be a name"),
+    ({"label": [0] * N}, "none of"),
+    ({"a": [0] * 3}, "has 3 rows, split 'train' has 20"),
+    ({"a": [-1, 1] * 10}, "is -1 'no' or unlabelled"),
+    ({"a": [-2, 1] * 10}, "whole numbers from -2"),
+    ({"a": [0.5, np.inf] * 10}, "10 infinite values"),
+    ({"a": [1 + 2j] * N}, "holds complex128"),
+    ({"a": np.array([1, "x"] * 10, object)}, "mixes int, str"),
+    ({"a": np.zeros((N, 2, 2))}, "has shape"),
+    ({"a": [[0, 2]] * N}, "labels are 0 or 1"),
+    ({"a": [None] * N}, "every value is missing"),
+    ({"sample": ["x"] * N, "a": [0] * N}, "'x' is there twice, in rows 0 and 1"),
+    ({"sample": ["x", "y"], "a": [0, 1]}, "no row names a sample"),
+    ({"sample": ["x", None], "a": [0, 1]}, "row 1 holds None"),
+    ({}, "no targets were given"),
+    ([1, 2], "targets are a list"),
+]
+
+
+@pytest.mark.parametrize(("targets", "says"), BAD, ids=[says for _, says in BAD])
+def test_bad_targets_are_refused_and_change_nothing(store, targets, says):
+    before = {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()}
+    with pytest.raises(pc.InputError, match=says.replace("(", r"\(")):
+        pc.write_targets(store, split="train", targets=targets)
+    assert {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()} == before
+
+
+def test_an_unknown_target_names_those_that_are_close(store):
+    with pytest.raises(pc.InputError, match="close names: color"):
+        store.target("train", "colour")
+
+
+SEEN = [
+    ([3, 1, 2**40, -1], None, "classes", [1, 0, 2, -1], ("1", "3", str(2**40))),
+    ([True, False], None, "classes", [1, 0], ("False", "True")),
+    (pd.Categorical(["b", "a", None], ["b", "a"]), None, "classes", [0, 1, -1], ("a", "b")),
+    (
+        pd.Series(["b", "a", None], dtype=pd.CategoricalDtype(["b", "a"])),
+        None,
+        "classes",
+        [0, 1, -1],
+        ("b", "a"),
+    ),
+    (pd.Series([1, None, 0], dtype="Int64"), None, "classes", [1, -1, 0], ("0", "1")),
+    (pd.Series([1.0, None, 0.0]), "classes", "classes", [1, -1, 0], ("0", "1")),
+    ([1, 2, 70], "numbers", "numbers", [[1], [2], [70]], ("t",)),
+    (pd.DataFrame({"a": [1, 0], "b": [0, 0]}), None, "labels", [[1, 0], [0, 0]], ("a", "b")),
+    (np.array([[1, np.nan], [0, 1]]), "labels", "labels", [[1, -1], [0, 1]], ("0", "1")),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "seen", "stored", "names"), SEEN)
+def test_what_values_are_taken_for(tmp_path, values, kind, seen, stored, names):
+    from probecache.store.importing.targets import _names
+
+    target = make_target("t", values, kind, _names(values))
+    if isinstance(values, pd.Categorical):
+        names = target.names
+    assert (target.kind, target.names) == (seen, names)
+    np.testing.assert_array_equal(target, stored)
+    assert not target.labelled[(np.asarray(stored) == -1).reshape(len(stored), -1).any(axis=1)].any()
+
+
+def test_a_copy_of_the_store_reads_the_same(store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "copy")
+    copy = pc.open_store(tmp_path / "copy")
+    assert copy.target_digest("train", "age") == store.target_digest("train", "age")
