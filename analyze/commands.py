@@ -15,7 +15,9 @@ def sweep(
     test: str = typer.Option(None, "--test", help="Split to score on  [test]"),
     fractions: str = typer.Option(None, "--fractions", help="Comma list in (0, 1]."),
     seeds: str = typer.Option(None, "--seeds", help="A count, or a comma list of seeds  [5]"),
-    method: list[str] = typer.Option(None, "--method", help="How columns are picked; repeatable  [random]"),
+    selection: list[str] = typer.Option(
+        None, "--selection", help="How columns are picked; repeatable  [random]"
+    ),
     probe: str = typer.Option(None, "--probe", help="logistic, ridge, knn or sgd  [logistic]"),
     l2: str = typer.Option(None, "--l2", help="Comma list of penalties, or auto  [1e-4]"),
     l2_path: str = typer.Option(None, "--l2-path", help="What --l2 auto chooses from  [1e-6 to 10]"),
@@ -35,7 +37,7 @@ def sweep(
     performance_report: Path = typer.Option(None, "--performance-report", help="Dask's report, as HTML."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the cost and stop."),
 ) -> int:
-    """Probe every layer x method x fraction x seed x l2. A killed sweep goes on by the same command."""
+    """Probe every layer x selection x fraction x seed x l2. A killed sweep goes on by the same command."""
     from probecache.analyze.sweeps.launch import run_sweep
 
     given: dict[str, Any] = {
@@ -44,7 +46,7 @@ def sweep(
         "test": test,
         "fractions": _list(fractions),
         "seeds": _list(seeds),
-        "method": method or None,
+        "selection": selection or None,
         "probe": probe,
         "l2": _list(l2),
         "l2_path": _list(l2_path),
@@ -101,7 +103,7 @@ def redundancy(
     indices: Path = typer.Option(None, "--indices", help="Write that subset's neurons, one a line."),
     time: str = typer.Option(None, "--time", help="The store that was swept: time that subset's probe."),
 ) -> None:
-    """Critical mass and DR of every layer, method and l2, with intervals over seeds."""
+    """Critical mass and DR of every layer, selection and l2, with intervals over seeds."""
     from probecache.analyze.findings.cli_output import tell_redundancy, tell_subset
 
     tell_redundancy(results, _list(delta) or [])

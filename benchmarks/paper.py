@@ -32,7 +32,7 @@ from benchmarks.record import record
 from probecache.analyze.findings.claims import findings
 from probecache.analyze.findings.cli_output import save_new
 from probecache.analyze.findings.redundancy import redundancy
-from probecache.analyze.findings.summary import late_layer_last
+from probecache.analyze.findings.summary import late_layer_last, one_task
 from probecache.analyze.probes.fit import pick_device
 from probecache.analyze.report.write import write_report
 from probecache.analyze.similarity.cka import cka
@@ -101,17 +101,17 @@ def is_finished(store: pc.Store, split: str) -> bool:
 
 
 def plans(layers: list[str], seeds: int) -> Iterator[dict[str, object]]:
-    """Layers, methods and seeds of the sweeps of one store, the most telling first.
+    """Layers, selections and seeds of the sweeps of one store, the most telling first.
 
     A random projection costs a fit per seed, so one of them comes early and the others late.
     """
     late, chosen = layers[-1], ["random", "pca", "pca-least"]
-    yield {"layer": late, "method": "random", "seeds": seeds}
-    yield {"layer": late, "method": chosen, "seeds": seeds}
-    yield {"layer": late, "method": "randproj", "seeds": 1}
+    yield {"layer": late, "selection": "random", "seeds": seeds}
+    yield {"layer": late, "selection": chosen, "seeds": seeds}
+    yield {"layer": late, "selection": "randproj", "seeds": 1}
     if len(layers) > 1:
-        yield {"layer": layers[:-1], "method": "random", "seeds": seeds}
-    yield {"layer": late, "method": [*chosen, "randproj", "variance"], "seeds": seeds}
+        yield {"layer": layers[:-1], "selection": "random", "seeds": seeds}
+    yield {"layer": late, "selection": [*chosen, "randproj", "variance"], "seeds": seeds}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -186,9 +186,9 @@ def summarise(studies: list[Study], out: Path, arguments: argparse.Namespace) ->
 
 def outline(study: Study, results: xr.Dataset, similarity: xr.Dataset) -> dict[str, object]:
     """The numbers of one store for the tables, and its findings."""
-    results = late_layer_last(results)
+    results = one_task(late_layer_last(results))
     layer = str(results["layer"].values[-1])
-    found = redundancy(results, [0.9, 0.95]).sel({"method": "random"}).squeeze(drop=True)
+    found = redundancy(results, [0.9, 0.95]).sel({"selection": "random"}).squeeze(drop=True)
     main = found.sel(layer=layer) if "layer" in found.dims else found
     curves = results["accuracy"].sel(layer=layer).mean("seed").isel(l2=0, drop=True)
     near = curves.sel(fraction=0.2, method="nearest")
@@ -199,14 +199,14 @@ def outline(study: Study, results: xr.Dataset, similarity: xr.Dataset) -> dict[s
         "layer": layer,
         "neurons": int(main["layer_size"]),
         "full_accuracy": float(main["full_score"]),
-        "accuracy_at_20%": float(near.sel({"method": "random"})),
+        "accuracy_at_20%": float(near.sel({"selection": "random"})),
         "fraction": float(near["fraction"]),
-        "methods_at_20%": {str(m): _plain(near.sel({"method": m})) for m in near["method"].values},
+        "methods_at_20%": {str(m): _plain(near.sel({"selection": m})) for m in near["selection"].values},
         "critical_mass": {str(float(d)): float(main["critical_mass"].sel(delta=d)) for d in (0.9, 0.95)},
         "dr": {str(float(d)): float(main["dr"].sel(delta=d)) for d in (0.9, 0.95)},
         "dr_interval_0.9": [float(main["dr_low"].sel(delta=0.9)), float(main["dr_high"].sel(delta=0.9))],
         "dr_of_layers": {
-            str(name): _plain(redundancy(results.sel(layer=name), 0.9)["dr"].sel({"method": "random"}))
+            str(name): _plain(redundancy(results.sel(layer=name), 0.9)["dr"].sel({"selection": "random"}))
             for name in results["layer"].values
         },
         "cka_at_20%": float(at["cka"].mean()),

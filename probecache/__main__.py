@@ -62,7 +62,7 @@ def demo(out: Path = Path("demo")) -> None:
         what = ["--layer", "blocks.4", "--layer", "penultimate", "--train", "train", "--test", "test"]
         # Nearly as many neurons as images: with little penalty least squares would fit the noise.
         l2 = {"logistic": "1e-4", "ridge": "0.1"}[where.stem]
-        how = ["--fractions", _FRACTIONS, "--seeds", "5", "--method", "random", "--probe", where.stem]
+        how = ["--fractions", _FRACTIONS, "--seeds", "5", "--selection", "random", "--probe", where.stem]
         _step("sweep", features, *what, *how, "--l2", l2, "--out", where)
     for where in results:
         _step("redundancy", where, "--delta", "0.9")

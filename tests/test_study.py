@@ -47,7 +47,7 @@ def test_the_same_task_at_two_sizes_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_holds_every_method_and_layer_and_goes_on_after_a_stop(tmp_path):
+def test_a_study_holds_every_selection_and_layer_and_goes_on_after_a_stop(tmp_path):
     features = tmp_path / "features"
     store(features, "tf_efficientnet_lite0", "pets37", layers=("blocks.3", "penultimate"))
     command = ["benchmarks.paper", str(features), "--out", str(tmp_path / "study"), "--device", "cpu"]
@@ -62,7 +62,7 @@ def test_a_study_holds_every_method_and_layer_and_goes_on_after_a_stop(tmp_path)
     assert list(first["dr_of_layers"]) == ["blocks.3", "penultimate"]
     assert set(first["methods_at_20%"]) == {"random", "pca", "pca-least", "randproj", "variance"}
     assert None not in first["methods_at_20%"].values()
-    # 6 fractions, 2 seeds: five methods of the late layer, random of the early one
+    # 6 fractions, 2 seeds: five selections of the late layer, random of the early one
     assert first["probes"] == 6 * 2 * (5 + 1)
     assert (first["fraction"], first["image_size"]) == (0.2, None)
     assert run() == first
@@ -71,6 +71,6 @@ def test_a_study_holds_every_method_and_layer_and_goes_on_after_a_stop(tmp_path)
 
 def test_plans_end_with_everything():
     todo = list(plans(["blocks.3", "penultimate"], 5))
-    assert [p["layer"] for p in todo if p["method"] == "random"] == ["penultimate", ["blocks.3"]]
-    assert todo[-1]["method"] == ["random", "pca", "pca-least", "randproj", "variance"]
+    assert [p["layer"] for p in todo if p["selection"] == "random"] == ["penultimate", ["blocks.3"]]
+    assert todo[-1]["selection"] == ["random", "pca", "pca-least", "randproj", "variance"]
     assert todo[-1]["seeds"] == 5

@@ -35,15 +35,15 @@ def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
     results = late_layer_last(pick_l2(results.load()))
     layers = [str(v) for v in results["layer"].values]
     main = results.sel(layer=layers[-1])
-    measured = score_of(main).notnull().any([d for d in score_of(main).dims if d != "method"])
-    methods = [str(v) for v in main["method"].values[measured.to_numpy()]]
+    measured = score_of(main).notnull().any([d for d in score_of(main).dims if d != "selection"])
+    selections = [str(v) for v in main["selection"].values[measured.to_numpy()]]
     out: list[Finding] = []
-    if "random" in methods:
+    if "random" in selections:
         out += _headline(main, layers[-1])
         out += _mass(main, layers[-1], delta)
-        out += _pca(main, methods)
-        out += _first(main, methods)
-        out += _others(main, methods)
+        out += _pca(main, selections)
+        out += _first(main, selections)
+        out += _others(main, selections)
         out += _layers(results, layers, delta)
         out += _classes(main)
     out += _health(results)
@@ -70,7 +70,7 @@ def _headline(main: xr.Dataset, layer: str) -> Iterator[Finding]:
 
 
 def _mass(main: xr.Dataset, layer: str, delta: float) -> Iterator[Finding]:
-    found = redundancy(main, delta).sel({"method": "random"})
+    found = redundancy(main, delta).sel({"selection": "random"})
     mass, share = float(found["critical_mass"]), float(found["critical_fraction"])
     if not np.isfinite(mass):
         yield Finding("critical mass", f"No measured subset of {layer} keeps {delta:.0%} of its accuracy.")
@@ -88,9 +88,9 @@ def _mass(main: xr.Dataset, layer: str, delta: float) -> Iterator[Finding]:
     )
 
 
-def _pca(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
+def _pca(main: xr.Dataset, selections: list[str]) -> Iterator[Finding]:
     random, _ = _curve(main, "random")
-    if "pca" in methods:
+    if "pca" in selections:
         pca, _ = _curve(main, "pca")
         gap = (pca["mean"] - random["mean"]).dropna("fraction")
         below = (gap <= CLOSE).to_numpy()
@@ -111,7 +111,7 @@ def _pca(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
             "past a threshold, random neurons do about as well as the top principal components",
             agrees,
         )
-    if "pca-least" in methods:
+    if "pca-least" in selections:
         least, _ = _curve(main, "pca-least")
         near = (random["mean"] - least["mean"]).sel(fraction=0.2, method="nearest")
         yield Finding(
@@ -123,8 +123,8 @@ def _pca(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
         )
 
 
-def _first(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
-    if "first" not in methods:
+def _first(main: xr.Dataset, selections: list[str]) -> Iterator[Finding]:
+    if "first" not in selections:
         return
     first, random = _curve(main, "first")[0], _curve(main, "random")[0]
     gap = (first["mean"] - random["mean"]).isel(fraction=slice(0, -1))
@@ -146,17 +146,17 @@ _OTHERS = {
 }
 
 
-def _others(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
+def _others(main: xr.Dataset, selections: list[str]) -> Iterator[Finding]:
     random = _curve(main, "random")[0]["mean"]
-    for method in [m for m in methods if m in _OTHERS]:
-        gap = (_curve(main, method)[0]["mean"] - random).dropna("fraction")
+    for selection in [m for m in selections if m in _OTHERS]:
+        gap = (_curve(main, selection)[0]["mean"] - random).dropna("fraction")
         near, widest = (
             gap.sel(fraction=0.2, method="nearest"),
             gap.isel(fraction=int(abs(gap).argmax("fraction"))),
         )
         yield Finding(
-            method,
-            f"At {_share(near['fraction'])} of the layer {_OTHERS[method]} are {100 * float(near):+.1f} "
+            selection,
+            f"At {_share(near['fraction'])} of the layer {_OTHERS[selection]} are {100 * float(near):+.1f} "
             f"points from random neurons; the widest gap is {100 * float(widest):+.1f} points, at "
             f"{_share(widest['fraction'])}.",
         )
@@ -165,7 +165,7 @@ def _others(main: xr.Dataset, methods: list[str]) -> Iterator[Finding]:
 def _layers(results: xr.Dataset, layers: list[str], delta: float) -> Iterator[Finding]:
     if len(layers) < 2:
         return
-    dr = redundancy(results, delta)["dr"].sel({"method": "random"})
+    dr = redundancy(results, delta)["dr"].sel({"selection": "random"})
     known = dr.dropna("layer")
     if known.sizes["layer"] < 2:
         return
@@ -185,7 +185,7 @@ def _layers(results: xr.Dataset, layers: list[str], delta: float) -> Iterator[Fi
 def _classes(main: xr.Dataset) -> Iterator[Finding]:
     if "class_accuracy" not in main or main.sizes["class"] < 3:
         return
-    effects = class_effects(main).sel({"method": "random"})
+    effects = class_effects(main).sel({"selection": "random"})
     near = effects.sel(fraction=0.1, method="nearest")
     whole = effects.isel(fraction=-1)
     worst = hardest_hit(effects, 0.1, 1).isel({"class": 0})
@@ -204,8 +204,8 @@ def _classes(main: xr.Dataset) -> Iterator[Finding]:
 
 def _health(results: xr.Dataset) -> Iterator[Finding]:
     score = score_of(results)
-    # A layer and method without any score was not asked for; a gap within one was.
-    rest = [d for d in score.dims if d not in ("layer", "method")]
+    # A layer and selection without any score was not asked for; a gap within one was.
+    rest = [d for d in score.dims if d not in ("layer", "selection")]
     missing = int((score.isnull() & score.notnull().any(rest)).sum())
     if missing:
         yield Finding(
@@ -219,28 +219,28 @@ def _health(results: xr.Dataset) -> Iterator[Finding]:
 
 
 def _unfinished(short: xr.DataArray, score: xr.DataArray, results: xr.Dataset) -> str:
-    """Which probes stopped early: layer, method, sizes; so that a reader knows what to leave out."""
+    """Which probes stopped early: layer, selection, sizes; so that a reader knows what to leave out."""
     sizes = results["n_neurons"]
     places = []
     for layer in short["layer"].values:
-        for method in short["method"].values:
-            cell = {"layer": layer, "method": method}
+        for selection in short["selection"].values:
+            cell = {"layer": layer, "selection": selection}
             here = short.sel(cell)
             if here.any():
                 k = sizes.sel(cell).where(here)
                 low, high = int(k.min()), int(k.max())
                 span = f"{low}" if low == high else f"{low} to {high}"
-                places.append(f"{layer}, {method}: {int(here.sum())}, {span} neurons")
+                places.append(f"{layer}, {selection}: {int(here.sum())}, {span} neurons")
     return (
         f"{int(short.sum())} of {int(score.notnull().sum())} probes stopped before they met the solver's "
         f"tolerance ({'; '.join(places)}). Their accuracies are those of the last step."
     )
 
 
-def _curve(main: xr.Dataset, method: str) -> tuple[xr.Dataset, float]:
-    """Mean and band over seeds of one method, and the full layer's score."""
+def _curve(main: xr.Dataset, selection: str) -> tuple[xr.Dataset, float]:
+    """Mean and band over seeds of one selection, and the full layer's score."""
     values = score_of(main)
-    return seed_band(values.sel({"method": method})), float(full_scores(values).mean())
+    return seed_band(values.sel({"selection": selection})), float(full_scores(values).mean())
 
 
 def _sizes(main: xr.Dataset) -> xr.DataArray:

@@ -31,8 +31,8 @@ def class_effects(results: xr.Dataset, *, confidence: float = 0.95) -> xr.Datase
         raise InputError("the results lack fraction 1.0: what a class loses is counted from the full layer")
     accuracy = accuracy.astype(np.float64)
     full = accuracy.isel(fraction=-1, drop=True)
-    if "method" in full.dims and "random" in full["method"]:
-        full = full.sel({"method": "random"}, drop=True)
+    if "selection" in full.dims and "random" in full["selection"]:
+        full = full.sel({"selection": "random"}, drop=True)
     measures = {
         "class_accuracy": (accuracy, "accuracy of the class"),
         "loss": (full - accuracy, "accuracy lost by the class"),
@@ -68,7 +68,7 @@ def gini(values: xr.DataArray) -> xr.DataArray:
 def hardest_hit(effects: xr.Dataset, fraction: float, count: int = 5) -> xr.Dataset:
     """The `count` classes that lose most at the measured fraction nearest to `fraction`, largest loss first.
 
-    `effects` is what `class_effects` returned, reduced to one layer, method and l2.
+    `effects` is what `class_effects` returned, reduced to one layer, selection and l2.
     """
     at = effects[["loss", "loss_low", "loss_high", "class_accuracy"]].sel(fraction=fraction, method="nearest")
     extra = [str(d) for d in at["loss"].dims if d != "class"]

@@ -35,7 +35,7 @@ def tell_cka(found: xr.Dataset, out: Path | None) -> None:
 
 
 def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
-    """The findings in words, then a line per layer, method, l2 and delta."""
+    """The findings in words, then a line per layer, selection, l2 and delta."""
     data, deltas = late_layer_last(open_results(path).load()), list(dict.fromkeys(deltas))
     found, score = redundancy(data, deltas), score_of(data)
     if score.name == "accuracy":
@@ -49,7 +49,8 @@ def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
     for cell in found.stack(cell=dims).transpose("cell", "delta")["cell"] if dims else [None]:
         where = {} if cell is None else dict(zip(dims, cell.item(), strict=True))
         scores = f"{float(_at(found['full_score'], where)):7.4f} {float(_at(fifth, where)):7.4f}"
-        name = ", ".join(str(v) for v in where.values())
+        alone = [dim for dim in ("target", "shots") if found.sizes.get(dim, 1) == 1]
+        name = ", ".join(str(v) for dim, v in where.items() if dim not in alone)
         for delta in deltas:
             at = found.sel({**where, "delta": delta})
             mass = float(at["critical_mass"])
@@ -63,7 +64,7 @@ def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
 
 
 def _at(values: xr.DataArray, where: Mapping[Hashable, object]) -> xr.DataArray:
-    """The cell of `values`: a full score has no method of its own where `random` gave it for all."""
+    """The cell of `values`: a full score has no selection of its own where `random` gave it for all."""
     return values.sel({d: v for d, v in where.items() if d in values.dims})
 
 

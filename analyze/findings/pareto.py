@@ -20,7 +20,7 @@ def pareto(
     *,
     deltas: Sequence[float] = DELTAS,
     task_of: Mapping[str, str] | None = None,
-    method: str = "random",
+    selection: str = "random",
 ) -> xr.Dataset:
     """For each study, layer and delta: DR, and the mean score at the critical mass; and which points no
     other beats.
@@ -37,9 +37,13 @@ def pareto(
     rows = []
     for name, results in studies.items():
         results = pick_l2(results)
-        if "method" in results.dims:
+        if "selection" in results.dims:
             results = results.sel(
-                {"method": [method if method in results["method"] else results["method"].values[0]]}
+                {
+                    "selection": [
+                        selection if selection in results["selection"] else results["selection"].values[0]
+                    ]
+                }
             )
         found, chance = redundancy(results, deltas), at_chance(results)
         mean = score_of(results).mean("seed")
@@ -48,7 +52,7 @@ def pareto(
             part = found.sel(layer=layer) if layer else found
             curve = mean.sel(layer=layer) if layer else mean
             curve = curve.squeeze([d for d in curve.dims if d != "fraction"], drop=True)
-            part = part.isel({"method": 0}) if "method" in part.dims else part
+            part = part.isel({"selection": 0}) if "selection" in part.dims else part
             guesses = bool((chance.sel(layer=layer) if layer else chance).squeeze())
             for delta in deltas:
                 cell = part.sel(delta=delta)

@@ -118,7 +118,7 @@ def _penalties(results: xr.Dataset, subset: xr.Dataset) -> dict[str, np.ndarray]
     l2 = picked["l2"].item()
     if l2 != "auto":
         return dict.fromkeys(("full", "subset"), np.array([l2], np.float64))
-    chosen = picked["chosen_l2"].sel({"method": "random", "seed": int(subset["seed"])})
+    chosen = picked["chosen_l2"].sel({"selection": "random", "seed": int(subset["seed"])})
     if "layer" in chosen.dims:
         chosen = chosen.sel(layer=subset.attrs["layer"])
     at = {"full": 1.0, "subset": float(subset["fraction"])}

@@ -35,9 +35,9 @@ def redundancy(
     Only sizes that the sweep measured count: nothing is interpolated, so f* is no finer than the grid of
     fractions. "Smallest" is meant literally: a later dip below delta does not move it.
 
-    T(g) is the mean score at fraction 1 of the method `random` where it was measured (all neurons, whatever
-    their order), else the method's own score at fraction 1. So a projection may never reach delta; its
-    critical mass and DR are then NaN.
+    T(g) is the mean score at fraction 1 of the selection `random` where it was measured (all neurons,
+    whatever their order), else the selection's own score at fraction 1. So a projection may never reach
+    delta; its critical mass and DR are then NaN.
 
     Parameters
     ----------
@@ -146,15 +146,15 @@ def score_of(results: xr.Dataset, score: str | None = None) -> xr.DataArray:
 
 
 def full_scores(values: xr.DataArray) -> xr.DataArray:
-    """T(g) per seed: the score at fraction 1, of the method `random` where that was measured."""
+    """T(g) per seed: the score at fraction 1, of the selection `random` where that was measured."""
     if not np.isclose(values["fraction"][-1], 1.0):
         raise InputError(
             f"the results end at fraction {float(values['fraction'][-1]):g}: "
             "DR compares with the full layer; run the same sweep with fraction 1.0 added"
         )
     full = values.isel(fraction=-1, drop=True)
-    if "method" in full.dims and "random" in full["method"]:
-        return full.sel({"method": "random"}, drop=True)  # `method` is also a keyword of sel
+    if "selection" in full.dims and "random" in full["selection"]:
+        return full.sel({"selection": "random"}, drop=True)  # `method` is also a keyword of sel
     return full
 
 

@@ -18,10 +18,25 @@ def late_layer_last(results: xr.Dataset) -> xr.Dataset:
     return results.isel(layer=sorted(range(len(names)), key=lambda i: names[i] == "penultimate"))
 
 
-def pick_l2(results: xr.Dataset, l2: float | None = None) -> xr.Dataset:
-    """Results at one l2: the one asked for, else the one whose full-layer score, averaged over all, is
-    highest.
+def one_task(results: xr.Dataset) -> xr.Dataset:
+    """Results without the dimensions `target` and `shots`; InputError where there are several of one.
+
+    What is drawn and told is about one target, learnt from one number of rows.
     """
+    for dim in ("target", "shots"):
+        if dim in results.dims:
+            if results.sizes[dim] > 1:
+                names = ", ".join(str(v) for v in results[dim].values)
+                raise InputError(f"the results hold {dim} {names}: choose one, results.sel({dim}=...)")
+            results = results.isel({dim: 0})
+    return results
+
+
+def pick_l2(results: xr.Dataset, l2: float | None = None) -> xr.Dataset:
+    """Results of one task at one l2: the one asked for, else the one whose full-layer score, averaged over
+    all, is highest.
+    """
+    results = one_task(results)
     if "l2" not in results.dims:
         return results
     known = results["l2"].to_numpy()

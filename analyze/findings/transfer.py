@@ -17,7 +17,7 @@ def efficient_subset(
     keep: float = 0.95,
     *,
     layer: str | None = None,
-    method: str = "random",
+    selection: str = "random",
     bytes_per_value: int = 2,
 ) -> xr.Dataset:
     """The smallest (k, seed) with  T(m * g) >= keep * T(g),  the better seed where several reach it at that
@@ -32,15 +32,15 @@ def efficient_subset(
     (multiply-adds of a probe relative to the full layer, k/d), and `neuron`: the subset, int64 (k,), in the
     order drawn.
 
-    Raises InputError where nothing reaches the share, or for a layer or method that was not measured, or a
-    method that keeps no neurons (a projection).
+    Raises InputError where nothing reaches the share, or for a layer or selection that was not measured, or a
+    selection that keeps no neurons (a projection).
     """
     if not 0 < keep <= 1:
         raise InputError(f"keep {keep} is outside (0, 1]: it is the share of the full accuracy, e.g. 0.95")
-    results = _one(_one(pick_l2(results), "layer", layer), "method", method)
-    if method != "random":
+    results = _one(_one(pick_l2(results), "layer", layer), "selection", selection)
+    if selection != "random":
         raise InputError(
-            f"got method {method!r}: subsets can be exported for random, whose draws RESULTS holds"
+            f"got selection {selection!r}: subsets can be exported for random, whose draws RESULTS holds"
         )
     full = float(full_scores(score_of(results)).mean())
     score = score_of(results)
@@ -72,14 +72,14 @@ def efficient_subset(
         },
         attrs={
             "keep": keep,
-            "method": method,
+            "selection": selection,
             "layer": str(results["layer"].item()) if "layer" in results.coords else "",
         },
     )
 
 
 def write_indices(subset: xr.Dataset, path: str | Path) -> Path:
-    """The subset as a text file, a neuron a line, that `--method index:FILE` and `probecache subset` read."""
+    """The subset as a text file, a neuron a line, for `--selection index:FILE` and `probecache subset`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     about = (

@@ -38,7 +38,7 @@ _OURS = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _OURS}
 _NAMES = frozenset(METRICS)
 # What a variable of RESULTS is called already.
-_COORDINATES = "target layer selection method shots fraction seed l2 class neuron sample label"
+_COORDINATES = "target layer selection shots fraction seed l2 class neuron sample label"
 _VARIABLES = (
     "neurons n_neurons n_iter objective grad_norm converged seconds state chosen_l2 class_accuracy "
     "permutation predictions scores"

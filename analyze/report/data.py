@@ -55,7 +55,9 @@ def _study(name: str, results: xr.Dataset, similarity: xr.Dataset | None, delta:
                 "fraction": numbers(part["fraction"]),
                 "n": numbers(sizes),
                 "full": number(at["full_score"].sel(layer=layer)),
-                "methods": [_curve(part, grid, at, layer, method) for method in part["method"].values],
+                "selections": [
+                    _curve(part, grid, at, layer, selection) for selection in part["selection"].values
+                ],
                 "classes": _classes(part),
                 "cka": _cka(similarity, str(layer)),
             }
@@ -72,11 +74,11 @@ def _study(name: str, results: xr.Dataset, similarity: xr.Dataset | None, delta:
     }
 
 
-def _curve(part: xr.Dataset, grid: xr.Dataset, at: xr.Dataset, layer: Any, method: Any) -> dict[str, Any]:
-    band = seed_band(score_of(part).sel({"method": method}))
-    cell = {"layer": layer, "method": method}
+def _curve(part: xr.Dataset, grid: xr.Dataset, at: xr.Dataset, layer: Any, selection: Any) -> dict[str, Any]:
+    band = seed_band(score_of(part).sel({"selection": selection}))
+    cell = {"layer": layer, "selection": selection}
     return {
-        "name": str(method),
+        "name": str(selection),
         **{key: numbers(band[key]) for key in ("mean", "low", "high")},
         "dr_grid": {key: numbers(grid[key].sel(cell)) for key in ("dr", "dr_low", "dr_high")},
         **{
@@ -88,9 +90,9 @@ def _curve(part: xr.Dataset, grid: xr.Dataset, at: xr.Dataset, layer: Any, metho
 
 
 def _classes(part: xr.Dataset, count: int = 10) -> dict[str, Any] | None:
-    if "class_accuracy" not in part or part.sizes["class"] < 3 or "random" not in part["method"]:
+    if "class_accuracy" not in part or part.sizes["class"] < 3 or "random" not in part["selection"]:
         return None
-    effects = class_effects(part).sel({"method": "random"})
+    effects = class_effects(part).sel({"selection": "random"})
     worst = hardest_hit(effects, 0.1, count)
     spread = {
         name + end: numbers(effects[name + end])

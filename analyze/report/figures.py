@@ -43,7 +43,7 @@ STYLE: Any = {
 
 
 def accuracy_figure(results: xr.Dataset, path: str | Path, *, l2: float | None = None) -> Path:
-    """Accuracy against fraction (log x): mean over seeds with its 95% band, a line per method, a panel per
+    """Accuracy against fraction (log x): mean over seeds with its 95% band, a line per selection, a panel per
     layer.
 
     `path` ends in .svg, .png or .pdf; PNG is 300 dots per inch. With several l2 the one with the best
@@ -56,17 +56,17 @@ def score_figure(results: xr.Dataset, score: str, label: str, *, l2: float | Non
     """Any score with `fraction` and `seed` against the fraction, as a matplotlib figure."""
     values = score_of(pick_l2(results, l2), score)
     layers = [str(v) for v in values["layer"].values] if "layer" in values.dims else [""]
-    methods = [str(v) for v in values["method"].values] if "method" in values.dims else [""]
+    selections = [str(v) for v in values["selection"].values] if "selection" in values.dims else [""]
 
     with styled():
         figure, axes = panels(len(layers))
         for i, (layer, axis) in enumerate(zip(layers, axes, strict=True)):
             panel = values.sel(layer=layer) if layer else values
-            for j, method in enumerate(methods):
-                if method and not values.sel({"method": method}).notnull().any():
+            for j, selection in enumerate(selections):
+                if selection and not values.sel({"selection": selection}).notnull().any():
                     continue  # asked for and never measured: no place in the legend
-                curve = panel.sel({"method": method}) if method else panel
-                draw_band(axis, seed_band(curve), j, method or None)
+                curve = panel.sel({"selection": selection}) if selection else panel
+                draw_band(axis, seed_band(curve), j, selection or None)
             full = full_scores(panel).mean()
             if np.isfinite(full):
                 axis.axhline(float(full), color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0,

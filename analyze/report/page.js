@@ -57,14 +57,14 @@
   const plots = {
     accuracy() {
       const at = layer();
-      const traces = at.methods.flatMap((m, j) => band(at.fraction, m, m.name, j, hover(at, m)));
+      const traces = at.selections.flatMap((m, j) => band(at.fraction, m, m.name, j, hover(at, m)));
       draw("plot-accuracy", traces, layout(fractionAxis(at.fraction), axis("test accuracy", { tickformat: ".0%" }),
         { shapes: at.full === null ? [] : [full(at.full)],
           annotations: at.full === null ? [] : [{ xref: "paper", x: 0, y: at.full, yanchor: "bottom", xanchor: "left", text: "full layer " + percent(at.full), showarrow: false, font: { size: 12, color: "#57606a" } }] }));
     },
     redundancy() {
       const at = layer();
-      const traces = at.methods.flatMap((m, j) => {
+      const traces = at.selections.flatMap((m, j) => {
         const curve = { mean: m.dr_grid.dr, low: m.dr_grid.dr_low.map((v, i) => v ?? m.dr_grid.dr[i]), high: m.dr_grid.dr_high.map((v, i) => v ?? m.dr_grid.dr[i]) };
         return band(study().deltas, curve, m.name, j, (i) => `delta ${study().deltas[i]}<br><b>DR ${curve.mean[i].toFixed(3)}</b> [${curve.low[i].toFixed(3)}, ${curve.high[i].toFixed(3)}]`);
       });
@@ -107,7 +107,7 @@
     layers() {
       const s = study(), all = [...new Set(s.layers.flatMap((l) => l.fraction))].sort((a, b) => a - b);
       const share = (l) => all.map((f) => {
-        const m = l.methods.find((m) => m.name === "random") || l.methods[0], i = l.fraction.indexOf(f);
+        const m = l.selections.find((m) => m.name === "random") || l.selections[0], i = l.fraction.indexOf(f);
         return i < 0 || m.mean[i] === null || !l.full ? null : m.mean[i] / l.full;
       });
       draw("plot-layers", [{ type: "heatmap", z: s.layers.map(share), y: s.layers.map((l) => l.name), x: all.map((f) => +(100 * f).toPrecision(2) + "%"),

@@ -94,7 +94,7 @@ def _lede(payload: dict[str, Any]) -> str:
 def _keys(payload: dict[str, Any]) -> str:
     """Four numbers of the first results' main layer."""
     layer = payload["studies"][0]["layers"][-1]
-    random = next((m for m in layer["methods"] if m["name"] == "random"), layer["methods"][0])
+    random = next((m for m in layer["selections"] if m["name"] == "random"), layer["selections"][0])
     at = min(range(len(layer["fraction"])), key=lambda i: abs(layer["fraction"][i] - 0.2))
     delta = payload["delta"]
     cells = [
@@ -156,7 +156,7 @@ def _table(payload: dict[str, Any]) -> str:
     rows = []
     for study in payload["studies"]:
         for layer in study["layers"]:
-            random = next((m for m in layer["methods"] if m["name"] == "random"), layer["methods"][0])
+            random = next((m for m in layer["selections"] if m["name"] == "random"), layer["selections"][0])
             at = min(range(len(layer["fraction"])), key=lambda i: abs(layer["fraction"][i] - 0.2))
             interval = f"{_plain(random.get('dr_low'), 2)} to {_plain(random.get('dr_high'), 2)}"
             rows.append(

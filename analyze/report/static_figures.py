@@ -26,16 +26,16 @@ from probecache.analyze.report.figures import (
 
 
 def dr_figure(results: xr.Dataset, deltas: Sequence[float], path: str | Path) -> Path:
-    """DR against delta with bootstrap intervals: a panel per layer, a line per method."""
+    """DR against delta with bootstrap intervals: a panel per layer, a line per selection."""
     found = redundancy(pick_l2(results), deltas)
     layers = found["layer"].values
     with styled():
         figure, axes = panels(len(layers))
         for i, (layer, axis) in enumerate(zip(layers, axes, strict=True)):
-            for j, method in enumerate(found["method"].values):
-                cell = found.sel({"layer": layer, "method": method})
+            for j, selection in enumerate(found["selection"].values):
+                cell = found.sel({"layer": layer, "selection": selection})
                 band = xr.Dataset({"mean": cell["dr"], "low": cell["dr_low"], "high": cell["dr_high"]})
-                draw_band(axis, band.rename(delta="fraction"), j, str(method))
+                draw_band(axis, band.rename(delta="fraction"), j, str(selection))
             axis.set_ylim(-0.02, 1.02)
             axis.set_xlabel("delta")
             axis.set_title(str(layer), loc="left", fontweight="bold")
@@ -77,7 +77,7 @@ def pareto_figure(points: xr.Dataset, path: str | Path) -> Path:
 
 def spread_figure(results: xr.Dataset, path: str | Path) -> Path:
     """Gini index and coefficient of variation of the class accuracies against fraction, a panel per layer."""
-    effects = class_effects(pick_l2(results)).sel({"method": "random"})
+    effects = class_effects(pick_l2(results)).sel({"selection": "random"})
     labels = {
         "gini": "Gini index",
         "coefficient_of_variation": "coefficient of variation",
@@ -104,9 +104,9 @@ def layers_figure(results: xr.Dataset, path: str | Path) -> Path:
     """Heat map: share of each layer's own full accuracy that random subsets keep, layers by fractions."""
     values = score_of(pick_l2(results))
     full = full_scores(values).mean("seed")
-    method = "random" if "random" in values["method"] else values["method"].values[0]
-    curve = values.sel({"method": method}).mean("seed")
-    kept = (curve / (full if "method" not in full.dims else full.sel({"method": method}))).transpose(
+    selection = "random" if "random" in values["selection"] else values["selection"].values[0]
+    curve = values.sel({"selection": selection}).mean("seed")
+    kept = (curve / (full if "selection" not in full.dims else full.sel({"selection": selection}))).transpose(
         "layer", "fraction"
     )
     with styled():

@@ -132,7 +132,7 @@ def _figures(out: Path, name: str, data: xr.Dataset, similarity: xr.Dataset | No
         written.append(accuracy_figure(data, folder / f"accuracy{end}"))
         written.append(dr_figure(data, DELTAS, folder / f"dr{end}"))
         written.append(layers_figure(data, folder / f"layers{end}"))
-        if "class_accuracy" in data and data.sizes["class"] > 2 and "random" in data["method"]:
+        if "class_accuracy" in data and data.sizes["class"] > 2 and "random" in data["selection"]:
             written.append(spread_figure(data, folder / f"classes{end}"))
         if similarity is not None:
             written.append(cka_figure(similarity, folder / f"cka{end}"))
@@ -147,8 +147,8 @@ def _tables(out: Path, results: Mapping[str, xr.Dataset], points: xr.Dataset) ->
         scores = score_of(data).to_dataset(name="accuracy").assign(n_neurons=data["n_neurons"])
         tables[f"{_slug(name)}-accuracy"] = scores
         tables[f"{_slug(name)}-dr"] = redundancy(data, DELTAS)
-        if "class_accuracy" in data and "random" in data["method"]:
-            tables[f"{_slug(name)}-classes"] = class_effects(pick_l2(data).sel({"method": ["random"]}))
+        if "class_accuracy" in data and "random" in data["selection"]:
+            tables[f"{_slug(name)}-classes"] = class_effects(pick_l2(data).sel({"selection": ["random"]}))
     for name, table in tables.items():
         frame = (
             table.reset_coords().to_dataframe().reset_index()

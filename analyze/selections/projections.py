@@ -8,8 +8,8 @@
     randproj          the first k columns of a random matrix, uniform on [0, 1), columns of unit norm (one
     per seed)
 
-Every method is a prefix problem on a task: an order for the first four, an identity order in rotated columns
-for the projections, so that one solver serves all (docs/design.md; methods of arXiv 2306.00183, section 3).
+Every selection is a prefix problem on a task: an order for the first four, an identity order in rotated
+columns for the projections, so that one solver serves all (docs/design.md; arXiv 2306.00183, section 3).
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from probecache.analyze.tasks.task import Task, rotate, row_blocks
 from probecache.store.errors import InputError, close_names
 from probecache.store.subset import read_indices
 
-METHODS = ("random", "first", "pca", "pca-least", "randproj", "variance", "variance-least", "index:FILE")
+SELECTIONS = ("random", "first", "pca", "pca-least", "randproj", "variance", "variance-least", "index:FILE")
 SEEDED = ("random", "randproj")
 
 # A component whose standard deviation is below 1e-5 of the largest is rounding noise of float32 features.
@@ -36,7 +36,7 @@ class Prepared:
     """A task with the column orders to fit on it: the probes of `seeds`, or one fit that holds for all of
     them.
 
-    orders: int64 (len(seeds), d); or (1, d) where the method draws nothing, so that every seed is the same
+    orders: int64 (len(seeds), d); or (1, d) where the selection draws nothing, so that every seed is the same
     probe.
     """
 
@@ -45,10 +45,12 @@ class Prepared:
     seeds: tuple[int, ...]
 
 
-def prepare(task: Task, method: str, seeds: Sequence[int], *, standardize: bool = True) -> Iterator[Prepared]:
-    """The prefix problems of a method: fit the first k columns of `orders` on `task`, for each item in turn.
+def prepare(
+    task: Task, selection: str, seeds: Sequence[int], *, standardize: bool = True
+) -> Iterator[Prepared]:
+    """The prefix problems of a selection: the first k columns of `orders` on `task`, for each item in turn.
 
-    `random` gives one item with an order per seed; methods that draw nothing give one item with a single
+    `random` gives one item with an order per seed; selections that draw nothing give one item with a single
     order; `randproj` one item per seed, each with its own rotated columns (float32 (n, d) copies: take them
     one by one).
 
@@ -56,35 +58,35 @@ def prepare(task: Task, method: str, seeds: Sequence[int], *, standardize: bool 
     are. They keep their own variances (scale 1), so that all d of them are the full layer again, and the
     same probe under l2. Random projections are standardised afterwards, like neurons.
 
-    Raises InputError for an unknown method or an index file that does not fit the layer.
+    Raises InputError for an unknown selection or an index file that does not fit the layer.
     """
-    check_method(method)
+    check_selection(selection)
     d, seeds = task.n_neurons, tuple(int(s) for s in seeds)
-    if method == "random":
+    if selection == "random":
         yield Prepared(task, np.stack([permutation(d, s) for s in seeds]), seeds)
-    elif method == "randproj":
+    elif selection == "randproj":
         for seed in seeds:
             # rotate() standardises first; the random matrix acts on centred features, as the paper's does.
             basis = random_basis(d, seed) * task.scale[:, None]
             yield Prepared(rotate(task, basis), np.arange(d)[None], (seed,))
-    elif method in ("pca", "pca-least"):
-        basis = principal_components(task, least=method == "pca-least", standardize=standardize)
+    elif selection in ("pca", "pca-least"):
+        basis = principal_components(task, least=selection == "pca-least", standardize=standardize)
         rotated = rotate(task, basis if standardize else basis * task.scale[:, None])
         plain = replace(rotated, mean=np.zeros(d, np.float32), scale=np.ones(d, np.float32))
         yield Prepared(plain, np.arange(d)[None], seeds)
     else:
-        yield Prepared(task, _order(task, method)[None], seeds)
+        yield Prepared(task, _order(task, selection)[None], seeds)
 
 
-def check_method(method: str) -> None:
-    """InputError unless `method` is one of METHODS, or `index:` and a file that is there."""
-    if method.startswith("index:"):
-        if not Path(method[6:]).is_file():
+def check_selection(selection: str) -> None:
+    """InputError unless `selection` is one of SELECTIONS, or `index:` and a file that is there."""
+    if selection.startswith("index:"):
+        if not Path(selection[6:]).is_file():
             raise InputError(
-                f"got method {method}: no file {method[6:]}; write neuron numbers to it, one a line"
+                f"got selection {selection}: no file {selection[6:]}; write neuron numbers to it, one a line"
             )
-    elif method not in METHODS:
-        raise InputError(f"got method {method!r}; {close_names(method, METHODS)}")
+    elif selection not in SELECTIONS:
+        raise InputError(f"got selection {selection!r}; {close_names(selection, SELECTIONS)}")
 
 
 def principal_components(task: Task, *, least: bool = False, standardize: bool = True) -> np.ndarray:
@@ -124,14 +126,14 @@ def random_basis(d: int, seed: int) -> np.ndarray:
     return matrix / np.linalg.norm(matrix, axis=0)
 
 
-def _order(task: Task, method: str) -> np.ndarray:
+def _order(task: Task, selection: str) -> np.ndarray:
     d = task.n_neurons
-    if method == "first":
+    if selection == "first":
         return np.arange(d)
-    if method.startswith("index:"):
-        listed = read_indices(method[6:], d)
+    if selection.startswith("index:"):
+        listed = read_indices(selection[6:], d)
         return np.concatenate([listed, np.setdiff1d(np.arange(d), listed)])
     spread = np.zeros(d)
     for _, rows in row_blocks(task.train, 8192):
         spread += ((rows - task.mean) ** 2).sum(0, dtype=np.float64)
-    return np.argsort(spread if method == "variance-least" else -spread, kind="stable")
+    return np.argsort(spread if selection == "variance-least" else -spread, kind="stable")

@@ -1,4 +1,4 @@
-"""The unit of scheduled work: one layer and method, a group of seeds, every missing fraction and l2 of them.
+"""The unit of work: one layer and selection, a group of seeds, every missing fraction and l2 of them.
 
 A block is 10 to 60 s of work: long beside the millisecond that a scheduler spends on a task and beside
 loading a layer, short beside what a dead worker loses. It is cut along seeds only: the fractions of a seed
@@ -9,6 +9,7 @@ arithmetic of a probe does not depend on how large blocks are, or on how many wo
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -24,11 +25,13 @@ class Block:
     """
 
     layer: str
-    method: str
+    selection: str
     fractions: tuple[float, ...]
     seeds: tuple[int, ...]
     l2s: tuple[float, ...] | tuple[str]
     path: tuple[float, ...] = ()
+    target: str = "label"
+    shots: str = "all"
 
     @property
     def n_probes(self) -> int:
@@ -41,7 +44,7 @@ class Block:
 
     @property
     def seeded(self) -> bool:
-        return self.method in SEEDED
+        return self.selection in SEEDED
 
     @property
     def draws(self) -> int:
@@ -49,7 +52,7 @@ class Block:
         return len(self.seeds) if self.seeded else 1
 
     def __str__(self) -> str:
-        return f"{self.layer}, {self.method}, seeds {_span(self.seeds)}, l2 {_span(self.l2s)}"
+        return f"{self.layer}, {self.selection}, seeds {_span(self.seeds)}, l2 {_span(self.l2s)}"
 
     def halves(self) -> tuple["Block", ...]:
         """Two blocks with the same probes, by seeds, l2s or fractions; (self,) where it is one fit."""
@@ -68,18 +71,19 @@ def missing_blocks(
 ) -> Iterator[Block]:
     """Blocks that cover exactly the missing probes, in the plan's order.
 
-    missing: bool (layer, method, fraction, seed, l2) over the plan's own coordinates.
+    missing: bool (target, layer, selection, shots, fraction, seed, l2) over the plan's own coordinates.
     seconds: what the cost model expects of a block; one longer than `target` is halved along its seeds.
     """
-    for i, layer in enumerate(plan.layer):
-        for j, method in enumerate(plan.method):
-            groups: dict[tuple[tuple[float, ...], tuple[float, ...]], list[int]] = defaultdict(list)
-            for k, seed in enumerate(plan.seeds):
-                for rectangle in _rectangles(missing[i, j, :, k, :], plan):
-                    groups[rectangle].append(seed)
-            for (fractions, l2s), seeds in groups.items():
-                block = Block(layer, method, fractions, tuple(seeds), l2s, plan.l2_path or ())
-                yield from _split(block, seconds, target)
+    cells = product(*map(enumerate, (plan.target, plan.layer, plan.selection, plan.shots)))
+    for (h, aim), (i, layer), (j, selection), (m, shots) in cells:
+        groups: dict[tuple[tuple[float, ...], tuple[float, ...]], list[int]] = defaultdict(list)
+        for k, seed in enumerate(plan.seeds):
+            for rectangle in _rectangles(missing[h, i, j, m, :, k, :], plan):
+                groups[rectangle].append(seed)
+        for (fractions, l2s), seeds in groups.items():
+            path = plan.l2_path or ()
+            block = Block(layer, selection, fractions, tuple(seeds), l2s, path, aim, shots)
+            yield from _split(block, seconds, target)
 
 
 def _rectangles(

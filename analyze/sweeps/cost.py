@@ -143,13 +143,14 @@ def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Ma
     """How long a block should take: shorter than BLOCK_SECONDS where that keeps all workers busy."""
     whole = sum(
         expected_seconds(
-            Block(name, method, plan.fractions, plan.seeds, plan.l2, plan.l2_path or ()),
+            Block(name, selection, plan.fractions, plan.seeds, plan.l2, plan.l2_path or ()),
             size,
             machine,
             plan.probe,
         )
         for name, size in layers.items()
-        for method in plan.method
+        for selection in plan.selection
+        for _ in range(len(plan.target) * len(plan.shots))
     )
     return min(BLOCK_SECONDS, max(1.0, whole / (BLOCKS_PER_WORKER * machine.workers)))
 

@@ -34,8 +34,10 @@ class Grid:
     neurons: d of each layer; classes: names, the training split's, in label order.
     """
 
+    target: tuple[str, ...]
     layer: tuple[str, ...]
-    method: tuple[str, ...]
+    selection: tuple[str, ...]
+    shots: tuple[str, ...]
     fraction: tuple[float, ...]
     seed: tuple[int, ...]
     l2: tuple[float, ...] | tuple[str]
@@ -45,7 +47,8 @@ class Grid:
     @classmethod
     def of(cls, plan: SweepPlan, neurons: Mapping[str, int], classes: tuple[str, ...]) -> "Grid":
         widths = tuple(int(neurons[layer]) for layer in plan.layer)
-        return cls(plan.layer, plan.method, plan.fractions, plan.seeds, plan.l2, widths, classes)
+        axes = (plan.target, plan.layer, plan.selection, plan.shots, plan.fractions, plan.seeds, plan.l2)
+        return cls(*axes, widths, classes)
 
     @classmethod
     def read(cls, group: zarr.Group) -> "Grid":
@@ -101,17 +104,17 @@ def create(path: Path, grid: Grid, attributes: Mapping[str, Any]) -> zarr.Group:
     write("class", grid.classes, ("class",))
     write("neurons", np.asarray(grid.neurons, np.int64), ("layer",), "neurons of the layer, d")
     ks = np.stack([sizes(grid.fraction, d) for d in grid.neurons])  # (layer, fraction)
-    everywhere = np.broadcast_to(ks[:, None, :, None, None], grid.shape)
+    everywhere = np.broadcast_to(ks[None, :, None, None, :, None, None], grid.shape)
     write("n_neurons", everywhere, DIMS, "neurons in the subset, k = max(1, round(fraction * d))")
     orders = np.full((len(grid.layer), len(grid.seed), max(grid.neurons)), -1, np.int32)
     for i, d in enumerate(grid.neurons):
         for j, seed in enumerate(grid.seed):
             orders[i, j, :d] = permutation(d, seed)
     about = (
-        "order of the neurons in method random: a subset is the first n_neurons of it; -1 beyond the layer"
+        "order of the neurons in selection random: a subset is the first n_neurons of it; -1 beyond the layer"
     )
     write("permutation", orders, ("layer", "seed", "neuron"), about)
-    chunks = (1, 1, len(grid.fraction), 1, len(grid.l2))
+    chunks = (1, 1, 1, 1, len(grid.fraction), 1, len(grid.l2))
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]]
     variables = VARIABLES | (CHOSEN if grid.l2 == (AUTO,) else {})
     shapes = dict.fromkeys(variables, (grid.shape, chunks, DIMS))

@@ -80,17 +80,17 @@ def _dry_run(plan: SweepPlan, store: str, device: str, workers: int | None, limi
 
 
 def summary(results: xr.Dataset) -> str:
-    """Mean accuracy over seeds against fraction, a line per layer, method and l2."""
-    mean = results["accuracy"].mean("seed")
+    """Mean accuracy over seeds against fraction, a line per layer, selection and l2."""
+    mean = results["accuracy"].mean("seed").squeeze(["target", "shots"])
     width = max(len(str(layer)) for layer in results["layer"].values)
     lines = [" " * width + "  " + "".join(f"{fraction:>8.3g}" for fraction in results["fraction"].values)]
     for layer in results["layer"].values:
-        for method in results["method"].values:
+        for selection in results["selection"].values:
             for l2 in results["l2"].values:
-                row = mean.sel({"layer": layer, "method": method, "l2": l2}).values
+                row = mean.sel({"layer": layer, "selection": selection, "l2": l2}).values
                 cells = "".join(f"{value:8.4f}" for value in row)
                 penalty = l2 if isinstance(l2, str) else f"{l2:g}"
-                lines.append(f"{layer!s:<{width}}  {cells}  {method}, l2 {penalty}")
+                lines.append(f"{layer!s:<{width}}  {cells}  {selection}, l2 {penalty}")
     return "accuracy, mean over seeds, by fraction:\n" + "\n".join(lines)
 
 

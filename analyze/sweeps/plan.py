@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from probecache.analyze.probes.select_l2 import CHOSEN, L2_PATH, describe_choice
-from probecache.analyze.selections.projections import check_method
+from probecache.analyze.selections.projections import check_selection
 from probecache.analyze.selections.subsets import check_seeds
 from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight
 from probecache.store.errors import InputError, close_names
 
 PROBES = ("logistic", "ridge", "knn", "sgd")
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
-DIMS = ("layer", "method", "fraction", "seed", "l2")
+DIMS = ("target", "layer", "selection", "shots", "fraction", "seed", "l2")
 AUTO = "auto"  # the one coordinate along l2 where each probe has chosen its own
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """Every probe of  layer x method x fraction x seed x l2,  and how each is fitted.
+    """Every probe of  target x layer x selection x shots x fraction x seed x l2,  and how each is fitted.
 
     Scalars are taken as lists of one. `seeds=5` means 0 to 4. Fractions are kept sorted, each in (0, 1], and
     rounded to 12 digits, so that 0.15 and np.linspace's 0.15000000000000002 are one fraction. l2 is lambda in
@@ -44,7 +44,7 @@ class SweepPlan:
     train: str = "train"
     test: str = "test"
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    method: tuple[str, ...] = ("random",)
+    selection: tuple[str, ...] = ("random",)
     probe: str = "logistic"
     l2: tuple[float, ...] | tuple[str] = (1e-4,)
     solver: str = "auto"
@@ -55,13 +55,13 @@ class SweepPlan:
     def __post_init__(self) -> None:
         fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         fix("layer", _names("layer", self.layer))
-        fix("method", _names("method", self.method))
+        fix("selection", _names("selection", self.selection))
         fix(
             "fractions", tuple(sorted(_numbers("fraction", self.fractions, "above 0, up to 1", _is_fraction)))
         )
         fix("seeds", check_seeds(self.seeds))
-        for method in self.method:
-            check_method(method)
+        for selection in self.selection:
+            check_selection(selection)
         _one_of("probe", self.probe, PROBES)
         _one_of("solver", self.solver, SOLVERS)
         if self.solver in ("sklearn", "cuml") and self.probe not in ("logistic", "ridge"):
@@ -93,9 +93,20 @@ class SweepPlan:
             raise InputError(f"got l2 'auto' for ridge with solver {self.solver!r}; only torch has its folds")
 
     @property
-    def shape(self) -> tuple[int, int, int, int, int]:
-        """Lengths along (layer, method, fraction, seed, l2)."""
-        return len(self.layer), len(self.method), len(self.fractions), len(self.seeds), len(self.l2)
+    def target(self) -> tuple[str, ...]:
+        """The targets that probes predict: the labels that came with the data."""
+        return ("label",)
+
+    @property
+    def shots(self) -> tuple[str, ...]:
+        """Training rows per class, as text, or "all"."""
+        return ("all",)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths along (target, layer, selection, shots, fraction, seed, l2)."""
+        axes = (self.target, self.layer, self.selection, self.shots, self.fractions, self.seeds, self.l2)
+        return tuple(map(len, axes))
 
     @property
     def n_probes(self) -> int:

@@ -76,11 +76,11 @@ class Sized:
 
 
 def _index_files(plan: SweepPlan) -> list[str]:
-    return [name.removeprefix("index:") for name in plan.method if name.startswith("index:")]
+    return [name.removeprefix("index:") for name in plan.selection if name.startswith("index:")]
 
 
 def _digest(file: str) -> str:
-    """SHA-256 of a file of neuron numbers: a list that was edited is another method."""
+    """SHA-256 of a file of neuron numbers: a list that was edited is another selection."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 

@@ -1,8 +1,8 @@
 """RESULTS on disk: a Zarr v3 group laid out over the plan's grid, filled in place as blocks finish.
 
     RESULTS/zarr.json            attributes: settings, fingerprint, solver, device, versions, failures
-    RESULTS/layer, method, ...   coordinates
-    RESULTS/accuracy, ...        (layer, method, fraction, seed, l2), one chunk per (layer, method, seed)
+    RESULTS/target, layer, ...   coordinates
+    RESULTS/accuracy, ...        over all seven dimensions, a chunk each but fraction and l2
     RESULTS/state                same shape: 0 missing, 1 done, 2 failed
 
 A block is committed by writing its values first and its `state` last. zarr replaces each chunk file by a
@@ -17,6 +17,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,8 +96,9 @@ class Results:
         state = np.asarray(self.group["state"][:])  # type: ignore[index]
         kept = []
         for failure in self._failures():
-            lists = (tuple(failure[name]) for name in ("fractions", "seeds", "l2s"))
-            block = Block(failure["layer"], failure["method"], *lists)
+            lists = [tuple(failure[name]) for name in ("fractions", "seeds", "l2s")]
+            names = {name: failure[name] for name in ("layer", "selection", "target", "shots")}
+            block = Block(**names, fractions=lists[0], seeds=lists[1], l2s=lists[2])
             if (state[np.ix_(*self._positions(block))] != DONE).any():
                 kept.append(failure)
         self._note(kept)
@@ -110,7 +112,8 @@ class Results:
 
     def _positions(self, block: Block) -> tuple[list[int], ...]:
         """Positions of a block's probes, one list per dimension."""
-        wanted = ((block.layer,), (block.method,), block.fractions, block.seeds, block.l2s)
+        one = ((block.target,), (block.layer,), (block.selection,), (block.shots,))
+        wanted = (*one, block.fractions, block.seeds, block.l2s)
         axes = [getattr(self.grid, dim) for dim in DIMS]
         return tuple([axis.index(v) for v in values] for axis, values in zip(axes, wanted, strict=True))
 
@@ -130,16 +133,16 @@ class Results:
         return whole.sel({dim: list(getattr(grid, dim)) for dim in DIMS}).load()
 
     def _write(self, block: Block, values: Mapping[str, np.ndarray], state: int) -> None:
-        (i,), (j,), f, seeds, p = self._positions(block)
+        (h,), (i,), (j,), (m,), f, seeds, p = self._positions(block)
         shape = (len(seeds), len(f), len(p))
         whole = shape[1:] == (len(self.grid.fraction), len(self.grid.l2))
         for name, value in [*values.items(), ("state", np.full(shape, state, np.int8))]:
             array: Any = self.group[name]
             for at, k in enumerate(seeds):
-                chunk = value[at] if whole else array[i, j, :, k]  # (fraction, l2, ...): one chunk file
+                chunk = value[at] if whole else array[h, i, j, m, :, k]  # (fraction, l2, ...): one chunk file
                 if not whole:
                     chunk[np.ix_(f, p)] = value[at]
-                array[i, j, :, k] = chunk
+                array[h, i, j, m, :, k] = chunk
 
     def _recover(self) -> None:
         """Finish or undo a growth that a kill cut short."""
@@ -187,17 +190,16 @@ def open_results(path: str | Path) -> xr.Dataset:
 
 def _copy(source: zarr.Group, target: zarr.Group, grid: Grid) -> None:
     present = Grid.read(source)
-    layer, method, fraction, seed, l2 = indices(grid, present)
+    *cells, fraction, seed, l2 = indices(grid, present)
     for name, array in source.arrays():
-        if array.metadata.dimension_names[:5] != DIMS:  # type: ignore[union-attr,index]
+        if array.metadata.dimension_names[: len(DIMS)] != DIMS:  # type: ignore[union-attr,index]
             continue
         into: Any = target[name]
-        for i, to_layer in enumerate(layer):
-            for j, to_method in enumerate(method):
-                for k, to_seed in enumerate(seed):
-                    chunk = into[to_layer, to_method, :, to_seed]
-                    chunk[np.ix_(fraction, l2)] = array[i, j, :, k]
-                    into[to_layer, to_method, :, to_seed] = chunk
+        for place in product(*map(enumerate, (*cells, seed))):
+            (*source_cell, k), (*cell, to_seed) = zip(*place, strict=True)
+            chunk = into[(*cell, slice(None), to_seed)]
+            chunk[np.ix_(fraction, l2)] = array[(*source_cell, slice(None), k)]
+            into[(*cell, slice(None), to_seed)] = chunk
 
 
 def _check_settings(path: Path, attributes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ def sweep(
     test: str = "test",
     fractions: Iterable[float],
     seeds: int | Iterable[int] = 5,
-    method: str | Iterable[str] = "random",
+    selection: str | Iterable[str] = "random",
     probe: str = "logistic",
     l2: float | str | Iterable[float] = 1e-4,
     client: "Client | None" = None,
@@ -54,10 +54,11 @@ def sweep(
     memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> xr.Dataset:
-    """Probe every combination of layer, method, fraction, seed and l2, and return what each one scored.
+    """Probe every combination of layer, selection, fraction, seed and l2, and return what each one scored.
 
-    Dimensions (layer, method, fraction, seed, l2); variables `accuracy`, `objective`, `grad_norm`, `n_iter`,
-    `converged`, `n_neurons`, `class_accuracy` (.., class), `permutation` (layer, seed, neuron), `state`.
+    Dimensions (target, layer, selection, shots, fraction, seed, l2), always all seven; variables `accuracy`,
+    `objective`, `grad_norm`, `n_iter`, `converged`, `n_neurons`, `class_accuracy` (.., class), `permutation`
+    (layer, seed, neuron), `state`.
     fractions: each in (0, 1]; k = max(1, round(fraction * d)). seeds: a count, or a list of seeds.
     l2="auto": each probe takes the best of `l2_path` (default 1e-6 to 10 in decades) by training rows that
     its fit does not see, and is fitted with it on all; the coordinate l2 is "auto", `chosen_l2` says which.
@@ -77,7 +78,7 @@ def sweep(
         train,
         test,
         seeds,  # type: ignore[arg-type]
-        method,  # type: ignore[arg-type]
+        selection,  # type: ignore[arg-type]
         probe,
         l2,  # type: ignore[arg-type]
         solver,

@@ -124,7 +124,7 @@ def _fit(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[
     limit = working_memory(job.memory_limit)
     options: dict[str, Any] = {"standardize": job.standardize, "device": job.device, "memory_limit": limit}
     parts = []
-    for prepared in prepare(task, block.method, block.seeds, standardize=job.standardize):
+    for prepared in prepare(task, block.selection, block.seeds, standardize=job.standardize):
         same = prepared.task is task
         ks = sizes(block.fractions, task.n_neurons)
         asked = options | {"probe": job.probe, "shared": shared if same else None}

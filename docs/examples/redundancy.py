@@ -32,13 +32,18 @@ def main(folder: Path) -> None:
 
     fractions = [0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0]
     results = pc.sweep(
-        store, layer="pixels", fractions=fractions, method=["random", "pca"], probe="ridge", l2=1e-3, seeds=5
+        store,
+        layer="pixels",
+        fractions=fractions,
+        selection=["random", "pca"],
+        probe="ridge",
+        l2=1e-3,
+        seeds=5,
     )
-    # `method` is also a keyword of xarray's sel, so select it by a dictionary.
-    print(results.accuracy.sel({"method": "random"}).mean("seed").squeeze().round(3).to_series())
+    print(results.accuracy.sel(selection="random").mean("seed").squeeze().round(3).to_series())
 
     # Critical mass and DR for a grid of deltas, with bootstrap intervals over seeds.
-    found = pc.redundancy(results, delta=[0.8, 0.9, 0.95]).sel({"method": "random"}).squeeze()
+    found = pc.redundancy(results, delta=[0.8, 0.9, 0.95]).sel(selection="random").squeeze()
     print(found[["critical_mass", "dr", "dr_low", "dr_high"]].to_dataframe().round(3))
 
     # Similarity with the full layer, from one Gram matrix.
@@ -47,7 +52,7 @@ def main(folder: Path) -> None:
     print(subset_similarity(store, layer="pixels", split="test", fractions=[0.2, 0.5], seeds=2).svcca)
 
     # Which classes pay, and the smallest subset that is worth keeping.
-    effects = class_effects(results).sel({"method": "random"}).squeeze()
+    effects = class_effects(results).sel(selection="random").squeeze()
     print(hardest_hit(effects, 0.2, 3).loss.round(3).to_series())
     subset = efficient_subset(results, keep=0.95)
     print(write_indices(subset, folder / "neurons.txt").read_text().splitlines()[0])

@@ -55,12 +55,13 @@ def features(n=200, d=12, seed=0, rank=4):
 
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.5, 1.0)
+TEXTS = ("target", "layer", "selection", "shots", "class")  # coordinates that Zarr keeps as text
 
 
 def synthetic_results(
     *,
     layers=("penultimate",),
-    methods=("random", "pca"),
+    selections=("random", "pca"),
     fractions=FRACTIONS,
     n_seeds=5,
     l2s=(1e-4,),
@@ -70,17 +71,19 @@ def synthetic_results(
 ):
     """RESULTS as docs/design.md describes it: accuracy rises with the fraction, pca sooner than random."""
     rng = np.random.default_rng(seed)
-    shape = (len(layers), len(methods), len(fractions), n_seeds, len(l2s))
-    dims = ("layer", "method", "fraction", "seed", "l2")
+    shape = (1, len(layers), len(selections), 1, len(fractions), n_seeds, len(l2s))
+    dims = ("target", "layer", "selection", "shots", "fraction", "seed", "l2")
     speed = {"random": 1.0, "pca": 3.0, "pca-least": 0.3, "randproj": 1.0, "first": 0.9}
     f = np.asarray(fractions)
-    base = np.stack([1 - 0.6 * np.exp(-12 * speed.get(m, 1.0) * f) for m in methods])[None, :, :, None, None]
-    depth = np.linspace(0.7, 0.9, len(layers)).reshape(-1, 1, 1, 1, 1)
-    noise = rng.normal(size=shape) * 0.01 * (1 - f[None, None, :, None, None])
+    base = np.stack([1 - 0.6 * np.exp(-12 * speed.get(m, 1.0) * f) for m in selections])[
+        None, None, :, None, :, None, None
+    ]
+    depth = np.linspace(0.7, 0.9, len(layers)).reshape(1, -1, 1, 1, 1, 1, 1)
+    noise = rng.normal(size=shape) * 0.01 * (1 - f[:, None, None])
     accuracy = np.clip(base * depth + noise, 0, 1)
     ease = np.linspace(1.05, 0.8, n_classes)
     per_class = np.clip(accuracy[..., None] ** (1 / ease), 0, 1)
-    k = np.broadcast_to(sizes(fractions, d)[None, None, :, None, None], shape)
+    k = np.broadcast_to(sizes(fractions, d)[:, None, None], shape)
     out = xr.Dataset(
         {
             "accuracy": (dims, per_class.mean(-1)),
@@ -97,8 +100,10 @@ def synthetic_results(
             ),
         },
         coords={
+            "target": ["label"],
             "layer": list(layers),
-            "method": list(methods),
+            "selection": list(selections),
+            "shots": ["all"],
             "fraction": list(fractions),
             "seed": list(range(n_seeds)),
             "l2": list(l2s),

@@ -10,11 +10,11 @@ from hypothesis.extra import numpy as hnp
 from probecache.analyze.sweeps.blocks import Block, missing_blocks
 from probecache.analyze.sweeps.plan import SweepPlan
 
-PLAN = SweepPlan(["a", "b"], [0.1, 0.5, 1], seeds=3, method=["random", "first"], l2=[1e-4, 1e-2])
+PLAN = SweepPlan(["a", "b"], [0.1, 0.5, 1], seeds=3, selection=["random", "first"], l2=[1e-4, 1e-2])
 
 
 def probes(block):
-    return list(product([block.layer], [block.method], block.fractions, block.seeds, block.l2s))
+    return list(product([block.layer], [block.selection], block.fractions, block.seeds, block.l2s))
 
 
 @settings(max_examples=60, deadline=None)
@@ -23,7 +23,7 @@ def test_blocks_cover_exactly_what_is_missing(missing, target):
     found = [
         p for block in missing_blocks(PLAN, missing, lambda b: b.n_probes, target) for p in probes(block)
     ]
-    axes = (PLAN.layer, PLAN.method, PLAN.fractions, PLAN.seeds, PLAN.l2)
+    axes = (PLAN.layer, PLAN.selection, PLAN.fractions, PLAN.seeds, PLAN.l2)
     wanted = {p for p, absent in zip(product(*axes), missing.ravel(), strict=True) if absent}
     assert len(found) == len(set(found))
     assert set(found) == wanted
@@ -34,12 +34,12 @@ def test_a_whole_plan_is_cut_along_seeds_only():
     for target in (0.5, 5, 1000):
         blocks = list(missing_blocks(PLAN, everything, lambda b: b.n_probes, target))
         assert all((block.fractions, block.l2s) == (PLAN.fractions, PLAN.l2) for block in blocks)
-    assert len(blocks) == 4  # one per layer and method
+    assert len(blocks) == 4  # one per layer and selection
 
 
-def test_methods_that_draw_nothing_are_fitted_once_for_all_seeds():
+def test_selections_that_draw_nothing_are_fitted_once_for_all_seeds():
     blocks = missing_blocks(PLAN, np.ones(PLAN.shape, bool), lambda b: b.n_probes, 0.5)
-    assert {len(b.seeds) for b in blocks if b.method == "first"} == {3}
+    assert {len(b.seeds) for b in blocks if b.selection == "first"} == {3}
 
 
 def test_halves_hold_the_same_probes_down_to_one():

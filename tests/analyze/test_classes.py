@@ -26,7 +26,7 @@ def test_gini_is_the_mean_absolute_difference():
 
 
 def test_a_class_without_test_samples_is_left_out():
-    results = synthetic_results(methods=("random",))
+    results = synthetic_results(selections=("random",))
     without = results.assign(class_accuracy=results.class_accuracy.where(results["class"] != "class 1"))
     fewer = results.isel({"class": [0, 2, 3]})
     got, expected = class_effects(without), class_effects(fewer)
@@ -37,17 +37,17 @@ def test_a_class_without_test_samples_is_left_out():
 
 
 def test_measures_are_per_seed_means_with_t_intervals():
-    results = synthetic_results(methods=("random", "pca"))
+    results = synthetic_results(selections=("random", "pca"))
     effects = class_effects(results)
     a = (
-        results.class_accuracy.sel({"method": "random", "fraction": 0.1})
+        results.class_accuracy.sel({"selection": "random", "fraction": 0.1})
         .squeeze()
         .transpose("seed", "class")
         .values
     )
-    got = effects.sel({"method": "random", "fraction": 0.1}).squeeze()
+    got = effects.sel({"selection": "random", "fraction": 0.1}).squeeze()
     full = (
-        results.class_accuracy.sel({"method": "random", "fraction": 1.0})
+        results.class_accuracy.sel({"selection": "random", "fraction": 1.0})
         .squeeze()
         .transpose("seed", "class")
         .values
@@ -62,11 +62,11 @@ def test_measures_are_per_seed_means_with_t_intervals():
         assert float(got[name + "_low"]) == pytest.approx(low)
         assert float(got[name + "_high"]) == pytest.approx(high)
     np.testing.assert_allclose(got.loss, (full - a).mean(0))
-    assert effects.loss.sel({"method": "random", "fraction": 1.0}).max() == pytest.approx(0, abs=1e-12)
+    assert effects.loss.sel({"selection": "random", "fraction": 1.0}).max() == pytest.approx(0, abs=1e-12)
 
 
 def test_hardest_hit_are_those_that_lose_most():
-    effects = class_effects(synthetic_results(methods=("random",), n_classes=6)).squeeze()
+    effects = class_effects(synthetic_results(selections=("random",), n_classes=6)).squeeze()
     worst = hardest_hit(effects, 0.1, count=3)
     loss = effects.loss.sel(fraction=0.1)
     assert worst["class"].values.tolist() == loss["class"].values[np.argsort(-loss.values)][:3].tolist()

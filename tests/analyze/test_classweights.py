@@ -61,12 +61,12 @@ def store(tmp_path_factory):
     return store
 
 
-@pytest.mark.parametrize("method", ["first", "pca"])
-def test_a_weighted_sweep_is_the_weighted_block_and_is_recorded(store, tmp_path, method):
-    plan = {"layer": "a", "fractions": [0.5, 1], "seeds": 1, "l2": 1e-2, "method": method}
+@pytest.mark.parametrize("selection", ["first", "pca"])
+def test_a_weighted_sweep_is_the_weighted_block_and_is_recorded(store, tmp_path, selection):
+    plan = {"layer": "a", "fractions": [0.5, 1], "seeds": 1, "l2": 1e-2, "selection": selection}
     swept = pc.sweep(store, **plan, class_weight={"hen": 3, "cat": 0.5}, out=tmp_path / "r")
     assert json.loads(swept.attrs["settings"])["class_weight"] == [["cat", 0.5], ["hen", 3.0]]
-    if method == "first":
+    if selection == "first":
         direct = fit_block(
             uneven(), np.arange(8)[None], np.array([4, 8]), np.array([1e-2]), class_weight=WEIGHTS["mapping"]
         )

@@ -22,14 +22,14 @@ def test_same_results_same_file(tmp_path, suffix):
 
 
 def test_draws_mean_over_seeds_and_full_layer():
-    results = synthetic_results(methods=("random", "pca"))
+    results = synthetic_results(selections=("random", "pca"))
     axis = score_figure(results, "accuracy", "accuracy").axes[0]
     lines = {line.get_label(): line for line in axis.get_lines()}
-    for method in ("random", "pca"):
-        want = results.accuracy.sel({"method": method}).mean("seed").squeeze()
-        np.testing.assert_allclose(lines[method].get_xdata(), results.fraction)
-        np.testing.assert_allclose(lines[method].get_ydata(), want)
-    full = results.accuracy.sel({"method": "random", "fraction": 1.0}).mean()
+    for selection in ("random", "pca"):
+        want = results.accuracy.sel({"selection": selection}).mean("seed").squeeze()
+        np.testing.assert_allclose(lines[selection].get_xdata(), results.fraction)
+        np.testing.assert_allclose(lines[selection].get_ydata(), want)
+    full = results.accuracy.sel({"selection": "random", "fraction": 1.0}).mean()
     np.testing.assert_allclose(lines["full layer"].get_ydata(), float(full))
     assert axis.get_xscale() == "log"
 
@@ -40,16 +40,18 @@ def test_text_in_svg_stays_text(tmp_path):
         assert f">{word}<" in svg
 
 
-def test_a_method_measured_at_some_fractions_only_is_drawn_there():
-    results = synthetic_results(methods=("random", "first"))
-    results.accuracy.loc[{"method": "first", "fraction": [0.05, 1.0]}] = np.nan
+def test_a_selection_measured_at_some_fractions_only_is_drawn_there():
+    results = synthetic_results(selections=("random", "first"))
+    results.accuracy.loc[{"selection": "first", "fraction": [0.05, 1.0]}] = np.nan
     axis = score_figure(results, "accuracy", "accuracy").axes[0]
     line = next(line for line in axis.get_lines() if line.get_label() == "first")
     assert list(line.get_xdata()) == [0.1, 0.2, 0.5]
 
 
 def test_band_is_student_t():
-    values = synthetic_results().accuracy.isel(layer=0, method=0, l2=0, fraction=slice(0, -1))
+    values = synthetic_results().accuracy.isel(
+        target=0, layer=0, selection=0, shots=0, l2=0, fraction=slice(0, -1)
+    )
     band = seed_band(values)
     low, high = stats.t.interval(0.95, 4, loc=values.mean("seed"), scale=stats.sem(values, axis=1))
     np.testing.assert_allclose(band["low"], low)

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from probecache.analyze.findings.claims import findings
-from tests.analyze.synthetic import synthetic_results
+from tests.analyze.synthetic import TEXTS, synthetic_results
 
 ROOT = Path(__file__).parents[2]
 
 
 def curves(**accuracy):
-    """Results whose accuracy is given per method over the fractions 0.1, 0.2, 0.5, 1, equal for all seeds."""
-    results = synthetic_results(methods=tuple(accuracy), fractions=(0.1, 0.2, 0.5, 1.0), n_classes=2)
-    for method, values in accuracy.items():
-        results["accuracy"].loc[{"method": method}] = np.array(values).reshape(1, 4, 1, 1)
+    """Results whose accuracy is given per selection over the fractions 0.1, 0.2, 0.5, 1, for all seeds."""
+    results = synthetic_results(selections=tuple(accuracy), fractions=(0.1, 0.2, 0.5, 1.0), n_classes=2)
+    for selection, values in accuracy.items():
+        results["accuracy"].loc[{"selection": selection}] = np.array(values).reshape(1, 1, 1, 4, 1, 1)
     return results
 
 
@@ -86,7 +86,7 @@ def test_projections_and_variance_are_told_beside_random():
 def test_probes_that_stopped_early_are_named():
     results = curves(random=[0.5, 0.6, 0.7, 0.8], pca=[0.5, 0.6, 0.7, 0.8])
     assert told(results, "health") == []
-    results["converged"].loc[{"method": "pca", "fraction": [0.1, 0.2], "seed": 0}] = False
+    results["converged"].loc[{"selection": "pca", "fraction": [0.1, 0.2], "seed": 0}] = False
     (finding,) = told(results, "health")
     assert finding.text.startswith(
         "2 of 40 probes stopped before they met the solver's tolerance (penultimate, pca: 2, 4 to 8 neurons)"
@@ -95,9 +95,9 @@ def test_probes_that_stopped_early_are_named():
 
 def test_gaps_are_told_and_what_was_not_asked_for_is_not():
     results = curves(random=[0.5, 0.6, 0.7, 0.8], pca=[0.5, 0.6, 0.7, 0.8])
-    results["accuracy"].loc[{"method": "pca"}] = np.nan
+    results["accuracy"].loc[{"selection": "pca"}] = np.nan
     assert told(results, "health") == []
-    results["accuracy"][0, 0, 1, 2, 0] = np.nan
+    results["accuracy"][0, 0, 0, 0, 1, 2, 0] = np.nan
     (finding,) = told(results, "health")
     assert finding.text.startswith("1 of 40 probes have no score")
 
@@ -111,7 +111,7 @@ def test_penultimate_is_the_main_layer_wherever_it_stands():
 def test_redundancy_command_prints_and_exports(tmp_path):
     results = synthetic_results(l2s=(1e-4, 1e-2))
     results["accuracy"][..., 1] = np.nan  # a sweep that is still on its way
-    text = {name: results[name].astype(np.dtypes.StringDType()) for name in ("layer", "method", "class")}
+    text = {name: results[name].astype(np.dtypes.StringDType()) for name in TEXTS}
     results.assign_coords(text).to_zarr(tmp_path / "r.zarr", consolidated=False)
     keep = ["--keep", "0.9", "--indices", str(tmp_path / "i.txt")]
     done = run("redundancy", str(tmp_path / "r.zarr"), "--delta", "0.9,0.8,0.9", *keep)

@@ -55,7 +55,7 @@ def test_a_knn_sweep_is_scikit_learns_neighbours(store, standardize, tmp_path):
             vote = KNeighborsClassifier(20, metric="cosine", weights=lambda far: np.exp((1 - far) / 0.07))
             model = vote.fit(train[:, columns], task.train_labels)
             mine = results.sel(
-                {"layer": "a", "method": "random", "fraction": fraction, "seed": seed}
+                {"layer": "a", "selection": "random", "fraction": fraction, "seed": seed}
             ).squeeze()
             assert float(mine["accuracy"]) == pytest.approx(model.score(test[:, columns], task.test_labels))
     assert results["objective"].isnull().all()
@@ -149,7 +149,7 @@ def test_constant_and_repeated_columns(tmp_path, probe):
     odd = np.hstack([x, x[:, :3], np.full((len(x), 2), 7.0)])
     both = [write(tmp_path / name, m[:200], y[:200], m[200:], y[200:]) for name, m in (("a", x), ("b", odd))]
     plain, with_odd = (
-        pc.sweep(s, layer="a", fractions=[1], seeds=1, probe=probe, l2=1e-4, method="first") for s in both
+        pc.sweep(s, layer="a", fractions=[1], seeds=1, probe=probe, l2=1e-4, selection="first") for s in both
     )
     assert abs(float((plain["accuracy"] - with_odd["accuracy"]).item())) < 0.12
     if probe in ("logistic", "ridge"):  # copies share a weight, so that its penalty falls

@@ -1,4 +1,4 @@
-"""Index lists of any sizes, nested in nothing: from Python and as methods of a sweep."""
+"""Index lists of any sizes, nested in nothing: from Python and as selections of a sweep."""
 
 import numpy as np
 import pytest
@@ -72,27 +72,28 @@ def store(tmp_path):
     return store
 
 
-def test_a_sweep_takes_several_lists_as_methods(store, tmp_path):
-    methods = []
+def test_a_sweep_takes_several_lists_as_selections(store, tmp_path):
+    selections = []
     for i, columns in enumerate(LISTS[:3]):
         file = tmp_path / f"{i}.txt"
         file.write_text("\n".join(map(str, columns)))
-        methods.append(f"index:{file}")
+        selections.append(f"index:{file}")
     ks = [len(columns) for columns in LISTS[:3]]
     plan = {"layer": "a", "fractions": [k / 64 for k in ks], "seeds": 2, "l2": L2}
-    results = pc.sweep(store, **plan, method=methods, out=tmp_path / "r").sel(layer="a", l2=L2)
+    results = pc.sweep(store, **plan, selection=selections, out=tmp_path / "r").sel(layer="a", l2=L2)
+    results = results.squeeze(["target", "shots"])
     task = digits()
-    for method, k, columns in zip(methods, ks, LISTS, strict=False):
-        mine = results.sel({"method": method}).isel(fraction=sorted(ks).index(k))
+    for selection, k, columns in zip(selections, ks, LISTS, strict=False):
+        mine = results.sel({"selection": selection}).isel(fraction=sorted(ks).index(k))
         accuracy, objective = peer(task, columns, "logistic")
         assert (mine["n_neurons"] == k).all()
         np.testing.assert_allclose(mine["objective"], [objective] * 2, rtol=1e-4)  # the same for each seed
         np.testing.assert_allclose(mine["accuracy"], [accuracy] * 2, atol=0.01)
 
 
-def test_a_list_that_was_edited_is_another_method(store, tmp_path):
+def test_a_list_that_was_edited_is_another_selection(store, tmp_path):
     file = tmp_path / "neurons.txt"
-    plan = {"layer": "a", "fractions": [0.1], "seeds": 1, "method": f"index:{file}", "out": tmp_path / "r"}
+    plan = {"layer": "a", "fractions": [0.1], "seeds": 1, "selection": f"index:{file}", "out": tmp_path / "r"}
     file.write_text("1\n2\n3\n")
     pc.sweep(store, **plan)
     file.write_text("1\n2\n4\n")
@@ -104,6 +105,6 @@ def test_a_list_that_does_not_fit_the_layer_is_one_line(store, tmp_path):
     file = tmp_path / "neurons.txt"
     file.write_text("1\n64\n")
     with pytest.raises(InputError, match="names neuron 64; the layer has 0 to 63") as caught:
-        pc.sweep(store, layer="a", fractions=[0.1], method=f"index:{file}", out=tmp_path / "r")
+        pc.sweep(store, layer="a", fractions=[0.1], selection=f"index:{file}", out=tmp_path / "r")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "r").exists()

@@ -46,7 +46,7 @@ def test_any_way_of_guessing_has_skill_zero(classes, seed):
 
 @pytest.mark.parametrize(("classes", "limit"), [(2, 0.525), (10, 0.145), (37, 0.0757), (1000, 0.0509)])
 def test_chance_is_a_twentieth_of_the_way_from_guessing_to_perfect(classes, limit):
-    results = synthetic_results(methods=("random",), fractions=(0.5, 1.0), n_seeds=2, n_classes=classes)
+    results = synthetic_results(selections=("random",), fractions=(0.5, 1.0), n_seeds=2, n_classes=classes)
     for accuracy, want in ((limit - 1e-3, True), (limit + 1e-3, False)):
         results["class_accuracy"][:] = accuracy
         assert bool(at_chance(results).all()) is want
@@ -54,7 +54,7 @@ def test_chance_is_a_twentieth_of_the_way_from_guessing_to_perfect(classes, limi
 
 
 def test_classes_without_a_test_sample_are_no_part_of_guessing():
-    results = synthetic_results(methods=("random",), n_classes=4)
+    results = synthetic_results(selections=("random",), n_classes=4)
     results["class_accuracy"][:] = [0.5, 0.5, np.nan, np.nan]  # two classes tested: half right is guessing
     assert at_chance(results).all()
 
@@ -94,9 +94,9 @@ def test_points_are_dr_and_the_score_at_the_critical_mass():
     for i in range(6):
         point = got.isel(point=i)
         results = studies[str(point.study.values)].sel(layer=str(point.layer.values))
-        found = redundancy(results, float(point.delta)).sel({"method": "random"}).squeeze()
+        found = redundancy(results, float(point.delta)).sel({"selection": "random"}).squeeze()
         assert float(point.dr) == float(found.dr)
-        at = results.sel({"method": "random", "fraction": float(found.critical_fraction)})
+        at = results.sel({"selection": "random", "fraction": float(found.critical_fraction)})
         assert float(point.score) == float(at.accuracy.mean())
     assert set(got.task.values) == {"cifar10", "pets"}
     for task in ("cifar10", "pets"):
@@ -104,7 +104,7 @@ def test_points_are_dr_and_the_score_at_the_critical_mass():
 
 
 def test_a_delta_that_is_never_reached_gives_no_point():
-    results = synthetic_results(methods=("random",))
+    results = synthetic_results(selections=("random",))
     assert pareto({"one": results}, deltas=(1.0,)).sizes["point"] == 1
     results["accuracy"][:] = np.nan
     assert pareto({"one": results}, deltas=(0.9,)).sizes["point"] == 0

@@ -10,6 +10,7 @@ from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.probes.folds import fold_numbers, held_out_rows, split_task
 from probecache.analyze.probes.select_l2 import fit_chosen
 from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.sweeps.plan import DIMS
 from probecache.analyze.tasks.task import Task
 from probecache.store.errors import FingerprintMismatch, InputError
 
@@ -150,14 +151,14 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize("probe", ["logistic", "ridge"])
 def test_a_sweep_with_l2_auto_keeps_the_dimension_and_names_the_choice(store, tmp_path, probe):
     plan = {"layer": "a", "fractions": [0.2, 1], "probe": probe, "l2": "auto", "l2_path": PATH}
-    first = pc.sweep(store, **plan, seeds=1, method=["random", "pca"], out=tmp_path / "r")
-    results = pc.sweep(store, **plan, seeds=2, method=["random", "pca"], out=tmp_path / "r")
-    assert results["accuracy"].dims == ("layer", "method", "fraction", "seed", "l2")
+    first = pc.sweep(store, **plan, seeds=1, selection=["random", "pca"], out=tmp_path / "r")
+    results = pc.sweep(store, **plan, seeds=2, selection=["random", "pca"], out=tmp_path / "r")
+    assert results["accuracy"].dims == DIMS
     assert results["l2"].values.tolist() == ["auto"]
     np.testing.assert_array_equal(results["seconds"].sel(seed=[0]), first["seconds"])  # not computed again
     task = blobs()
     direct, chosen = fit_chosen(task, permutation(20, 1)[None], np.array([4, 20]), PATH, probe=probe)
-    swept = results.sel({"method": "random", "seed": 1, "l2": "auto", "layer": "a"})
+    swept = results.sel({"selection": "random", "seed": 1, "l2": "auto", "layer": "a"}).squeeze()
     np.testing.assert_array_equal(swept["chosen_l2"], chosen[0, :, 0])
     np.testing.assert_allclose(swept["objective"], direct.objective[0, :, 0], rtol=1e-6)
     assert np.isin(results["chosen_l2"], PATH).all()
@@ -165,7 +166,7 @@ def test_a_sweep_with_l2_auto_keeps_the_dimension_and_names_the_choice(store, tm
         pc.sweep(store, **(plan | {"l2_path": [1e-3]}), seeds=1, out=tmp_path / "r")
     with pytest.raises(FingerprintMismatch, match="l2_choice"):
         pc.sweep(store, layer="a", fractions=[0.2], probe=probe, seeds=1, out=tmp_path / "r")
-    assert float(pc.redundancy(results)["dr"].isel(method=0).item()) <= 1
+    assert float(pc.redundancy(results)["dr"].isel(selection=0).item()) <= 1
 
 
 def test_a_layer_on_disk_chooses_as_in_memory(store, monkeypatch):

@@ -14,7 +14,7 @@ def test_scalars_are_lists_of_one_and_a_count_of_seeds_is_a_range():
     assert plan.layer == ("penultimate",)
     assert plan.fractions == (0.2,)
     assert plan.seeds == (0, 1, 2)
-    assert plan.shape == (1, 1, 1, 3, 1)
+    assert plan.shape == (1, 1, 1, 1, 1, 3, 1)
 
 
 def test_a_count_of_seeds_may_be_numpys():
@@ -45,7 +45,7 @@ def test_fractions_that_differ_in_the_last_bits_are_one():
         ({"probe": "logstic"}, "close names: logistic"),
         ({"solver": "tensorflow"}, "got solver 'tensorflow'"),
         ({"probe": "knn", "solver": "sklearn"}, "got solver 'sklearn' for a knn probe; only torch has it"),
-        ({"method": "randm"}, "close names: random"),
+        ({"selection": "randm"}, "close names: random"),
         ({"layer": []}, "got layer"),
         ({"train": ""}, "got train split"),
     ],

@@ -59,7 +59,7 @@ def test_the_probes_that_are_timed_are_those_of_the_results(store, change):
     subset = efficient_subset(results, 0.8)
     got = probe_time(results, subset, store, runs=2)
     full = float(
-        results["accuracy"].sel({"fraction": 1.0, "method": "random", "seed": int(subset.seed)}).max()
+        results["accuracy"].sel({"fraction": 1.0, "selection": "random", "seed": int(subset.seed)}).max()
     )
     assert float(got["accuracy"].sel(width="subset")) == pytest.approx(float(subset["score"]), abs=0.011)
     assert float(got["accuracy"].sel(width="full")) == pytest.approx(full, abs=0.011)

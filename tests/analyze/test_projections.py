@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.selections.projections import (
-    check_method,
+    check_selection,
     prepare,
     principal_components,
     random_basis,
@@ -35,8 +35,8 @@ def test_random_is_one_task_with_the_paper_s_permutations():
 
 def test_what_draws_nothing_is_fitted_once():
     task = make_task()
-    for method in ("first", "variance", "variance-least", "pca", "pca-least"):
-        (part,) = prepare(task, method, range(5))
+    for selection in ("first", "variance", "variance-least", "pca", "pca-least"):
+        (part,) = prepare(task, selection, range(5))
         assert part.orders.shape == (1, 14)
         assert part.seeds == (0, 1, 2, 3, 4)
     (part,) = prepare(task, "first", [0])
@@ -67,10 +67,10 @@ def test_pca_is_scikit_learn_s_fitted_on_train_alone(standardize):
     np.testing.assert_array_equal(principal_components(changed), principal_components(task))
 
 
-@pytest.mark.parametrize("method", ["pca", "pca-least"])
-def test_all_components_are_the_full_layer_s_probe(method):
+@pytest.mark.parametrize("selection", ["pca", "pca-least"])
+def test_all_components_are_the_full_layer_s_probe(selection):
     task = make_task()
-    (part,) = prepare(task, method, [0])
+    (part,) = prepare(task, selection, [0])
     options = {"sizes": np.array([14]), "l2s": np.array([1e-2]), "device": "cpu"}
     ours = fit_block(part.task, part.orders, **options)
     full = fit_block(task, np.arange(14)[None], **options)
@@ -150,8 +150,8 @@ def test_a_wrong_index_file_is_one_line(tmp_path, content, says):
     assert "\n" not in str(error.value)
 
 
-def test_unknown_methods():
-    with pytest.raises(InputError, match=r"got method 'pac'; close names: pca"):
+def test_unknown_selections():
+    with pytest.raises(InputError, match=r"got selection 'pac'; close names: pca"):
         list(prepare(make_task(), "pac", [0]))
     with pytest.raises(InputError, match=r"no file nowhere.txt"):
-        check_method("index:nowhere.txt")
+        check_selection("index:nowhere.txt")

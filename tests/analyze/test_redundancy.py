@@ -14,7 +14,7 @@ from tests.analyze.synthetic import synthetic_results
 
 
 def one_curve(table, sizes, full=None):
-    """Results of one layer and method: table (fraction, seed)."""
+    """Results of one layer and selection: table (fraction, seed)."""
     table = np.asarray(table, dtype=float)
     return xr.Dataset(
         {"accuracy": (("fraction", "seed"), table), "n_neurons": ("fraction", sizes)},
@@ -55,9 +55,11 @@ def test_smallest_means_smallest_even_where_a_later_size_dips():
     assert float(redundancy(results, 0.9, bootstrap=0).critical_mass) == 2
 
 
-@pytest.mark.parametrize("lost", [["seed"], ["layer", "method", "l2"], ["layer", "method", "seed", "l2"]])
+@pytest.mark.parametrize(
+    "lost", [["seed"], ["layer", "selection", "l2"], ["layer", "selection", "seed", "l2"]]
+)
 def test_squeezed_results_mean_the_same(lost):
-    results = synthetic_results(methods=("random",), n_seeds=1)
+    results = synthetic_results(selections=("random",), n_seeds=1)
     whole, got = redundancy(results, 0.9), redundancy(results.squeeze(lost), 0.9)
     for name in ("critical_mass", "dr", "full_score"):
         assert got[name].item() == whole[name].item()
@@ -88,30 +90,30 @@ def test_fractions_in_any_order_give_the_same():
     )
 
 
-def test_several_layers_methods_and_deltas_equal_one_at_a_time():
+def test_several_layers_selections_and_deltas_equal_one_at_a_time():
     results = synthetic_results(
-        layers=("blocks.3", "penultimate"), methods=("random", "pca"), l2s=(1e-4, 1e-2)
+        layers=("blocks.3", "penultimate"), selections=("random", "pca"), l2s=(1e-4, 1e-2)
     )
     deltas = [0.8, 0.9, 0.99]
     together = redundancy(results, deltas, bootstrap=50)
-    assert together.critical_mass.dims == ("delta", "layer", "method", "l2")
+    assert together.critical_mass.dims == ("delta", "target", "layer", "selection", "shots", "l2")
     for delta in deltas:
         for layer in results.layer.values:
             for l2 in results.l2.values:
-                alone = results.sel({"layer": layer, "method": "random", "l2": l2})
+                alone = results.sel({"layer": layer, "selection": "random", "l2": l2}).squeeze()
                 table = alone.accuracy.values
                 want = by_definition(table, alone.n_neurons.values[:, 0], delta)
-                cell = {"delta": delta, "layer": layer, "method": "random", "l2": l2}
-                assert float(together.critical_mass.sel(cell)) == want
+                cell = {"delta": delta, "layer": layer, "selection": "random", "l2": l2}
+                assert together.critical_mass.sel(cell).item() == want
 
 
 def test_the_full_layer_is_random_s_full_layer_and_a_projection_may_never_reach_it():
-    results = synthetic_results(methods=("random", "pca-least"))
-    results["accuracy"].loc[{"method": "pca-least"}] = 0.2
+    results = synthetic_results(selections=("random", "pca-least"))
+    results["accuracy"].loc[{"selection": "pca-least"}] = 0.2
     got = redundancy(results, 0.9).isel(layer=0, l2=0)
-    assert np.isnan(got.critical_mass.sel({"method": "pca-least"}))
-    assert np.isnan(got.dr.sel({"method": "pca-least"}))
-    assert got.critical_mass.sel({"method": "random"}) > 0
+    assert np.isnan(got.critical_mass.sel({"selection": "pca-least"}))
+    assert np.isnan(got.dr.sel({"selection": "pca-least"}))
+    assert got.critical_mass.sel({"selection": "random"}) > 0
 
 
 def test_the_interval_brackets_the_estimate_and_changes_sides_for_dr():

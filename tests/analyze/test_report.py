@@ -21,7 +21,7 @@ from probecache.analyze.findings.redundancy import redundancy
 from probecache.analyze.report.write import report_files, write_report
 from probecache.analyze.similarity.cka import cka
 from probecache.store.errors import DamagedStore, InputError
-from tests.analyze.synthetic import MemoryStore, features, synthetic_results
+from tests.analyze.synthetic import TEXTS, MemoryStore, features, synthetic_results
 
 TABS = ["findings", "accuracy", "redundancy", "classes", "layers", "similarity", "provenance"]
 
@@ -29,12 +29,12 @@ TABS = ["findings", "accuracy", "redundancy", "classes", "layers", "similarity",
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    methods = ("random", "pca", "pca-least")
+    selections = ("random", "pca", "pca-least")
     studies = {
         "Lite0 / <b>CIFAR</b>": synthetic_results(
-            layers=("blocks.3", "penultimate"), methods=methods, n_classes=10
+            layers=("blocks.3", "penultimate"), selections=selections, n_classes=10
         ),
-        "Lite1 / Pets": synthetic_results(methods=methods, n_classes=2),
+        "Lite1 / Pets": synthetic_results(selections=selections, n_classes=2),
     }
     store = MemoryStore({("test", "penultimate"): features(n=100, d=40)})
     similarity = cka(store, layer="penultimate", split="test", fractions=(0.1, 0.5, 1.0), seeds=3)
@@ -192,12 +192,12 @@ def test_numbers_of_the_page_are_those_of_the_results(report):
     )
     results = studies["Lite1 / Pets"]
     layer = payload["studies"][1]["layers"][0]
-    curve = next(m for m in layer["methods"] if m["name"] == "pca")
+    curve = next(m for m in layer["selections"] if m["name"] == "pca")
     assert curve["mean"] == pytest.approx(
-        results.accuracy.sel({"method": "pca"}).mean("seed").squeeze().values, abs=1e-6
+        results.accuracy.sel({"selection": "pca"}).mean("seed").squeeze().values, abs=1e-6
     )
-    found = redundancy(results, 0.9).sel({"method": "random"}).squeeze()
-    random = next(m for m in layer["methods"] if m["name"] == "random")
+    found = redundancy(results, 0.9).sel({"selection": "random"}).squeeze()
+    random = next(m for m in layer["selections"] if m["name"] == "random")
     assert random["critical_mass"] == float(found.critical_mass)
     assert random["dr"] == pytest.approx(float(found.dr), abs=1e-6)
 
@@ -265,8 +265,8 @@ def test_files_beside_the_page(report):
             assert (folder / f"figures/Lite0-b-CIFAR-b/{name}.{end}").stat().st_size > 2000
     table = pd.read_csv(folder / "tables/Lite1-Pets-accuracy.csv")
     assert len(table) == studies["Lite1 / Pets"].accuracy.size
-    row = table[(table.method == "pca") & (table.fraction == 0.2) & (table.seed == 3)].iloc[0]
-    want = studies["Lite1 / Pets"].accuracy.sel({"method": "pca", "fraction": 0.2, "seed": 3}).item()
+    row = table[(table.selection == "pca") & (table.fraction == 0.2) & (table.seed == 3)].iloc[0]
+    want = studies["Lite1 / Pets"].accuracy.sel({"selection": "pca", "fraction": 0.2, "seed": 3}).item()
     assert row.accuracy == pytest.approx(want, rel=1e-5)
     page = (folder / "index.html").read_text()
     for link in re.findall(r'href="((?:tables|figures)/[^"]+)"', page):
@@ -276,7 +276,7 @@ def test_files_beside_the_page(report):
 def test_report_command_on_results_and_cka_folders(tmp_path):
     results = synthetic_results()
     results.attrs["fingerprint"] = "penultimate: aaa+digest-of-test-penultimate"
-    text = {name: results[name].astype(np.dtypes.StringDType()) for name in ("layer", "method", "class")}
+    text = {name: results[name].astype(np.dtypes.StringDType()) for name in TEXTS}
     results.assign_coords(text).to_zarr(tmp_path / "lite0__cifar10.zarr", consolidated=False)
     store = MemoryStore({("test", "penultimate"): features(n=100, d=40)})
     similarity = cka(store, layer="penultimate", split="test", fractions=(0.1, 1.0), seeds=2)
@@ -312,8 +312,8 @@ def test_what_is_no_results_is_refused_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize("fractions", [(1.0,), (0.2, 1.0)])
 @pytest.mark.parametrize("n_seeds", [1, 3])
 def test_the_smallest_results_make_a_report(tmp_path, fractions, n_seeds):
-    """One layer, method and l2, and perhaps one fraction and seed: nothing may be squeezed away."""
-    results = synthetic_results(methods=("random",), fractions=fractions, n_seeds=n_seeds, n_classes=2)
+    """One layer, selection and l2, and perhaps one fraction and seed: nothing may be squeezed away."""
+    results = synthetic_results(selections=("random",), fractions=fractions, n_seeds=n_seeds, n_classes=2)
     assert write_report({"a": results}, tmp_path).is_file()
 
 

@@ -53,14 +53,14 @@ def test_a_sweep_is_the_probes_fitted_one_layer_and_seed_at_a_time(store):
     l2s = [1e-3, 1e-1]
     results = pc.sweep(store, layer=["wide", "narrow.1"], fractions=FRACTIONS, seeds=2, l2=l2s, device="cpu")
     assert results["accuracy"].dims == DIMS
-    assert results["accuracy"].shape == (2, 1, 3, 2, 2)
+    assert results["accuracy"].shape == (1, 2, 1, 1, 3, 2, 2)
     for layer in ("wide", "narrow.1"):
         task = load_task(store, layer)
         d = task.n_neurons
         for seed in (0, 1):
             order = permutation(d, seed)
             direct = fit_block(task, order[None], sizes(FRACTIONS, d), np.array(l2s), device="cpu")
-            swept = results.sel({"layer": layer, "method": "random", "seed": seed})
+            swept = results.sel({"layer": layer, "selection": "random", "seed": seed}).squeeze()
             for name in ("accuracy", "objective", "n_iter", "converged"):
                 np.testing.assert_array_equal(swept[name], getattr(direct, name)[0])
             np.testing.assert_allclose(swept["class_accuracy"], direct.class_accuracy[0], rtol=1e-6)
@@ -98,7 +98,7 @@ GROWN = {
     "fractions": {"fractions": [0.1, 0.3, 0.5, 1.0]},
     "l2": {"l2": [1e-4, 1e-2]},
     "layer": {"layer": ["wide", "narrow.1"]},
-    "method": {"method": ["random", "first"]},
+    "selection": {"selection": ["random", "first"]},
     "all": {"seeds": [5, 0, 1], "fractions": [0.3, 0.5], "l2": [1e-2, 1e-4], "layer": ["narrow.1", "wide"]},
 }
 
@@ -131,12 +131,12 @@ def test_block_size_does_not_change_a_number(store, monkeypatch):
     xr.testing.assert_identical(one.drop_vars("seconds").drop_attrs(), many.drop_vars("seconds").drop_attrs())
 
 
-def test_methods_that_draw_nothing_give_every_seed_the_same_probe(store):
-    results = pc.sweep(store, layer="wide", fractions=[0.5], seeds=3, method=["first", "pca", "randproj"])
+def test_selections_that_draw_nothing_give_every_seed_the_same_probe(store):
+    results = pc.sweep(store, layer="wide", fractions=[0.5], seeds=3, selection=["first", "pca", "randproj"])
     values = results["objective"].squeeze(["layer", "fraction", "l2"])
     spread = values.max("seed") - values.min("seed")  # a standard deviation of equal values need not be 0
-    assert (spread.sel({"method": ["first", "pca"]}) == 0).all()
-    assert spread.sel({"method": "randproj"}) > 0
+    assert (spread.sel({"selection": ["first", "pca"]}) == 0).all()
+    assert spread.sel({"selection": "randproj"}) > 0
 
 
 def test_ridge_sweeps_too(store):

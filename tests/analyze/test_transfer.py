@@ -12,8 +12,8 @@ from tests.analyze.synthetic import synthetic_results
 
 @pytest.mark.parametrize("keep", [0.7, 0.9, 0.95, 1.0])
 def test_is_the_smallest_by_brute_force(keep):
-    results = synthetic_results(methods=("random", "pca"))
-    curve = results.accuracy.sel({"method": "random"}).squeeze()  # (fraction, seed)
+    results = synthetic_results(selections=("random", "pca"))
+    curve = results.accuracy.sel({"selection": "random"}).squeeze()  # (fraction, seed)
     full = float(curve.sel(fraction=1.0).mean())
     good = [
         (float(f), -float(curve.sel(fraction=f, seed=s)), s)
@@ -31,7 +31,7 @@ def test_is_the_smallest_by_brute_force(keep):
 
 
 def test_the_index_file_reads_back(tmp_path):
-    got = efficient_subset(synthetic_results(methods=("random",)), 0.9)
+    got = efficient_subset(synthetic_results(selections=("random",)), 0.9)
     path = write_indices(got, tmp_path / "deep" / "neurons.txt")
     np.testing.assert_array_equal(read_indices(path, 40), got.neuron)
     assert path.read_text().startswith(f"# {len(got.neuron)} of 40 neurons of penultimate, seed")
@@ -44,11 +44,11 @@ def test_wrong_input():
     with pytest.raises(InputError, match=r"got layer 'blocks.9'; the results hold blocks.3, penultimate"):
         efficient_subset(results, layer="blocks.9")
     with pytest.raises(InputError, match="subsets can be exported for random"):
-        efficient_subset(results, layer="blocks.3", method="pca")
+        efficient_subset(results, layer="blocks.3", selection="pca")
     with pytest.raises(InputError, match="keep 0 is outside"):
         efficient_subset(results, 0)
 
 
 def test_one_fraction_and_one_seed():
-    got = efficient_subset(synthetic_results(methods=("random",), fractions=(1.0,), n_seeds=1), 0.9)
+    got = efficient_subset(synthetic_results(selections=("random",), fractions=(1.0,), n_seeds=1), 0.9)
     assert got.neuron.values.tolist() == permutation(40, 0).tolist()
