@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from probecache.store.importing import commands as importing
+
 
 def import_arrays(
     store: Annotated[
@@ -143,11 +145,12 @@ def parse_rows(text: str) -> tuple[int, int]:
 
 def _lines(path: Path, what: str) -> list[str]:
     from probecache.store.errors import InputError
+    from probecache.store.importing.tables.text import read_lines
 
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{what}: cannot read {str(path)!r} as text: {error}") from None
+        return read_lines(path)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
 
 
 def subset(
@@ -177,4 +180,5 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "verify": verify,
     "repair": repair,
     "subset": subset,
+    **importing.COMMANDS,
 }

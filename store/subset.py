@@ -11,6 +11,7 @@ from probecache.store.errors import InputError, close_names
 from probecache.store.fingerprint import Fingerprint, digest
 from probecache.store.reader import Store, open_store
 from probecache.store.writer import open_writer
+from probecache.store.writing.targets import store_targets
 
 
 def write_subset(
@@ -24,7 +25,7 @@ def write_subset(
     """Copy `columns` of one layer, in the order given, of every split (or `splits`) that has it, to the
     store `out`.
 
-    Labels, sample identity, status, dtype and the fingerprint come along; the layer's attributes also say
+    Targets, sample identity, status, dtype and the fingerprint come along; the layer's attributes also say
     which columns were kept (`columns`: their digest, `of`: the layer's size). Read and written shard by
     shard; killed, the same call goes on. `layer` may be left out where the store has one.
 
@@ -59,6 +60,7 @@ def write_subset(
                 rows = source.matrix(split, name, kept, (shard.start, shard.stop))
                 writer.write(shard, {name: rows}, labels[at], samples[at], status[at])
             writer.finish()
+        store_targets(writer.files, split, [source.target(split, t) for t in source.targets(split)[1:]])
     return open_store(out)
 
 

@@ -70,7 +70,8 @@ def make_target(
     InputError for what could be read in two ways: -1 beside 1 only, whole numbers below -1.
     """
     check_target_name(name)
-    cells = _cells(name, values)
+    values, names = _unnested(name, values, names)
+    cells = _cells(name, values, kind)
     whole = cells.dtype.kind in "iub"
     if kind is None:
         kind = "numbers" if cells.dtype.kind == "f" else "classes" if cells.ndim == 1 else "labels"
@@ -103,7 +104,34 @@ def make_target(
     return Target(name, kind, numbers, called)
 
 
-def _cells(name: str, values: Any) -> Array:
+def _unnested(name: str, values: Any, names: Sequence[str] | None) -> tuple[Any, Sequence[str] | None]:
+    """Lists in cells as columns: several texts are labels that a row has, several numbers columns of it."""
+    several = list | tuple | set | frozenset | np.ndarray
+    if not isinstance(values, list | np.ndarray) or not any(isinstance(v, several) for v in values):
+        return values, names
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return values, names
+    rows = [v if isinstance(v, several) else None for v in values]
+    if any(row is None and v is not None for row, v in zip(rows, values, strict=True)):
+        raise InputError(f"target {name!r} mixes lists and single values: use one of them")
+    if all(isinstance(cell, str) for row in rows if row is not None for cell in row):
+        found = sorted({cell for row in rows if row is not None for cell in row})
+        called = list(names) if names is not None else found
+        if not found or set(found) - set(called):
+            raise InputError(f"target {name!r}: its lists hold no label, or one beside those given")
+        has = [[-1] * len(called) if row is None else [int(label in row) for label in called] for row in rows]
+        return np.array(has, np.int8), called
+    widths = {len(row) for row in rows if row is not None}
+    if len(widths) != 1:
+        raise InputError(
+            f"target {name!r} holds lists of {min(widths)} to {max(widths)} values: use one length"
+        )
+    empty = [None] * widths.pop()
+    flat = [list(row) if row is not None else empty for row in rows]
+    return np.array(flat, object if empty in flat else None), names
+
+
+def _cells(name: str, values: Any, kind: str | None) -> Array:
     """(rows,) or (rows, columns): whole numbers, booleans, floats, or objects that are texts and None."""
     if getattr(values, "is_floating_point", None) is not None:  # torch's
         values = values.detach().cpu().numpy()
@@ -111,8 +139,8 @@ def _cells(name: str, values: Any) -> Array:
     array = values.to_numpy(object) if missing is not None and not _plain(values) else np.asarray(values)
     if array.ndim not in (1, 2):
         raise InputError(f"target {name!r} has shape {array.shape}: use (samples,) or (samples, columns)")
-    if array.dtype.kind == "T" or array.dtype.kind == "U":
-        array = array.astype(object)
+    if array.dtype.kind in "TU":  # of a list, whose numbers numpy has made texts
+        array = np.asarray(values, object)
     if array.dtype.kind != "O":
         if array.dtype.kind not in "iubf":
             raise InputError(f"target {name!r} holds {array.dtype}: use text, whole numbers or numbers")
@@ -130,9 +158,12 @@ def _cells(name: str, values: Any) -> Array:
     if all(isinstance(v, bool | np.bool_) for v in known) or all(
         isinstance(v, int | np.integer) and not isinstance(v, bool) for v in known
     ):
+        if kind == "numbers":
+            return np.where(gone, np.nan, array).astype(np.float64)
         if known.min() < 0 and gone.any():
             raise InputError(
-                f"target {name!r} holds {known.min()} beside missing cells: which is unlabelled?"
+                f"target {name!r} holds {known.min()} beside missing cells: which is unlabelled? "
+                "(kind numbers takes any)"
             )
         try:
             return np.where(gone, -1, array).astype(np.int64)

@@ -34,6 +34,8 @@ def store_targets(files: Files, name: str, targets: Sequence[Target], overwrite:
     Killed at any point, the split reads as before and the same call completes it. FingerprintMismatch if a
     stored target of the same name holds other values or names, unless `overwrite`.
     """
+    if not targets:
+        return
     split = catalog.read_split(files, name)
     n, layers = split.geometry.n_samples, catalog.layer_names(files, split)
     for target in targets:
@@ -140,7 +142,8 @@ def _only_writer(files: Files, split: str) -> Iterator[None]:
     try:
         claims.take([TARGETS])
     except InputError as error:
-        raise InputError(str(error).replace(f"shard {TARGETS}", "the targets", 1)) from None
+        told = str(error).replace(f"shard {TARGETS}", "the targets", 1).replace(" is being", " are being", 1)
+        raise InputError(told) from None
     try:
         yield
     finally:

@@ -1,6 +1,10 @@
 """Targets beside `label`: written, matched by name, read, checked, grown and copied."""
 
+import contextlib
 import shutil
+import uuid
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -9,9 +13,13 @@ import xarray as xr
 import zarr
 
 import probecache as pc
+from probecache.store.claims import Claims
 from probecache.store.repair import repair
+from probecache.store.storage import local, writer_identity
+from probecache.store.subset import write_subset
 from probecache.store.targets import make_target
 from probecache.store.verify import verify
+from probecache.store.writing.targets import TARGETS
 
 N = 20
 RNG = np.random.default_rng(0)
@@ -111,7 +119,7 @@ def test_a_digest_changes_with_any_value_or_name(store):
 
 
 def test_written_again_is_the_same_and_other_values_are_refused(store):
-    before = {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()}
+    before = files_of(store.path)
     pc.write_targets(store, split="train", targets=GIVEN)
     changed = GIVEN["color"].copy()
     changed[13] = 0
@@ -119,7 +127,7 @@ def test_written_again_is_the_same_and_other_values_are_refused(store):
         pc.write_targets(store, split="train", targets={"new": GIVEN["age"], "color": changed})
     with pytest.raises(pc.FingerprintMismatch, match="stored are classes of 3"):
         pc.write_targets(store, split="train", targets={"color": GIVEN["age"]})
-    assert {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()} == before
+    assert files_of(store.path) == before
     pc.write_targets(store, split="train", targets={"color": GIVEN["age"]}, overwrite=True)
     np.testing.assert_array_equal(store.target("train", "color").values[:, 0], GIVEN["age"])
     assert list(verify(store.path)) == []
@@ -142,7 +150,7 @@ def test_a_split_that_grew_lacks_the_new_rows_until_the_same_command_runs(store)
 @pytest.mark.parametrize("piece", ["color/c/1", "attributes/c/2/0", "color/zarr.json", "label/zarr.json"])
 @pytest.mark.parametrize("how", ["flip", "lost"])
 def test_damage_is_named_and_repaired(store, piece, how):
-    whole = {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()}
+    whole = files_of(store.path)
     path = store.files.root / "train" / piece
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 4
@@ -153,7 +161,7 @@ def test_damage_is_named_and_repaired(store, piece, how):
     repair(store.path)
     pc.write_targets(store.path, split="train", targets=GIVEN)
     assert list(verify(store.path)) == []
-    assert {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()} == whole
+    assert files_of(store.path) == whole
 
 
 def test_a_target_and_a_layer_never_share_a_name(store):
@@ -193,10 +201,10 @@ BAD = [
 
 @pytest.mark.parametrize(("targets", "says"), BAD, ids=[says for _, says in BAD])
 def test_bad_targets_are_refused_and_change_nothing(store, targets, says):
-    before = {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()}
+    before = files_of(store.path)
     with pytest.raises(pc.InputError, match=says.replace("(", r"\(")):
         pc.write_targets(store, split="train", targets=targets)
-    assert {p: p.read_bytes() for p in sorted((store.files.root).rglob("*")) if p.is_file()} == before
+    assert files_of(store.path) == before
 
 
 def test_an_unknown_target_names_those_that_are_close(store):
@@ -233,6 +241,108 @@ def test_what_values_are_taken_for(tmp_path, values, kind, seen, stored, names):
     assert (target.kind, target.names) == (seen, names)
     np.testing.assert_array_equal(target, stored)
     assert not target.labelled[(np.asarray(stored) == -1).reshape(len(stored), -1).any(axis=1)].any()
+
+
+class Killed(BaseException):
+    """What stands for SIGKILL: nothing catches it, and nothing is tidied up afterwards."""
+
+
+class dying:
+    """A context in which the kill-th call that changes the disk raises Killed, as does every one after it."""
+
+    def __init__(self, kill):
+        self.left = kill
+        self.patches = [
+            mock.patch(f"probecache.store.{name}.mark", self.mark) for name in ("storage.local", "claims")
+        ]
+        for name in ("replace", "unlink", "link", "fsync", "makedirs"):
+            self.patches.append(mock.patch.object(local.os, name, self.counted(getattr(local.os, name))))
+
+    @staticmethod
+    def mark():
+        """Of this machine, of no process: what it leaves is a dead writer's."""
+        return f"{writer_identity._here()}-4194399-0-{uuid.uuid4().hex[:8]}"
+
+    def counted(self, call):
+        def counting(*arguments, **options):
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return call(*arguments, **options)
+
+        return counting
+
+    def __enter__(self):
+        for patch in self.patches:
+            patch.start()
+
+    def __exit__(self, *_):
+        for patch in self.patches:
+            patch.stop()
+
+
+def files_of(path):
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(Path(path).rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("case", ["new", "replaced", "grown"])
+def test_killed_at_any_call_the_store_reads_and_the_same_call_completes_it(original, tmp_path, case):
+    """At every third system call of the writing, until it ends by itself."""
+    n = 30 if case == "grown" else N
+    values = np.arange(n) % 3 if case != "replaced" else np.arange(n) % 2
+    name = "other" if case == "new" else "color"
+    shutil.copytree(original, tmp_path / "begin")
+    if case == "grown":
+        features(tmp_path / "begin", n)
+
+    def label(path):
+        pc.write_targets(path, split="train", targets={name: values}, overwrite=case == "replaced")
+
+    shutil.copytree(tmp_path / "begin", tmp_path / "whole")
+    label(tmp_path / "whole")
+    whole = files_of(tmp_path / "whole")
+    old = pc.open_store(tmp_path / "begin", partial=True)
+    known = old.target("train", name).values if name in old.targets("train") else None
+    for kill in range(0, 200, 3):
+        path = tmp_path / f"k{kill}"
+        shutil.copytree(tmp_path / "begin", path)
+        done = False
+        with contextlib.suppress(Killed), dying(kill):
+            label(path)
+            done = True
+        store = pc.open_store(path)
+        assert store.matrix("train", "l").shape == (n, 3)
+        try:
+            found = store.target("train", name).values
+            assert np.array_equal(found, values) or np.array_equal(found, known)
+        except pc.UnfinishedSplit:
+            assert case != "new"
+        except pc.InputError:
+            assert case == "new"
+        xr.open_datatree(path, engine="zarr").close()
+        label(path)
+        assert files_of(path) == whole
+        shutil.rmtree(path)
+        if done:
+            break
+    assert 10 < kill < 199
+
+
+def test_two_writers_of_targets_are_refused(store):
+    claims = Claims(store.files, "train")
+    claims.take([TARGETS])
+    with pytest.raises(pc.InputError, match=r"the targets of split 'train' .* are being written by process"):
+        pc.write_targets(store, split="train", targets={"other": GIVEN["color"]})
+    claims.close()
+    pc.write_targets(store, split="train", targets={"other": GIVEN["color"]})
+
+
+def test_a_subset_keeps_the_targets(store, tmp_path):
+    kept = write_subset(store, np.array([2, 0]), tmp_path / "kept")
+    assert kept.targets("train") == store.targets("train")
+    for name in kept.targets("train"):
+        np.testing.assert_array_equal(kept.target("train", name), store.target("train", name))
+        assert kept.target_digest("train", name) == store.target_digest("train", name)
 
 
 def test_a_copy_of_the_store_reads_the_same(store, tmp_path):
