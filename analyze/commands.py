@@ -124,6 +124,71 @@ def report(
     print(f"figures: {out / 'figures'}\ntables: {out / 'tables'}")
 
 
+def fit(
+    store: str = typer.Argument(help="Store to read."),
+    layer: str = typer.Option(..., "--layer", help="Layer."),
+    out: Path = typer.Option(..., "--out", help="File to write: PROBE.safetensors."),
+    train: str = typer.Option("train", "--train", help="Split to fit on."),
+    l2: str = typer.Option("1e-4", "--l2", help="Penalty, or auto."),
+    fraction: float = typer.Option(1.0, "--fraction", help="Share of the neurons, in (0, 1]."),
+    seed: int = typer.Option(0, "--seed", help="Draws the neurons, and the rows where --shots are few."),
+    selection: str = typer.Option("random", "--selection", help="How neurons are picked."),
+    shots: str = typer.Option("all", "--shots", help="Rows per class, a share of them, or all."),
+    probe: str = typer.Option("logistic", "--probe", help="logistic, ridge or sgd."),
+    class_weight: str = typer.Option(None, "--class-weight", help="balanced, or cat=2,dog=0.5."),
+    standardize: bool = typer.Option(True, "--standardize/--no-standardize", help="By train's moments."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
+) -> None:
+    """Fit one probe of a sweep's coordinates and keep its weights, for `predict` or your own code."""
+    from probecache.analyze.probes.deploy import fit_probe
+    from probecache.store.errors import InputError
+
+    if out.exists():
+        raise InputError(f"{out} exists already: name another --out, or remove it")
+    found = fit_probe(
+        store,
+        layer=layer,
+        train=train,
+        l2=_number(l2),
+        fraction=fraction,
+        seed=seed,
+        selection=selection,
+        shots=shots,
+        probe=probe,
+        class_weight=_weights(class_weight),
+        standardize=standardize,
+        device=device,
+    )
+    found.save(out)
+    about = found.provenance
+    print(f"{found!r}: {about['rows']} rows of {about['split']}, l2 {about['l2']}")
+    if about["converged"] != "True":
+        print("the solver stopped before it met its tolerance")
+    print(f"written: {out}")
+
+
+def predict(
+    probe: Path = typer.Argument(help="File that `probecache fit` wrote."),
+    store: str = typer.Argument(help="Store to read."),
+    split: str = typer.Option(..., "--split", help="Split to predict."),
+    out: Path = typer.Option(..., "--out", help="FILE.csv or FILE.parquet."),
+    layer: str = typer.Option(None, "--layer", help="Layer  [the probe's own]"),
+) -> None:
+    """Predict a split with a fitted probe: a row per sample, with its name."""
+    from probecache.analyze.probes.deploy import check_table, predict_split, write_table
+    from probecache.analyze.probes.fitted import load_probe
+
+    check_table(out)
+    found = load_probe(probe)
+    table = predict_split(found, store, split, layer=layer)
+    write_table(table, out)
+    if found.kind == "classes" and "label" in table and table["label"].isin(found.classes).all():
+        print(f"{len(table)} rows, {(table['label'] == table['predicted']).mean():.2%} as labelled")
+    else:
+        print(f"{len(table)} rows")
+    print(f"written: {out}")
+
+
 def _list(text: str | None) -> list[Any] | None:
     return None if text is None else [_number(part.strip()) for part in text.split(",") if part.strip()]
 
@@ -148,6 +213,8 @@ def _number(text: str) -> Any:
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "sweep": sweep,
+    "fit": fit,
+    "predict": predict,
     "cka": cka,
     "redundancy": redundancy,
     "report": report,

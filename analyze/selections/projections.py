@@ -38,11 +38,13 @@ class Prepared:
 
     orders: int64 (len(seeds), d); or (1, d) where the selection draws nothing, so that every seed is the same
     probe.
+    basis: float64 (d, r) where the columns are rotated: standardised features times it.
     """
 
     task: Task
     orders: np.ndarray
     seeds: tuple[int, ...]
+    basis: np.ndarray | None = None
 
 
 def prepare(
@@ -68,12 +70,13 @@ def prepare(
         for seed in seeds:
             # rotate() standardises first; the random matrix acts on centred features, as the paper's does.
             basis = random_basis(d, seed) * task.scale[:, None]
-            yield Prepared(rotate(task, basis), np.arange(d)[None], (seed,))
+            yield Prepared(rotate(task, basis), np.arange(d)[None], (seed,), basis)
     elif selection in ("pca", "pca-least"):
         basis = principal_components(task, least=selection == "pca-least", standardize=standardize)
-        rotated = rotate(task, basis if standardize else basis * task.scale[:, None])
+        basis = basis if standardize else basis * task.scale[:, None]
+        rotated = rotate(task, basis)
         plain = replace(rotated, mean=np.zeros(d, np.float32), scale=np.ones(d, np.float32))
-        yield Prepared(plain, np.arange(d)[None], seeds)
+        yield Prepared(plain, np.arange(d)[None], seeds, basis)
     else:
         yield Prepared(task, _order(task, selection)[None], seeds)
 

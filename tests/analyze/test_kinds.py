@@ -64,14 +64,14 @@ def test_a_knn_sweep_is_scikit_learns_neighbours(store, standardize, tmp_path):
 
 
 def test_an_sgd_sweep_is_the_papers_loop(store):
-    results = pc.sweep(store, layer="a", fractions=[1], seeds=1, probe="sgd")
+    results = pc.sweep(store, layer="a", fractions=[0.5, 1], seeds=1, probe="sgd").isel(fraction=[1])
     task, order = load_task(store, "a"), permutation(16, 0)
     x, test = (
         torch.from_numpy(((m - task.mean) / task.scale)[:, order]).float() for m in (task.train, task.test)
     )
     labels = torch.from_numpy(task.train_labels)
+    start = (2 * torch.rand(17, 3, generator=torch.Generator().manual_seed(0)) - 1).T / 4
     generator = torch.Generator().manual_seed(0)
-    start = (2 * torch.rand(1, 3, 17, generator=generator) - 1)[0] / 4
     layer = torch.nn.Linear(16, 3)
     with torch.no_grad():
         layer.weight.copy_(start[:, 1:])

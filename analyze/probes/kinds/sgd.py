@@ -47,9 +47,11 @@ def fit_sgd(
     device = panels.device
     x = torch.cat([panel.of(0) for panel in panels], dim=1)  # (w, n)
     n, widths = x.shape[1], torch.from_numpy(sizes + 1).to(device)
-    generator = torch.Generator().manual_seed(seed)
     parts = segments(widths.tolist())
-    w = torch.rand(len(sizes), truth.shape[0], panels.width, generator=generator).to(device)
+    # By column, from a generator of its own: a probe starts and goes on the same whatever others are fitted.
+    drawn = torch.rand(panels.width, truth.shape[0], generator=torch.Generator().manual_seed(seed)).T
+    w = drawn.repeat(len(sizes), 1, 1).to(device)
+    generator = torch.Generator().manual_seed(seed)
     mask = torch.arange(panels.width, device=device) < widths[:, None, None]
     w = (2 * w - 1) / (widths - 1).sqrt()[:, None, None] * mask
     mean_weight = 1.0 if weights is None else float(weights.mean())

@@ -1,0 +1,223 @@
+"""Fit the one probe of a sweep's coordinates, and predict a split of a store with it."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import torch
+
+import probecache
+from probecache.analyze.probes.fit import BlockResult, fit_block
+from probecache.analyze.probes.fitted import FittedProbe
+from probecache.analyze.probes.select_l2 import fit_chosen
+from probecache.analyze.selections.projections import Prepared, prepare
+from probecache.analyze.selections.subsets import check_seeds, sizes
+from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight, weigh_classes
+from probecache.analyze.tasks.rows import rows_of
+from probecache.analyze.tasks.shots import check_shots, take_shots
+from probecache.analyze.tasks.task import Task, load_task
+from probecache.store.errors import InputError
+from probecache.store.fingerprint import canonical, require_equal
+from probecache.store.layout import OK
+from probecache.store.reader import open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from probecache.store.reader import Store
+
+
+def fit_probe(
+    store: "Store | str | os.PathLike[str]",
+    *,
+    layer: str,
+    train: str = "train",
+    l2: float | str = 1e-4,
+    fraction: float = 1.0,
+    seed: int = 0,
+    selection: str = "random",
+    shots: int | float | str = "all",
+    probe: str = "logistic",
+    standardize: bool = True,
+    class_weight: ClassWeight = None,
+    device: str = "auto",
+    memory_limit: int | None = None,
+    **options: Any,
+) -> FittedProbe:
+    """The probe that a sweep fits at these coordinates, by itself: W and b of  scores = X W' + b.
+
+    Columns are standardised for the fit, as in a sweep; the weights that come back are those of the features
+    as they are stored.
+
+    Parameters
+    ----------
+    store, layer, train : what is fitted on: rows of the split that are usable.
+    l2 : lambda in (1/n) sum CE + (lambda/2) ||W||^2; ridge: (1/n) ||Y - XW||^2 + lambda ||W||^2; "auto"
+        chooses it by rows that the fit does not see, then fits all.
+    fraction, seed, selection : which k = max(1, round(fraction * d)) neurons. Of a projection the probe reads
+        all neurons: the projection is part of its weights.
+    shots : training rows per class, a share of them, or "all"; drawn by the seed.
+    probe : "logistic", "ridge" or "sgd".
+    memory_limit : bytes (default: 80% of what is free); a layer that takes over a third stays in the store.
+    options : `fit_block`'s: tol, max_iter.
+
+    Raises InputError as `sweep` does.
+    """
+    store = open_store(store)
+    limit = int(0.8 * psutil.virtual_memory().available) if memory_limit is None else memory_limit
+    (number,), (seed,) = check_shots([shots]), check_seeds([seed])
+    whole = load_task(store, layer, train, train, memory_limit=limit)
+    one = np.arange(whole.test.shape[0]) == 0  # nothing is scored, and a task has a test row
+    task = replace(whole, test=rows_of(whole.test, one), test_labels=whole.test_labels[one])
+    task = weigh_classes(take_shots(task, number, seed), class_weight)
+    k = sizes([fraction], task.n_neurons)
+    (part,) = prepare(task, selection, (seed,), standardize=standardize)
+    options |= {"probe": probe, "standardize": standardize, "device": device, "memory_limit": limit}
+    found, chosen = _fit(part, k, l2, options)
+    if found.coef is None or found.intercept is None:
+        raise InputError(f"got a {probe} probe, which has no weights to keep; allowed: logistic, ridge, sgd")
+    neurons, coef, intercept = _raw(task, part, int(k[0]), found, standardize)
+    about: dict[str, Any] = {
+        "store": store.path,
+        "digest": store.digest(train, layer),
+        "backbone": canonical(store.fingerprint.backbone),
+        "layer": layer,
+        "split": train,
+        "target": "label",
+        "selection": selection,
+        "fraction": float(fraction),
+        "k": int(k[0]),
+        "seed": int(seed),
+        "shots": number,
+        "rows": len(task.train_labels),
+        "l2": chosen,
+        "standardize": standardize,
+        "class_weight": json.dumps(check_class_weight(class_weight)),
+        "objective": float(found.objective.item()),
+        "converged": bool(found.converged.item()),
+        "versions": f"probecache {probecache.__version__}, torch {torch.__version__}, numpy {np.__version__}",
+    }
+    texts = {name: str(value) for name, value in about.items()}
+    return FittedProbe(neurons, coef, intercept, task.classes, task.n_neurons, "classes", probe, texts)
+
+
+def _fit(
+    part: Prepared, k: np.ndarray, l2: float | str, options: dict[str, Any]
+) -> tuple[BlockResult, float]:
+    """The probe and its l2, which "auto" chooses."""
+    if l2 != "auto":
+        try:
+            values = np.array([float(l2)])
+        except (TypeError, ValueError):
+            raise InputError(f"got l2 {l2!r}; allowed: a finite number >= 0, or 'auto'") from None
+        return fit_block(part.task, part.orders, k, values, return_coef=True, **options), float(values[0])
+    chosen = float(fit_chosen(part.task, part.orders, k, **options)[1].item())
+    return _fit(part, k, chosen, options)
+
+
+def _raw(
+    task: Task, part: Prepared, k: int, found: BlockResult, standardize: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Neurons (w,), weights (c, w) and intercepts (c,), float64, for features as they are stored."""
+    assert found.coef is not None
+    assert found.intercept is not None
+    columns = part.orders[0, :k]
+    coef = found.coef[0, 0, 0, :, :k].astype(np.float64)
+    intercept = found.intercept[0, 0, 0].astype(np.float64)
+    if standardize:
+        coef = coef / part.task.scale[columns]
+        intercept = intercept - coef @ part.task.mean[columns]
+    if part.basis is None:
+        return columns, coef, intercept
+    # the columns are (x - mean) @ basis, the basis rounded as `rotate` rounds it
+    basis = (part.basis / task.scale[:, None]).astype(np.float32)[:, columns].astype(np.float64)
+    coef = coef @ basis.T
+    return np.arange(task.n_neurons), coef, intercept - coef @ task.mean
+
+
+def predict_split(
+    probe: FittedProbe, store: "Store | str | os.PathLike[str]", split: str, *, layer: str | None = None
+) -> "pd.DataFrame":
+    """Predictions for the usable rows of a split, in its order; rows that failed are left out.
+
+    Columns: `sample` (its name), `label` where the split names the row's class, and `predicted`: the class's
+    name, or one column per label or number; of classes also `probability` of that class, where the probe has
+    probabilities.
+    layer: the probe's own by default. The layer is read in row blocks, the probe's neurons only.
+
+    Raises FingerprintMismatch where the store's backbone is another than the probe's, InputError where the
+    layer has another number of neurons.
+    """
+    import pandas as pd
+
+    store = open_store(store)
+    name = layer or probe.provenance.get("layer", "")
+    d = store.shape(split, name)[1]
+    if d != probe.layer_size:
+        raise InputError(
+            f"got layer {name!r} of {d} neurons in {store.path}; the probe was fitted on {probe.layer_size}"
+        )
+    if "backbone" in probe.provenance:
+        backbone = json.loads(probe.provenance["backbone"])
+        require_equal(store.fingerprint.backbone, backbone, f"the features of {store.path}")
+    labels, names, status = store.row_arrays(split)
+    keep = status == OK
+    parts = [probe.scores_of(block) for block in _usable(store, split, name, probe.neurons, keep)]
+    if not parts:
+        raise InputError(f"got no usable row in split {split!r} of {store.path}; extract it again")
+    scores = np.concatenate(parts)
+    known = store.class_names(split)
+    table: dict[str, Any] = {"sample": np.array(names, dtype=object)[keep]}
+    if len(known):
+        table["label"] = [known[i] if 0 <= i < len(known) else "" for i in labels[keep]]
+    guess = probe.decide(scores)
+    if probe.kind == "classes":
+        table["predicted"] = np.array(probe.classes, dtype=object)[guess]
+        if probe.probe != "ridge":
+            table["probability"] = probe.probabilities(scores).max(axis=1)
+    else:
+        table |= dict(zip(probe.classes, guess.reshape(len(guess), -1).T, strict=True))
+    return pd.DataFrame(table)
+
+
+def _usable(
+    store: "Store", split: str, layer: str, neurons: np.ndarray, keep: np.ndarray
+) -> Iterator[np.ndarray]:
+    for start, block in store.blocks(split, layer, columns=neurons):
+        mine = keep[start : start + len(block)]
+        if mine.any():
+            yield block[mine]
+
+
+def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
+    """A new .csv or .parquet file, whole or not at all; InputError as `check_table` says."""
+    check_table(path)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if path.suffix == ".csv":
+            table.to_csv(temporary, index=False)
+        else:
+            table.to_parquet(temporary, index=False)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"got {path}, which cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_table(path: str | os.PathLike[str]) -> None:
+    """InputError unless `write_table` can write there: called before any work."""
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"got --out {path}; allowed: a file ending in .csv or .parquet")
+    if path.exists():
+        raise InputError(f"{path} exists already: name another --out, or remove it")
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise InputError(f"got --out {path}, and pyarrow is not installed; install it, or write .csv")
