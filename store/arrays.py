@@ -124,7 +124,7 @@ def load_npy(path: str | os.PathLike[str], what: str) -> Array:
 
 def _stored_split(path: str | os.PathLike[str], split: str) -> Split | None:
     files = open_files(path)
-    if files.read("zarr.json") is None or files.read(f"{split}/zarr.json") is None:
+    if not catalog.has_document(files, "") or not catalog.has_document(files, split):
         return None
     return catalog.read_split(files, split)
 

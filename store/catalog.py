@@ -8,6 +8,7 @@ import numpy as np
 
 from probecache.store.errors import DamagedStore, InputError, NotAStore, ProbecacheError
 from probecache.store.format import metadata
+from probecache.store.format.chunks import BadChunk
 from probecache.store.format.shard_format import ShardFormat
 from probecache.store.format.target_array import TargetArray, parse_target_array
 from probecache.store.layout import (
@@ -103,12 +104,14 @@ class Split:
 
 def read_root(files: Files) -> dict[str, Any]:
     """The store's attributes, or NotAStore."""
-    raw = files.read("zarr.json")
+    raw = files.read_many(["zarr.json"])[0]
     if raw is None:
         there = "is a folder without a zarr.json" if files.names("") else "does not exist or is empty"
-        if os.path.isfile(files.url):
-            there = "is a file"
+        if os.path.lexists(files.url) and not os.path.isdir(files.url):
+            there = "is a file" if os.path.isfile(files.url) else "is no folder"
         raise NotAStore(f"{files.url} {there}: name the top folder of a store that probecache wrote")
+    if isinstance(raw, BadChunk):
+        raise DamagedStore(f"{files.url}/zarr.json: {raw}: remove it, then probecache repair")
     ours = metadata.parse_group(raw, files.url)["probecache"]
     if "format" not in ours and ("n_samples" in ours or "neurons" in ours):
         raise NotAStore(f"{files.url} is a part of a store: name the store's top folder")
@@ -141,13 +144,14 @@ def nodes(files: Files, key: str) -> dict[str, bytes]:
             continue
         names.append(name)
     documents = files.read_many([f"{key}/{name}/zarr.json".lstrip("/") for name in names])
-    return {name: raw for name, raw in zip(names, documents, strict=True) if raw is not None}
+    found = {name: raw for name, raw in zip(names, documents, strict=True) if raw is not None}
+    return {name: raw if isinstance(raw, bytes) else b"" for name, raw in found.items()}
 
 
 def read_split(files: Files, name: str) -> Split:
     """A split's description from its own document, validated."""
     where = f"{files.url}/{name}"
-    attributes = metadata.parse_group(_document(files, name), where)
+    attributes = metadata.parse_group(read_document(files, name), where)
     ours, names = attributes["probecache"], attributes.get("class_names")
     try:
         geometry = Geometry(ours.get("n_samples"), ours.get("shard_rows"))
@@ -178,7 +182,7 @@ def require_own(files: Files, root: dict[str, Any], split: Split) -> None:
 def read_layer(files: Files, split: Split, name: str) -> Layer:
     """A layer's description from its own document, validated."""
     where = f"{files.url}/{split.name}/{name}"
-    ours = metadata.parse_group(_document(files, f"{split.name}/{name}"), where)["probecache"]
+    ours = metadata.parse_group(read_document(files, f"{split.name}/{name}"), where)["probecache"]
     compression, complete, attrs, report = (
         ours.get(k) for k in ("compression", "complete", "attrs", "report")
     )
@@ -201,6 +205,8 @@ def require_arrays(files: Files, owner: Split | Layer) -> None:
     for where, document, raw in zip(keys, documents.values(), files.read_many(keys), strict=True):
         if raw is None:
             raise DamagedStore(f"{files.url}/{where} is missing (probecache repair writes it again)")
+        if isinstance(raw, BadChunk):
+            raise DamagedStore(f"{files.url}/{where}: {raw} (probecache repair writes it again)")
         if metadata.parse(raw, f"{files.url}/{where}") != document:
             raise DamagedStore(
                 f"{files.url}/{where} does not fit its group's attributes (a run that adds rows was "
@@ -223,7 +229,7 @@ def target_names(files: Files, split: Split) -> list[str]:
 def read_target(files: Files, split: Split, name: str) -> TargetArray:
     """A target's description from its own document, validated, in the split as it is now."""
     key = f"{split.name}/{name}"
-    document = metadata.parse(_document(files, key), f"{files.url}/{key}")
+    document = metadata.parse(read_document(files, key), f"{files.url}/{key}")
     try:
         return parse_target_array(document, split.name, split.geometry, name)
     except ValueError as error:
@@ -232,7 +238,7 @@ def read_target(files: Files, split: Split, name: str) -> TargetArray:
 
 def root_document(files: Files) -> dict[str, Any]:
     """The top document that follows from the groups that are there."""
-    old = metadata.copies(files.read("zarr.json") or b"{}")
+    old = copies(files)
     documents: dict[str, Any] = {}
     for name in children(files, ""):
         try:
@@ -260,8 +266,22 @@ def root_document(files: Files) -> dict[str, Any]:
     return metadata.group_document({"probecache": read_root(files)}, documents)
 
 
-def _document(files: Files, key: str) -> bytes:
-    raw = files.read(f"{key}/zarr.json")
+def read_document(files: Files, key: str) -> bytes:
+    """The bytes of a group's document; DamagedStore if there are none, or too many."""
+    raw = files.read_many([f"{key}/zarr.json"])[0]
     if raw is None:
         raise DamagedStore(f"{files.url}/{key}/zarr.json is missing")
+    if isinstance(raw, BadChunk):
+        raise DamagedStore(f"{files.url}/{key}/zarr.json: {raw}: remove it, then probecache repair")
     return raw
+
+
+def has_document(files: Files, key: str) -> bool:
+    """Whether anything lies where the document of a group would be."""
+    return files.read_many([f"{key}/zarr.json".lstrip("/")])[0] is not None
+
+
+def copies(files: Files) -> dict[str, dict[str, Any]]:
+    """The documents that the top document's consolidated metadata list; empty if it cannot be read."""
+    raw = files.read_many(["zarr.json"])[0]
+    return metadata.copies(raw) if isinstance(raw, bytes) else {}

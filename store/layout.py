@@ -26,6 +26,7 @@ MISSING, OK, FAILED = 0, 1, 2
 SHARD_ROWS = 8192
 PANEL_BYTES = 4 << 20
 MAX_CHUNK_BYTES = 1 << 30
+NAME_BYTES = 4096  # a sample's name, on average over a shard: as long as a path may be
 ROW_ARRAYS = ("label", "sample", "status")
 MOMENTS = ("mean", "variance", "minimum", "maximum", "zeros")
 COMPRESSIONS = (None, "zstd")

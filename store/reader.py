@@ -299,10 +299,8 @@ class Store:
             )
         values = {}
         for name in MOMENTS:
-            raw = self.files.read(f"{info.key}/{name}/c/0")
+            raw = self.files.read_many([f"{info.key}/{name}/c/0"], 8 * d + 4)[0]
             try:
-                if raw is None:
-                    raise BadChunk("its file is missing")
                 values[name] = np.frombuffer(chunks.unsealed(raw, 8 * d)[0], "<f8")
             except BadChunk as error:
                 raise DamagedStore(

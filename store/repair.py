@@ -76,7 +76,7 @@ def _drop_targets(files: Files, split: Split, found: list[Damage]) -> None:
 def _restore(files: Files, piece: str) -> None:
     """Write a group's document from the copy in the top document, its checksum checked."""
     key = piece.removesuffix("zarr.json").rstrip("/")
-    copies = metadata.copies(files.read("zarr.json") or b"{}")
+    copies = catalog.copies(files)
     if not key:
         _restore_root(files, copies)
         return
@@ -115,7 +115,7 @@ def _restore_root(files: Files, copies: dict[str, dict[str, Any]]) -> None:
 
 def _broken(files: Files, key: str) -> bool:
     try:
-        metadata.parse_group(files.read(f"{key}/zarr.json") or b"", key)
+        metadata.parse_group(catalog.read_document(files, key), key)
     except ProbecacheError:
         return True
     return False

@@ -95,12 +95,12 @@ def _root(files: Files) -> Iterator[Damage]:
         yield _document(None, None, "zarr.json", error)
         return
     raw = files.read("zarr.json")
-    listed = metadata.copies(raw or b"{}")
+    listed = catalog.copies(files)
     for key in sorted(listed):
         split, _, child = key.partition("/")
         group = listed[key].get("node_type") == "group"
         target = not group and child and "/" not in child and child not in (*ROW_ARRAYS, "commit")
-        if (group or target) and files.read(f"{key}/zarr.json") is None:
+        if (group or target) and not catalog.has_document(files, key):
             layer = child if group and child else None
             why = f"the {'group' if group else 'target'}'s document is missing"
             yield Damage("document", split, layer, None, None, f"{key}/zarr.json", why)
@@ -257,7 +257,7 @@ def _merged(files: Files, layer: Layer, total: Array, finished: bool) -> Iterato
         yield damage("moments", "every shard is written but the run did not finish")
         return
     for name, values in moments.summary(total).items():
-        raw = files.read(f"{layer.key}/{name}/c/0")
+        raw = files.read_many([f"{layer.key}/{name}/c/0"], values.nbytes + 4)[0]
         if raw is None:
             yield damage(name, "its file is missing")
         elif raw != chunks.sealed(values.astype("<f8").tobytes())[0]:

@@ -12,18 +12,28 @@ from typing import Any
 
 import numpy as np
 
+from probecache.store import catalog
 from probecache.store.catalog import Layer, Split
 from probecache.store.claims import Claims
 from probecache.store.errors import FingerprintMismatch, InputError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.chunks import BadChunk, Pieces
-from probecache.store.layout import COMPRESSIONS, FAILED, OK, LayerSpec, Shard
+from probecache.store.layout import (
+    COMPRESSIONS,
+    FAILED,
+    OK,
+    SHARD_ROWS,
+    Geometry,
+    LayerSpec,
+    Shard,
+    check_name,
+)
 from probecache.store.reader import Store, open_store
 from probecache.store.reading import commits
 from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import read_rows
 from probecache.store.storage.files import Files, open_files
-from probecache.store.writing.create import metadata_changed, open_layers, open_split
+from probecache.store.writing.create import grow_split, metadata_changed, open_layers, open_split
 from probecache.store.writing.layer_shards import cast_rows, encode_layer, finish_layer
 from probecache.store.writing.merge_rows import merged_rows, require_same_rows
 
@@ -60,11 +70,15 @@ def open_writer(
         raise InputError(f"layers to write: {[spec.name for spec in layers]}: name at least one, each once")
     if compression not in COMPRESSIONS:
         raise InputError(f"compression {compression!r:.40}: allowed none or zstd")
-    target = open_split(files, split, n_samples, tuple(class_names), fingerprint, shard_rows, rows)
+    check_name(split, "split")
+    geometry = Geometry(n_samples, SHARD_ROWS if shard_rows is None else shard_rows)
+    asked = Split(split, geometry, tuple(class_names), dict(fingerprint.data))
+    stored = open_split(files, asked, fingerprint, shard_rows, rows, [spec.name for spec in layers])
+    target = replace(stored, geometry=Geometry(n_samples, stored.geometry.shard_rows))
     if rows is not None:
         target.geometry.require_whole_shards(rows)
-    opened = open_layers(files, target, layers, compression)
-    return SplitWriter(files, target, opened, rows, resume, allow_saturated)
+    opened = open_layers(files, stored, layers, compression)
+    return SplitWriter(files, target, opened, stored.geometry, rows, resume, allow_saturated)
 
 
 class SplitWriter:
@@ -75,14 +89,18 @@ class SplitWriter:
         files: Files,
         split: Split,
         layers: Sequence[Layer],
+        stored: Geometry,
         rows: tuple[int, int] | None,
         resume: bool,
         allow_saturated: bool,
     ) -> None:
         self.files, self.split, self.allow_saturated = files, split, allow_saturated
-        self.layers = {layer.spec.name: layer for layer in layers}
+        self.layers = {layer.spec.name: replace(layer, geometry=split.geometry) for layer in layers}
+        old = stored.n_samples if split.geometry.n_samples > stored.n_samples else 0
+        self._reopened = old // stored.shard_rows if old % stored.shard_rows else None
+        self._staged: tuple[Shard, dict[str, Pieces], dict[str, Pieces]] | None = None
         self._shards = list(split.geometry.shards(rows))
-        self._todo = self._missing()
+        self._todo = self._missing(self._shards)
         done = {name: len(self._shards) - sum(name in s.layers for s in self._todo) for name in self.layers}
         if not resume and any(done.values()):
             raise InputError(
@@ -93,8 +111,8 @@ class SplitWriter:
         files.sweep("")
         self.claims.sweep()
         if self._todo:
-            self.claims.take(s.index for s in self._todo)
-            self._todo = [s for s in self._missing() if s.index in self.claims.held]
+            self.claims.take((s.index for s in self._todo), commits.read_tokens(files, split, self._todo))
+            self._todo = [s for s in self._missing(self._todo) if s.index in self.claims.held]
             for index in self.claims.held - {s.index for s in self._todo}:  # done by another one meanwhile
                 self.claims.release(index)
 
@@ -112,16 +130,16 @@ class SplitWriter:
         """Give the claims back. What was written stays; the next writer goes on from it."""
         self.claims.close()
 
-    def _missing(self) -> list[Shard]:
-        """Shards that some layer lacks. A damaged commit counts as lacking."""
+    def _missing(self, shards: list[Shard]) -> list[Shard]:
+        """Those of `shards` that some layer lacks. A damaged commit counts as lacking."""
         lacking: dict[int, list[str]] = {}
-        rows = commits.read_commits(self.files, self.split, self._shards)
+        rows = commits.read_commits(self.files, self.split, shards)
         for name, layer in self.layers.items():
-            found = commits.read_commits(self.files, layer, self._shards)
-            for s, mine, shared in zip(self._shards, found, rows, strict=True):
+            found = commits.read_commits(self.files, layer, shards)
+            for s, mine, shared in zip(shards, found, rows, strict=True):
                 if any(isinstance(c, BadChunk) or c[0] < s.rows for c in (mine, shared)):
                     lacking.setdefault(s.index, []).append(name)
-        return [replace(s, layers=tuple(lacking[s.index])) for s in self._shards if s.index in lacking]
+        return [replace(s, layers=tuple(lacking[s.index])) for s in shards if s.index in lacking]
 
     def finished(self) -> Iterator[Shard]:
         """The shards of this writer's rows that were there when it was opened."""
@@ -140,34 +158,47 @@ class SplitWriter:
         samples: Sequence[str],
         status: Array | None = None,
     ) -> None:
-        """Commit one shard: when this returns it is durable.
+        """Commit one shard: when this returns it is durable, and other writers' are untouched.
+
+        A shard that is there with fewer rows, where a split grows, is committed by `finish`: until then the
+        store is what it was, whatever becomes of the rest.
 
         activations  {layer: (rows, neurons)} for every name in `shard.layers`; cast to the stored dtype
         labels       (rows,) integers; samples: (rows,) texts that identify the rows
         status       (rows,) OK or FAILED, default OK; failed rows are stored as NaN
 
-        InputError if labels or identity differ from what is stored for other layers; ProbecacheError if a
-        float16 layer would hold saturated or non-finite values.
+        InputError if labels or identity differ from what is stored for other layers; ProbecacheError if the
+        stored dtype cannot hold the values, or if another writer took the shard over.
         """
         if shard.index not in self.claims.held:
             raise InputError(f"shard {shard.index} (rows {shard.start}:{shard.stop}) is not this writer's")
         status = np.full(shard.rows, OK, np.uint8) if status is None else np.asarray(status)
         labels, names = np.asarray(labels), [str(s) for s in samples]
         self._check(shard, activations, labels, names, status)
+        token = self.claims.tokens[shard.index]
         status, items = merged_rows(
-            self.files, self.split, shard, labels.astype(np.int64), names, status.astype(np.uint8)
+            self.files, self.split, shard, labels.astype(np.int64), names, status.astype(np.uint8), token
         )
-        commits: dict[str, Pieces] = {}
+        vouch: dict[str, Pieces] = {}
         for name in shard.layers:
             values = np.asarray(activations[name])
-            parts, vouching = encode_layer(self.layers[name], shard, values, status, self.allow_saturated)
+            parts, vouching = encode_layer(
+                self.layers[name], shard, values, status, self.allow_saturated, token
+            )
             items |= parts
-            commits |= vouching
-        for key in commits:  # none vouches for what is being replaced
-            self.files.delete(key)
-        self.files.write(items, then=commits)
-        self.claims.release(shard.index)
+            vouch |= vouching
+        if shard.index == self._reopened:
+            self._staged = shard, items, vouch
+        else:
+            self._commit(shard, items, vouch)
         self.renew()
+
+    def _commit(self, shard: Shard, items: dict[str, Pieces], vouch: dict[str, Pieces]) -> None:
+        self.claims.require(shard.index)
+        for key in vouch:  # none vouches for what is being replaced
+            self.files.delete(key)
+        self.files.write(items, then=vouch, guard=lambda: self.claims.require(shard.index))
+        self.claims.release(shard.index)
 
     def _check(
         self, s: Shard, activations: Mapping[str, Array], labels: Array, names: list[str], status: Array
@@ -215,7 +246,20 @@ class SplitWriter:
 
         Returns the store, which reads partially if shards of other writers are still missing.
         """
-        whole = [finish_layer(self.files, layer, summary or {}) for layer in self.layers.values()]
+        stored = catalog.read_split(self.files, self.split.name)
+        if stored.geometry.n_samples < self.split.geometry.n_samples and (
+            self._staged is not None or not self._missing(list(self.split.geometry.shards()))
+        ):
+            if self._staged is not None:
+                self.claims.require(self._staged[0].index)
+            grow_split(self.files, self.split)
+            stored = self.split
+        if self._staged is not None:
+            self._commit(*self._staged)
+            self._staged = None
+        # as they are stored now: another writer may have made the split grow meanwhile
+        layers = [catalog.read_layer(self.files, stored, name) for name in self.layers]
+        whole = [finish_layer(self.files, layer, summary or {}) for layer in layers]
         self.close()
         metadata_changed(self.files)
         return open_store(self.files.url, partial=not all(whole))

@@ -4,6 +4,8 @@ The commit of a shard is one of them: the few words that are written last and sa
 
     [rows, seal, crc32c of each chunk that the commit vouches for ...]      uint64, one zarr chunk per shard
 
+`rows` has the fencing token of the writer's claim in its upper half, 0 where no claim was taken over.
+
 The seal hashes the words together with the place they belong to, so a commit, or a shard, that lies in
 another shard's, layer's or split's place is seen. No commit: the shard is not there.
 """
@@ -19,6 +21,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Bytes = bytes | Array
 Pieces = Sequence[Bytes]  # what one write is made of, one after the other, uncopied as long as possible
+DOCUMENT_BYTES = 256 << 20  # a million class names in several splits, and their copies, are a third of it
 
 
 class BadChunk(ValueError):
@@ -39,8 +42,12 @@ def sealed(payload: bytes) -> tuple[bytes, int]:
     return payload + struct.pack("<I", crc), crc
 
 
-def unsealed(raw: bytes, n_bytes: int | None = None) -> tuple[bytes, int]:
-    """The payload of a chunk and its crc32c, checked."""
+def unsealed(raw: bytes | BadChunk | None, n_bytes: int | None = None) -> tuple[bytes, int]:
+    """The payload of a chunk and its crc32c, checked; None: it is missing."""
+    if raw is None:
+        raise BadChunk("its file is missing")
+    if isinstance(raw, BadChunk):
+        raise raw
     if len(raw) < 4 or (n_bytes is not None and len(raw) != n_bytes + 4):
         raise BadChunk(f"{len(raw)} bytes" + ("" if n_bytes is None else f" instead of {n_bytes + 4}"))
     payload = raw[:-4]
@@ -89,19 +96,20 @@ def joined(pieces: Iterable[Bytes]) -> bytes:
     return b"".join(p if isinstance(p, bytes) else p.reshape(-1).view(np.uint8).tobytes() for p in pieces)
 
 
-def _seal(place: str, rows: int, crcs: Array) -> int:
-    text = f"{place}\n{rows}\n".encode() + crcs.astype("<u8").tobytes()
+def _seal(place: str, first: int, crcs: Array) -> int:
+    text = f"{place}\n{first}\n".encode() + crcs.astype("<u8").tobytes()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def encode_commit(place: str, rows: int, crcs: Iterable[int]) -> bytes:
+def encode_commit(place: str, rows: int, crcs: Iterable[int], token: int = 0) -> bytes:
     """The commit chunk of `place` ('train/blocks.5/3'): `rows` rows, whose chunks have these crc32c."""
     words = np.array(list(crcs), np.uint64)
-    head = np.array([rows, _seal(place, rows, words)], np.uint64)
+    first = rows | token << 32
+    head = np.array([first, _seal(place, first, words)], np.uint64)
     return sealed(np.concatenate([head, words]).astype("<u8").tobytes())[0]
 
 
-def decode_commit(raw: bytes | None, place: str, n_words: int) -> tuple[int, Array]:
+def decode_commit(raw: bytes | BadChunk | None, place: str, n_words: int) -> tuple[int, Array]:
     """Rows and crc32c words of a commit chunk; (0, zeros) if there is none.
 
     BadChunk if it is not of `place`.
@@ -109,7 +117,12 @@ def decode_commit(raw: bytes | None, place: str, n_words: int) -> tuple[int, Arr
     if raw is None:
         return 0, np.zeros(n_words, np.uint64)
     words = np.frombuffer(unsealed(raw, 8 * (2 + n_words))[0], "<u8")
-    rows, crcs = int(words[0]), words[2:]
-    if int(words[1]) != _seal(place, rows, crcs):
+    first, crcs = int(words[0]), words[2:]
+    if int(words[1]) != _seal(place, first, crcs):
         raise BadChunk("its commit is of another place")
-    return rows, crcs
+    return first & 0xFFFFFFFF, crcs
+
+
+def commit_token(raw: bytes | BadChunk | None) -> int:
+    """The fencing token in a commit chunk; 0 if there is none that could be read."""
+    return struct.unpack_from("<I", raw, 4)[0] if isinstance(raw, bytes) and len(raw) >= 8 else 0

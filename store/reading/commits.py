@@ -22,7 +22,9 @@ def read_commits(
     n_words = len(ROW_ARRAYS) if isinstance(owner, Split) else 1 + owner.form.n_panels
     # the listing first: a hostile shape must not make us ask for, or hold, more shards than there are files
     there = set(files.names(f"{place}/commit/c"))
-    found = iter(files.read_many([owner.commit_key(s) for s in shards if str(s.index) in there]))
+    found = iter(
+        files.read_many([owner.commit_key(s) for s in shards if str(s.index) in there], 8 * n_words + 20)
+    )
     out: list[tuple[int, Array] | BadChunk] = []
     for shard in shards:
         try:
@@ -34,12 +36,21 @@ def read_commits(
     return out
 
 
+def read_tokens(files: Files, split: Split, shards: list[Shard]) -> dict[int, int]:
+    """The fencing tokens of the rows' commits that are there, by shard."""
+    there = set(files.names(f"{split.name}/commit/c"))
+    asked = [s for s in shards if str(s.index) in there]
+    raws = files.read_many([split.commit_key(s) for s in asked], 64)
+    return {s.index: chunks.commit_token(raw) for s, raw in zip(asked, raws, strict=True)}
+
+
 def read_partial(files: Files, layer: Layer, shard: Shard, crc: int) -> Array:
     """A shard's moments (8, neurons) float64; BadChunk if they are not those that were committed."""
-    raw = files.read(layer.partial_key(shard))
-    if raw is None:
-        raise BadChunk("partial: its file is missing")
-    payload, found = chunks.unsealed(raw, 8 * len(metadata.STATISTICS) * layer.spec.neurons)
+    size = 8 * len(metadata.STATISTICS) * layer.spec.neurons
+    try:
+        payload, found = chunks.unsealed(files.read(layer.partial_key(shard), size + 4), size)
+    except BadChunk as error:
+        raise BadChunk(f"partial: {error}") from None
     if found != crc:
         raise BadChunk("partial: it is not the one that was committed")
     return np.frombuffer(payload, "<f8").reshape(len(metadata.STATISTICS), -1)

@@ -7,7 +7,7 @@ import numpy as np
 from probecache.store.catalog import Split
 from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk
-from probecache.store.layout import ROW_ARRAYS, Shard
+from probecache.store.layout import NAME_BYTES, ROW_ARRAYS, Shard
 from probecache.store.reading.commits import read_commits
 from probecache.store.storage.files import Files
 
@@ -35,12 +35,11 @@ def decode_rows(
     rows, crcs = committed
     full = split.geometry.shard_rows
     sizes = {"label": 8 * full, "sample": None, "status": full}
-    raws = files.read_many([split.row_key(array, shard) for array in ROW_ARRAYS])
+    most = full * (4 + NAME_BYTES) + 8
+    raws = files.read_many([split.row_key(array, shard) for array in ROW_ARRAYS], most)
     payloads = {}
     for array, raw, expected in zip(ROW_ARRAYS, raws, crcs, strict=True):
         try:
-            if raw is None:
-                raise BadChunk("its file is missing")
             payloads[array], crc = chunks.unsealed(raw, sizes[array])
             if crc != int(expected):
                 raise BadChunk("it is not the one that was committed")

@@ -5,13 +5,13 @@ temporary file, fsync and rename; an object store's put is atomic already.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from probecache.store.format.chunks import Pieces
+from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces
 from probecache.store.storage.local import LocalFiles
 from probecache.store.storage.remote import RemoteFiles
 
@@ -22,23 +22,33 @@ class Files(Protocol):
     url: str
     threads: int
 
-    def read(self, key: str) -> bytes | None:
-        """The whole object, or None if there is none."""
+    def read(self, key: str, most: int = DOCUMENT_BYTES) -> bytes | None:
+        """The whole object, or None if there is none.
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
+        BadChunk, without waiting or taking memory, if it is no file or holds more than `most` bytes.
+        """
+
+    def read_many(self, keys: Sequence[str], most: int = DOCUMENT_BYTES) -> list[bytes | BadChunk | None]:
+        """`read` of each, its BadChunk in its place."""
 
     def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
         """Fill the uint8 arrays `out` from byte `start` on (negative: from the end); the bytes read.
 
-        FileNotFoundError if there is no such object.
+        FileNotFoundError if there is no such object, BadChunk if it is no file.
         """
 
     def size(self, key: str) -> int | None: ...
 
-    def write(self, items: Mapping[str, Pieces], then: Mapping[str, Pieces] | None = None) -> None:
+    def write(
+        self,
+        items: Mapping[str, Pieces],
+        then: Mapping[str, Pieces] | None = None,
+        guard: Callable[[], None] | None = None,
+    ) -> None:
         """Replace each object by its pieces; durable on return.
 
         `then` are replaced after all of `items` are: a commit is never there before what it vouches for.
+        `guard` is called at the last moment before anything is replaced; what it raises ends the write.
         """
 
     def create(self, key: str, data: bytes) -> bool:

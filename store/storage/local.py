@@ -1,19 +1,25 @@
 """A store in a folder: a write is temporary file, fsync and rename, so it replaces an object whole or not."""
 
 import contextlib
+import errno
 import os
-import shutil
+import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import InputError, ProbecacheError
-from probecache.store.format.chunks import Pieces
+from probecache.store.errors import InputError
+from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces
+from probecache.store.storage.disk_errors import read_failed, write_failed
+from probecache.store.storage.safe_read import OddFile, open_regular, read_bounded
 from probecache.store.storage.writer_identity import alive, mark
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+_NOTHING = (FileNotFoundError, NotADirectoryError)
 
 
 class LocalFiles:
@@ -32,53 +38,66 @@ class LocalFiles:
             raise InputError(f"{self.url}/{key} leads out of the store by a link or '..': refused")
         return path
 
-    def read(self, key: str) -> bytes | None:
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """What lies at `key` but is no file is a BadChunk; what cannot be read is said in one line."""
         try:
-            with open(self._path(key), "rb") as file:
-                return file.read()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            yield
+        except OddFile as error:
+            raise BadChunk(f"it {error}") from None
+        except _NOTHING:
+            raise
+        except OSError as error:
+            raise read_failed(error, f"{self.url}/{key}") from error
+
+    def read(self, key: str, most: int = DOCUMENT_BYTES) -> bytes | None:
+        try:
+            with self._reading(key):
+                return read_bounded(self._path(key), most)
+        except _NOTHING:
             return None
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [self.read(key) for key in keys]
+    def read_many(self, keys: Sequence[str], most: int = DOCUMENT_BYTES) -> list[bytes | BadChunk | None]:
+        found: list[bytes | BadChunk | None] = []
+        for key in keys:
+            try:
+                found.append(self.read(key, most))
+            except BadChunk as error:
+                found.append(error)
+        return found
 
     def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
-        descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if start < 0:
-                start += os.fstat(descriptor).st_size
-                if start < 0:
-                    return 0
-            views, done = [part.data for part in out if len(part)], 0
-            while views:
-                got = os.preadv(descriptor, views, start + done)
-                if got == 0:
-                    break
-                done += got
-                while views and got >= len(views[0]):
-                    got -= len(views.pop(0))
-                if got:
-                    views[0] = views[0][got:]
-            return done
-        finally:
-            os.close(descriptor)
+        with self._reading(key):
+            descriptor = open_regular(self._path(key))
+            try:
+                return _read_into(descriptor, start, [part.data for part in out if len(part)])
+            finally:
+                os.close(descriptor)
 
     def size(self, key: str) -> int | None:
         try:
-            return os.stat(self._path(key)).st_size
-        except (FileNotFoundError, NotADirectoryError):
+            with self._reading(key):
+                found = os.stat(self._path(key))
+        except _NOTHING:
             return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
-    def write(self, items: Mapping[str, Pieces], then: Mapping[str, Pieces] | None = None) -> None:
+    def write(
+        self,
+        items: Mapping[str, Pieces],
+        then: Mapping[str, Pieces] | None = None,
+        guard: Callable[[], None] | None = None,
+    ) -> None:
         """All contents are synced together, then the names change in order; a journal keeps that order."""
         items = {**items, **(then or {})}
         paths = {key: self._path(key) for key in items}
         ending = f".{mark()}.tmp"
         descriptors: list[int] = []
+        key, path = next(iter(paths.items()), ("", self._real))
         try:
             try:
                 for key, path in paths.items():
-                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    _make_folder(os.path.dirname(path))
                     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                     descriptors.append(os.open(path + ending, flags, 0o666))
                     for piece in items[key]:
@@ -87,51 +106,68 @@ class LocalFiles:
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
+            if guard is not None:
+                guard()
             for path in paths.values():
-                os.replace(path + ending, path)
+                _replace(path + ending, path)
             _sync_folder(os.path.dirname(path))
         except OSError as error:
-            raise _write_failed(error, f"{self.url}/{key}") from error
+            raise write_failed(error, f"{self.url}/{key}", path) from error
         finally:
             for path in list(paths.values())[: len(descriptors)]:
                 _remove(path + ending)
 
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
+        temporary = f"{path}.{mark()}.tmp"
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _make_folder(os.path.dirname(path))
             # complete before it is visible: link() fails if the name is taken
-            temporary = f"{path}.{mark()}.tmp"
             try:
                 with open(temporary, "xb") as file:
                     file.write(data)
-                os.link(temporary, path)
+                try:
+                    os.link(temporary, path)
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    # no hard links here: created once all the same, but seen before it is whole
+                    with open(path, "xb") as file:
+                        file.write(data)
             finally:
                 _remove(temporary)
         except FileExistsError:
             return False
         except OSError as error:
-            raise _write_failed(error, f"{self.url}/{key}") from error
+            raise write_failed(error, f"{self.url}/{key}", path) from error
         return True
 
     def delete(self, key: str) -> None:
-        _remove(self._path(key))
+        path = self._path(key)
+        try:
+            _remove(path)
+        except OSError as error:
+            raise write_failed(error, f"{self.url}/{key}", path) from error
 
     def names(self, key: str) -> list[str]:
         try:
-            return sorted(os.listdir(self._path(key)))
-        except (FileNotFoundError, NotADirectoryError):
+            with self._reading(key):
+                return sorted(os.listdir(self._path(key)))
+        except _NOTHING:
             return []
 
     def age(self, key: str) -> float | None:
+        path = self._path(key)
         try:
-            written = os.stat(self._path(key)).st_mtime
-        except (FileNotFoundError, NotADirectoryError):
+            written = os.lstat(path).st_mtime
+            probe = f"{path}.{mark()}.tmp"  # the file server's clock, not ours
+            with open(probe, "xb"):
+                now = os.stat(probe).st_mtime
+            _remove(probe)
+        except _NOTHING:
             return None
-        probe = f"{self._path(key)}.{mark()}.tmp"  # the file server's clock, not ours
-        with open(probe, "xb"):
-            now = os.stat(probe).st_mtime
-        _remove(probe)
+        except OSError as error:
+            raise write_failed(error, f"{self.url}/{key}", path) from error
         return now - written
 
     def sweep(self, key: str) -> None:
@@ -146,6 +182,24 @@ class LocalFiles:
                     # of another machine: a day is longer than any write
                     if living is False or (living is None and now - os.stat(path).st_mtime > 86400):
                         _remove(path)
+
+
+def _read_into(descriptor: int, start: int, views: list[memoryview]) -> int:
+    if start < 0:
+        start += os.fstat(descriptor).st_size
+        if start < 0:
+            return 0
+    done = 0
+    while views:
+        got = os.preadv(descriptor, views, start + done)
+        if got == 0:
+            break
+        done += got
+        while views and got >= len(views[0]):
+            got -= len(views.pop(0))
+        if got:
+            views[0] = views[0][got:]
+    return done
 
 
 def _write_all(descriptor: int, piece: bytes | np.ndarray[Any, Any]) -> None:
@@ -171,20 +225,36 @@ def _sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
+def _make_folder(path: str) -> None:
+    """The folder, made as needed; NotADirectoryError names a file that lies where a folder belongs."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        place = path
+        while not os.path.lexists(place):
+            place = os.path.dirname(place)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place) from None
+
+
+def _replace(source: str, path: str) -> None:
+    try:
+        os.replace(source, path)
+    except IsADirectoryError:
+        _remove(path)
+        os.replace(source, path)
+
+
 def _remove(path: str) -> None:
     try:
         os.unlink(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except _NOTHING:
         return
-
-
-def _write_failed(error: OSError, where: str) -> ProbecacheError:
-    free = ""
-    try:
-        free = f", {shutil.disk_usage(os.path.dirname(error.filename or '/')).free >> 20} MiB free"
-    except OSError:
-        free = ""
-    return ProbecacheError(
-        f"cannot write {where}: {error.strerror or error}{free}; what was committed is kept, "
-        "the same command continues once it can be written"
-    )
+    except (IsADirectoryError, PermissionError):  # which of the two a folder raises differs by system
+        if not os.path.isdir(path):
+            raise
+        try:
+            os.rmdir(path)  # an empty folder in a file's place; what it holds is the user's
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path) from None

@@ -4,6 +4,7 @@ A put replaces an object whole, so nothing is torn. Claims need a put that fails
 S3 and its kin have it (If-None-Match).
 """
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from probecache.store.errors import InputError, ProbecacheError
-from probecache.store.format.chunks import Pieces, joined
+from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces, joined
 from probecache.store.storage.writer_identity import mark
 
 Result = TypeVar("Result")
@@ -51,23 +52,32 @@ class RemoteFiles:
             reason = str(error).strip().split("\n")[0]
             raise ProbecacheError(f"{self.url}/{key}: {type(error).__name__}: {reason:.200}") from error
 
-    def read(self, key: str) -> bytes | None:
-        return self.read_many([key])[0]
+    def read(self, key: str, most: int = DOCUMENT_BYTES) -> bytes | None:
+        found = self.read_many([key], most)[0]
+        if isinstance(found, BadChunk):
+            raise found
+        return found
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+    def read_many(self, keys: Sequence[str], most: int = DOCUMENT_BYTES) -> list[bytes | BadChunk | None]:
         if not keys:
             return []
         paths = [self._path(key) for key in keys]
-        found = self._try(lambda: self.fs.cat(paths, on_error="return"), keys[0])
-        out: list[bytes | None] = []
-        for key, path in zip(keys, paths, strict=True):
-            value = found[path]
-            missing = isinstance(value, FileNotFoundError | IsADirectoryError)
-            if isinstance(value, Exception) and not missing:
-                reason = str(value).strip().split("\n")[0]
-                raise ProbecacheError(f"{self.url}/{key}: {type(value).__name__}: {reason:.200}") from value
-            out.append(None if missing else value)
-        return out
+        # one byte more than may be there: an object that is larger is never held
+        found = self._try(
+            lambda: self.fs.cat_ranges(paths, [0] * len(paths), [most + 1] * len(paths), on_error="return"),
+            keys[0],
+        )
+        return [self._object(key, value, most) for key, value in zip(keys, found, strict=True)]
+
+    def _object(self, key: str, value: Any, most: int) -> bytes | BadChunk | None:
+        if isinstance(value, FileNotFoundError | IsADirectoryError):
+            return None
+        if isinstance(value, OSError) and value.errno == errno.EINVAL:
+            return b""  # an empty object has no first byte to ask for
+        if isinstance(value, Exception):
+            reason = str(value).strip().split("\n")[0]
+            raise ProbecacheError(f"{self.url}/{key}: {type(value).__name__}: {reason:.200}") from value
+        return BadChunk(f"it has more than {most} bytes") if len(value) > most else bytes(value)
 
     def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
         total = sum(len(part) for part in out)
@@ -87,9 +97,16 @@ class RemoteFiles:
             return None
         return int(found["size"]) if found["type"] == "file" else None
 
-    def write(self, items: Mapping[str, Pieces], then: Mapping[str, Pieces] | None = None) -> None:
+    def write(
+        self,
+        items: Mapping[str, Pieces],
+        then: Mapping[str, Pieces] | None = None,
+        guard: Callable[[], None] | None = None,
+    ) -> None:
         for step in (items, then or {}):  # puts of one step go out together, in no order
             if step:
+                if guard is not None:
+                    guard()
                 data = {self._path(key): joined(pieces) for key, pieces in step.items()}
                 self._try(partial(self.fs.pipe, data), next(iter(step)))
 

@@ -25,15 +25,30 @@ def _here() -> str:
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=6).hexdigest()
 
 
-@cache
-def _started(pid: int) -> int:
-    return round(psutil.Process(pid).create_time() * 100)
+def _started(pid: int) -> int | None:
+    """When a process began, None if it does not run (or only waits to be buried).
+
+    On Linux in ticks since boot: psutil's time of day moves with the wall clock, and a living writer would
+    look dead after the clock was set.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        fields = text[text.rindex(")") + 2 :].split()  # the name before it may hold anything
+        return None if fields[0] in "ZX" else int(fields[19])
+    except (OSError, ValueError, IndexError):
+        if Path("/proc/self/stat").exists():
+            return None
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time() * 100)
+    except psutil.Error:
+        return None
 
 
 def mark() -> str:
     """A new mark of this process: place, process id, its start time, eight random digits."""
     pid = os.getpid()
-    return f"{_here()}-{pid}-{_started(pid)}-{uuid.uuid4().hex[:8]}"
+    return f"{_here()}-{pid}-{_started(pid) or 0}-{uuid.uuid4().hex[:8]}"
 
 
 def alive(mark: str) -> bool | None:
@@ -41,11 +56,12 @@ def alive(mark: str) -> bool | None:
     found = _MARK.fullmatch(mark)
     if not found or found[1] != _here():
         return None
-    try:
-        started = psutil.Process(int(found[2])).create_time() * 100
-    except psutil.NoSuchProcess:
-        return False
-    return abs(started - int(found[3])) < 100
+    return _started(int(found[2])) == int(found[3])
+
+
+def is_mark(text: str) -> bool:
+    """Whether a text could be a mark at all."""
+    return _MARK.fullmatch(text) is not None
 
 
 def number(mark: str) -> str:

@@ -7,39 +7,43 @@ from typing import Any
 
 from probecache.store import catalog
 from probecache.store.catalog import Layer, Split
-from probecache.store.claims import Claims
+from probecache.store.claims import being_written
 from probecache.store.errors import InputError, NotAStore
 from probecache.store.fingerprint import Fingerprint, require_equal
 from probecache.store.format import metadata
-from probecache.store.layout import COMPRESSIONS, SHARD_ROWS, Geometry, LayerSpec, check_name
+from probecache.store.layout import COMPRESSIONS, LayerSpec
 from probecache.store.storage.files import Files
 
 
 def open_split(
     files: Files,
-    name: str,
-    n_samples: int,
-    class_names: tuple[str, ...],
+    asked: Split,
     fingerprint: Fingerprint,
     shard_rows: int | None,
-    rows: tuple[int, int] | None = None,
+    rows: tuple[int, int] | None,
+    layers: Sequence[str],
 ) -> Split:
-    """The split, made or grown to `n_samples` as needed; refused if what decides its values differs."""
-    check_name(name, "split")
-    geometry = Geometry(n_samples, SHARD_ROWS if shard_rows is None else shard_rows)
-    if rows is not None and (shard_rows is not None or files.read(f"{name}/zarr.json") is None):
-        geometry.require_whole_shards(rows)
+    """The split as it is stored, made as needed; refused if what decides its values differs.
+
+    asked       the split that the caller means; one with more samples grows only when its rows are there
+    shard_rows  what the caller said, None: what is stored will do
+    layers      those that will be written: a split grows with all of its layers or not at all
+    """
+    name = asked.name
+    there = catalog.has_document(files, name)
+    if rows is not None and (shard_rows is not None or not there):
+        asked.geometry.require_whole_shards(rows)
     root = _open_root(files, fingerprint)
-    if files.read(f"{name}/zarr.json") is None:
-        split = Split(name, geometry, class_names, dict(fingerprint.data), root["fingerprint"])
+    if not there:
+        split = replace(asked, origin=root["fingerprint"])
         _write_documents(files, name, split)
         return split
     split = catalog.read_split(files, name)
     catalog.require_own(files, root, split)
     where = f"split {name!r} in {files.url}"
-    require_equal({"data": split.data}, {"data": dict(fingerprint.data)}, where)
-    require_equal({"class_names": list(split.class_names)}, {"class_names": list(class_names)}, where)
-    old = split.geometry
+    require_equal({"data": split.data}, {"data": asked.data}, where)
+    require_equal({"class_names": list(split.class_names)}, {"class_names": list(asked.class_names)}, where)
+    old, n_samples = split.geometry, asked.geometry.n_samples
     if shard_rows not in (None, old.shard_rows):
         raise InputError(f"{where} has shards of {old.shard_rows} rows, not {shard_rows}: ask for that many")
     if n_samples < old.n_samples:
@@ -48,15 +52,32 @@ def open_split(
             "shrink; write some of its rows with --rows, or use another split name"
         )
     if n_samples > old.n_samples:
-        split = replace(split, geometry=Geometry(n_samples, old.shard_rows))
-        _write_group(files, name, split.attributes())
+        others = [n for n in catalog.layer_names(files, split) if n not in layers]
+        others = [n for n in others if files.names(f"{name}/{n}/commit/c")]
+        if others:
+            raise InputError(
+                f"{where} holds {old.n_samples} samples of layer {', '.join(others)} too, which {n_samples} "
+                "would leave without rows: write all of its layers at once, or use another split name"
+            )
     # also where it has not grown: a run killed in the midst of growing left some of these behind
-    _write_arrays(files, name, split.arrays())
-    for child in catalog.layer_names(files, split):
-        _write_arrays(files, f"{name}/{child}", catalog.read_layer(files, split, child).arrays())
-    for child in catalog.target_names(files, split):
-        _write_arrays(files, name, {child: catalog.read_target(files, split, child).document()})
+    write_arrays_of(files, split)
     return split
+
+
+def grow_split(files: Files, split: Split) -> None:
+    """Let a stored split have the samples of `split`: their rows are there, or are about to be."""
+    _write_group(files, split.name, split.attributes())
+    write_arrays_of(files, split)
+    metadata_changed(files)
+
+
+def write_arrays_of(files: Files, split: Split) -> None:
+    """The documents of all arrays of a split and its layers, where they are not what follows from theirs."""
+    _write_arrays(files, split.name, split.arrays())
+    for child in catalog.layer_names(files, split):
+        _write_arrays(files, f"{split.name}/{child}", catalog.read_layer(files, split, child).arrays())
+    for child in catalog.target_names(files, split):
+        _write_arrays(files, split.name, {child: catalog.read_target(files, split, child).document()})
 
 
 def open_layers(
@@ -75,7 +96,7 @@ def open_layers(
             raise InputError(
                 f"layer {spec.name!r}: split {split.name!r} in {files.url} has a target of that name"
             )
-        if files.read(f"{key}/zarr.json") is None:
+        if not catalog.has_document(files, key):
             layer = Layer(split.name, spec, compression, split.geometry)
             _write_documents(files, key, layer)
         else:
@@ -104,22 +125,22 @@ def _described(spec: LayerSpec, compression: str | None) -> dict[str, Any]:
 
 def _begun(files: Files, layer: Layer) -> bool:
     """Whether a layer holds a commit, or a living writer is at work in its split."""
-    Claims(files, layer.split).sweep()
-    claims = (name for name in files.names(f"{layer.split}/commit") if name.startswith("claim-"))
-    return any(claims) or bool(files.names(f"{layer.key}/commit/c"))
+    if files.names(f"{layer.key}/commit/c"):
+        return True
+    return being_written(files, layer.split) is not None
 
 
 def metadata_changed(files: Files) -> None:
     """Bring the root's consolidated metadata up to date, so that xarray opens the store without a search."""
     raw = metadata.render(catalog.root_document(files))
-    if files.read("zarr.json") != raw:
+    if files.read_many(["zarr.json"])[0] != raw:
         files.write({"zarr.json": [raw]})
 
 
 def _open_root(files: Files, fingerprint: Fingerprint) -> dict[str, Any]:
     """The store's attributes; made if there is no store, refused if its fingerprint differs."""
     asked = {"backbone": dict(fingerprint.backbone), "compute": dict(fingerprint.compute)}
-    if files.read("zarr.json") is None:
+    if not catalog.has_document(files, ""):
         strangers = [n for n in files.names("") if not n.startswith("zarr.json.")]
         if strangers:
             raise NotAStore(

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 
 def encode_layer(
-    layer: Layer, s: Shard, values: Array, status: Array, allow_saturated: bool
+    layer: Layer, s: Shard, values: Array, status: Array, allow_saturated: bool, token: int = 0
 ) -> tuple[dict[str, Pieces], dict[str, Pieces]]:
     """The objects of a layer's shard, and the commit that vouches for them.
 
@@ -44,7 +44,7 @@ def encode_layer(
     stored = cast.view(np.uint16) if spec.dtype == "bfloat16" else cast
     pieces, crcs = shard_format.encode(np.ascontiguousarray(stored), form)
     raw, partial_crc = chunks.sealed(statistics.astype("<f8").tobytes())
-    words = chunks.encode_commit(f"{layer.key}/{s.index}", s.rows, [partial_crc, *crcs])
+    words = chunks.encode_commit(f"{layer.key}/{s.index}", s.rows, [partial_crc, *crcs], token)
     return {layer.shard_key(s): pieces, layer.partial_key(s): [raw]}, {layer.commit_key(s): [words]}
 
 

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 
 def merged_rows(
-    files: Files, split: Split, s: Shard, labels: Array, names: list[str], status: Array
+    files: Files, split: Split, s: Shard, labels: Array, names: list[str], status: Array, token: int
 ) -> tuple[Array, dict[str, Pieces]]:
     """The status that holds, which other layers may have set, and the objects to write, if any.
 
@@ -54,7 +54,7 @@ def merged_rows(
         raw, crc = chunks.sealed(payload)
         items[split.row_key(array, s)] = [raw]
         crcs.append(crc)
-    items[split.commit_key(s)] = [chunks.encode_commit(f"{split.name}/{s.index}", s.rows, crcs)]
+    items[split.commit_key(s)] = [chunks.encode_commit(f"{split.name}/{s.index}", s.rows, crcs, token)]
     return status, items
 
 

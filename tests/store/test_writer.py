@@ -1,7 +1,10 @@
 """One writer per shard, resume, growth, refusals: what a writer promises."""
 
+import errno
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -9,10 +12,14 @@ import numpy as np
 import pytest
 
 import probecache as pc
+from probecache.store import claims
 from probecache.store.claims import BEAT, LEASE, Claims
 from probecache.store.fingerprint import Fingerprint
+from probecache.store.format.chunks import commit_token
 from probecache.store.layout import FAILED, OK, LayerSpec
+from probecache.store.storage import local, writer_identity
 from probecache.store.storage.files import open_files
+from probecache.store.storage.local import LocalFiles
 from probecache.store.verify import verify
 from probecache.store.writer import open_writer
 
@@ -201,19 +208,180 @@ def test_shrinking_and_another_shard_size_are_refused(tmp_path):
 def test_growth_opens_only_the_last_shard_again(tmp_path):
     source = {"a": values(4, 130), "b": values(5, 130)}
     fill(tmp_path / "s", {k: v[:100] for k, v in source.items()})
-    with opened(tmp_path / "s", layers=("a",), n=130) as writer:
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("s/*/activations/c/*/0")}
+    with opened(tmp_path / "s", layers=("a", "b"), n=130) as writer:
         assert [s.index for s in writer.pending()] == [6, 7, 8]
-        store = pc.open_store(tmp_path / "s", partial=True)
-        np.testing.assert_array_equal(store.matrix("s", "b", rows=(0, 100)), source["b"][:100])
         for shard in writer.pending():
             write(writer, shard, source)
-        writer.finish()
-    with pytest.raises(pc.UnfinishedSplit, match="rows 100:112"):
-        pc.open_store(tmp_path / "s").matrix("s", "b")
-    store = fill(tmp_path / "s", source)
+            # until all rows are there, the store is what it was
+            store = pc.open_store(tmp_path / "s")
+            np.testing.assert_array_equal(store.matrix("s", "b"), source["b"][:100])
+            assert len(store.labels("s")) == 100
+        store = writer.finish()
     for layer in "ab":
         np.testing.assert_array_equal(store.matrix("s", layer), source[layer])
         np.testing.assert_allclose(store.moments("s", layer)["mean"], source[layer].mean(0), atol=1e-6)
+    assert [p.parent.name for p, t in before.items() if p.stat().st_mtime_ns != t] == ["6", "6"]
+    assert list(verify(tmp_path / "s")) == []
+
+
+def test_growth_of_one_layer_among_several_is_refused_and_changes_nothing(tmp_path):
+    source = {"a": values(4, 130), "b": values(5, 130)}
+    fill(tmp_path / "s", {k: v[:100] for k, v in source.items()})
+    before = snapshot(tmp_path / "s")
+    with pytest.raises(pc.InputError, match=r"holds 100 samples of layer b too.*all of its layers at once"):
+        opened(tmp_path / "s", layers=("a",), n=130)
+    assert snapshot(tmp_path / "s") == before
+
+
+def snapshot(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("shard", [6, 7, 8])
+def test_refused_growth_leaves_the_old_rows_as_they_were(tmp_path, shard):
+    """Whichever shard of the new rows float16 cannot hold: also the one that is opened again."""
+    grown = values(1, 130)
+    fill(tmp_path / "s", {"a": grown[:100]}, dtype="float16")
+    before = snapshot(tmp_path / "s")
+    bad = grown.copy()
+    bad[16 * shard + 1] = 1e6
+    with pytest.raises(pc.ProbecacheError, match="float16"):
+        fill(tmp_path / "s", {"a": bad}, dtype="float16")
+    after = snapshot(tmp_path / "s")
+    assert {k: after[k] for k in before} == before
+    store = fill(tmp_path / "s", {"a": grown[:100]}, dtype="float16")
+    np.testing.assert_array_equal(store.matrix("s", "a"), grown[:100].astype(np.float16))
+    assert list(verify(tmp_path / "s")) == []
+    store = fill(tmp_path / "s", {"a": grown}, dtype="float16")
+    np.testing.assert_array_equal(store.matrix("s", "a"), grown.astype(np.float16))
+    assert list(verify(tmp_path / "s")) == []
+
+
+def as_another_machine(monkeypatch):
+    """This process's claims as they look from elsewhere, and long after its last sign of life."""
+    monkeypatch.setattr(claims, "alive", lambda mark: None)
+    monkeypatch.setattr(LocalFiles, "age", lambda self, key: LEASE + 1)
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_writer_that_slept_through_its_lease_is_refused_and_takes_nothing(tmp_path, monkeypatch, written):
+    source = {"a": values(1, 130)}
+    asleep = opened(tmp_path / "s", n=100)
+    shards = list(asleep.pending())
+    for shard in shards[:written]:
+        write(asleep, shard, source)
+    with monkeypatch.context() as patch:
+        as_another_machine(patch)
+        fill(tmp_path / "s", source)
+    before = snapshot(tmp_path / "s")
+    for shard in (shards[-1], shards[2]):
+        with pytest.raises(pc.ProbecacheError, match=rf"shard {shard.index} of split 's' .*took over"):
+            write(asleep, shard, source)
+    assert asleep.finish().shape("s", "a") == (130, D)
+    np.testing.assert_array_equal(pc.open_store(tmp_path / "s").matrix("s", "a"), source["a"])
+    assert list(verify(tmp_path / "s")) == []
+    after = snapshot(tmp_path / "s")
+    assert {k: v for k, v in after.items() if k.name != "zarr.json"} == {
+        k: v for k, v in before.items() if k.name != "zarr.json"
+    }
+
+
+def test_a_writer_that_sleeps_in_the_midst_of_a_write_is_refused_at_its_last_moment(tmp_path, monkeypatch):
+    """Taken over between the synced contents and their names: the other's rows stay."""
+    source = {"a": values(1, 100)}
+    asleep = opened(tmp_path / "s", n=90)
+    last = list(asleep.pending())[-1]
+    sync = local._sync
+
+    def taken_over(descriptors):
+        sync(descriptors)
+        monkeypatch.setattr(local, "_sync", sync)
+        with monkeypatch.context() as patch:
+            as_another_machine(patch)
+            fill(tmp_path / "s", source)
+
+    monkeypatch.setattr(local, "_sync", taken_over)
+    with pytest.raises(pc.ProbecacheError, match="took over"):
+        write(asleep, last, source)
+    np.testing.assert_array_equal(pc.open_store(tmp_path / "s").matrix("s", "a"), source["a"])
+    assert list(verify(tmp_path / "s")) == []
+
+
+def test_commits_carry_the_token_of_the_claim_that_was_taken_over(tmp_path, monkeypatch):
+    source = {"a": values(1)}
+    asleep = opened(tmp_path / "s")
+    write(asleep, next(asleep.pending()), source)
+    as_another_machine(monkeypatch)
+    fill(tmp_path / "s", source)
+    tokens = [commit_token((tmp_path / f"s/s/a/commit/c/{i}/0").read_bytes()) for i in range(7)]
+    assert tokens == [0, 1, 1, 1, 1, 1, 1]
+    assert list(verify(tmp_path / "s")) == []
+
+
+def test_setting_the_wall_clock_kills_no_writer(tmp_path, monkeypatch):
+    """A process is told from another by when it began in ticks since boot, which no clock moves."""
+    own = writer_identity.mark()
+    monkeypatch.setattr(writer_identity.psutil, "boot_time", lambda: 1.0)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert writer_identity.alive(own)
+    with opened(tmp_path / "s"), pytest.raises(pc.InputError, match="is being written"):
+        opened(tmp_path / "s")
+
+
+def test_a_process_that_only_waits_to_be_buried_is_dead():
+    code = "from probecache.store.storage.writer_identity import mark; print(mark(), flush=True)"
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    its = child.stdout.readline().strip()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, still a zombie
+    assert writer_identity.alive(its) is False
+    child.communicate()
+    assert writer_identity.alive(its) is False
+
+
+@pytest.mark.parametrize("odd", ["zeros", "empty", "300 letters", "a folder", "a FIFO", "binary", "huge"])
+def test_what_is_no_claim_in_a_claims_place_stops_nobody(tmp_path, odd):
+    with opened(tmp_path / "s"):
+        pass
+    claim = tmp_path / "s/s/commit/claim-1"
+    if odd == "a folder":
+        claim.mkdir()
+    elif odd == "a FIFO":
+        os.mkfifo(claim)
+    elif odd == "huge":
+        claim.touch()
+        os.truncate(claim, 1 << 40)
+    else:
+        content = {"zeros": b"\0" * 60, "empty": b"", "300 letters": b"a" * 300, "binary": bytes(range(256))}
+        claim.write_bytes(content[odd])
+    start = time.monotonic()
+    store = fill(tmp_path / "s", {"a": values()})
+    assert time.monotonic() - start < 10
+    np.testing.assert_array_equal(store.matrix("s", "a"), values())
+    assert [p.name for p in (tmp_path / "s/s/commit").iterdir() if p.name != "c"] == ["zarr.json"]
+
+
+def test_a_folder_that_holds_something_in_a_claims_place_is_named(tmp_path):
+    with opened(tmp_path / "s"):
+        pass
+    claim = tmp_path / "s/s/commit/claim-1"
+    (claim / "notes").mkdir(parents=True)
+    with pytest.raises(pc.ProbecacheError, match=r"claim-1.*a folder lies where a file belongs"):
+        opened(tmp_path / "s")
+    claim.rename(tmp_path / "moved")
+    fill(tmp_path / "s", {"a": values()})
+
+
+@pytest.mark.parametrize("code", ["EPERM", "EOPNOTSUPP", "ENOSYS"])
+def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch, code):
+    def no_link(*_, **__):
+        raise OSError(getattr(errno, code), "no links here")
+
+    monkeypatch.setattr(os, "link", no_link)
+    with opened(tmp_path / "s", rows=(0, 48)), pytest.raises(pc.InputError, match="is being written by"):
+        opened(tmp_path / "s")
+    store = fill(tmp_path / "s", {"a": values()})
+    np.testing.assert_array_equal(store.matrix("s", "a"), values())
     assert list(verify(tmp_path / "s")) == []
 
 
