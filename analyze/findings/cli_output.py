@@ -14,6 +14,7 @@ from probecache.analyze.findings.probe_time import probe_time
 from probecache.analyze.findings.redundancy import redundancy, score_of
 from probecache.analyze.findings.summary import late_layer_last
 from probecache.analyze.findings.transfer import efficient_subset, write_indices
+from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.report.write import open_results
 from probecache.store.errors import InputError
 from probecache.store.reader import open_store
@@ -86,7 +87,8 @@ def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None,
         took = probe_time(results, found, opened)
         full, part = took["median_seconds"].to_numpy()
         about, fits = took.attrs, took["n_iter"].to_numpy()
-        evaluations = f", {fits[1]} evaluations against {fits[0]}" if about["probe"] == "logistic" else ""
+        counts = get_kind(about["probe"]).counts
+        evaluations = f", {fits[1]} {counts} against {fits[0]}" if counts == "evaluations" else ""
         print(
             f"a probe alone: {part:.3g} s on those, {full:.3g} s on all {d} neurons, "
             f"{float(took['time_share']):.1%} of the time in the median pair of runs{evaluations} "

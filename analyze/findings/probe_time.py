@@ -16,7 +16,8 @@ import torch
 import xarray as xr
 
 from probecache.analyze.findings.summary import pick_l2
-from probecache.analyze.probes.fit import BlockResult, fit_block
+from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.sweeps.worker import layer_digest
 from probecache.analyze.tasks.task import Task, load_task
 from probecache.store.errors import InputError

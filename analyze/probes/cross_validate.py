@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
-from probecache.analyze.probes.design.gram import moments
+from probecache.analyze.probes.design.gram import class_targets, moments
 from probecache.analyze.probes.folds import fold_numbers
-from probecache.analyze.probes.kinds.ridge import class_targets, fit_ridge
+from probecache.analyze.probes.kinds.ridge import fit_ridge
 from probecache.analyze.probes.score import predict, r_squared
-from probecache.analyze.probes.shared_state import Prepared, task_weights
+from probecache.analyze.probes.shared_state import SharedState, task_weights
 from probecache.analyze.tasks.rows import rows_of
 
 FOLDS = 5
 
 
 def ridge_scores(
-    shared: Prepared, orders: np.ndarray, sizes: np.ndarray, path: np.ndarray, folds: int = FOLDS
+    shared: SharedState, orders: np.ndarray, sizes: np.ndarray, path: np.ndarray, folds: int = FOLDS
 ) -> np.ndarray:
     """Score on rows left out, averaged over the folds, float64 (s, f, p): orders, sizes, penalties.
 
@@ -50,14 +50,14 @@ def ridge_scores(
     return total / folds
 
 
-def _targets(shared: Prepared) -> Tensor:
+def _targets(shared: SharedState) -> Tensor:
     labels = torch.from_numpy(shared.task.train_labels).to(shared.device)
     if shared.task.is_regression:
         return labels if labels.dim() == 2 else labels[:, None]
     return class_targets(labels, len(shared.task.classes))
 
 
-def _panels(shared: Prepared, held: np.ndarray, orders: list[np.ndarray]) -> Panels:
+def _panels(shared: SharedState, held: np.ndarray, orders: list[np.ndarray]) -> Panels:
     task = shared.task
     mean, scale = (task.mean, task.scale) if shared.standardize else (None, None)
     return Panels(rows_of(task.train, held), mean, scale, shared.device, orders)
@@ -69,7 +69,12 @@ def _absent(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _score(
-    shared: Prepared, x: Tensor, widths: np.ndarray, order: np.ndarray, held: np.ndarray, absent: np.ndarray
+    shared: SharedState,
+    x: Tensor,
+    widths: np.ndarray,
+    order: np.ndarray,
+    held: np.ndarray,
+    absent: np.ndarray,
 ) -> np.ndarray:
     """Scores (m,) of probes x (m, t, 1 + d), in any order, on the rows held out."""
     task = shared.task

@@ -13,10 +13,13 @@ import psutil
 import torch
 
 import probecache
-from probecache.analyze.probes.fit import BlockResult, fit_block
+from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.probes.fitted import FittedProbe
-from probecache.analyze.probes.select_l2 import fit_chosen
-from probecache.analyze.selections.projections import Prepared, prepare
+from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.registry import get_kind
+from probecache.analyze.probes.select_l2 import L2_PATH, fit_chosen
+from probecache.analyze.selections.projections import Selection, select
 from probecache.analyze.selections.subsets import check_seeds, sizes
 from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight, weigh_classes
 from probecache.analyze.tasks.rows import rows_of
@@ -77,7 +80,7 @@ def fit_probe(
     task = replace(whole, test=rows_of(whole.test, one), test_labels=whole.test_labels[one])
     task = weigh_classes(take_shots(task, number, seed), class_weight)
     k = sizes([fraction], task.n_neurons)
-    (part,) = prepare(task, selection, (seed,), standardize=standardize)
+    (part,) = select(task, selection, (seed,), standardize=standardize)
     options |= {"probe": probe, "standardize": standardize, "device": device, "memory_limit": limit}
     found, chosen = _fit(part, k, l2, options)
     if found.coef is None or found.intercept is None:
@@ -108,7 +111,7 @@ def fit_probe(
 
 
 def _fit(
-    part: Prepared, k: np.ndarray, l2: float | str, options: dict[str, Any]
+    part: Selection, k: np.ndarray, l2: float | str, options: dict[str, Any]
 ) -> tuple[BlockResult, float]:
     """The probe and its l2, which "auto" chooses."""
     if l2 != "auto":
@@ -117,12 +120,14 @@ def _fit(
         except (TypeError, ValueError):
             raise InputError(f"got l2 {l2!r}; allowed: a finite number >= 0, or 'auto'") from None
         return fit_block(part.task, part.orders, k, values, return_coef=True, **options), float(values[0])
-    chosen = float(fit_chosen(part.task, part.orders, k, **options)[1].item())
+    how = {name: value for name, value in options.items() if name not in ("probe", "class_weight", "shared")}
+    request = ProbeRequest(get_kind(options["probe"]), part.orders, k, np.array(L2_PATH), **how)
+    chosen = float(fit_chosen(part.task, request)[1].item())
     return _fit(part, k, chosen, options)
 
 
 def _raw(
-    task: Task, part: Prepared, k: int, found: BlockResult, standardize: bool
+    task: Task, part: Selection, k: int, found: BlockResult, standardize: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neurons (w,), weights (c, w) and intercepts (c,), float64, for features as they are stored."""
     assert found.coef is not None

@@ -1,45 +1,25 @@
 """A block of probes: every fraction and l2 of some column orders, on one task. The unit of scheduled work."""
 
-from dataclasses import dataclass, field
+import time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from probecache.analyze.probes.batches import Options, fit_orders
+from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.design.gram import Moments
-from probecache.analyze.probes.kinds.logistic import search_dtype
-from probecache.analyze.probes.optim.cross_entropy import n_outputs
-from probecache.analyze.probes.shared_state import Prepared, prepare
-from probecache.analyze.selections.subsets import check_orders, check_sizes
+from probecache.analyze.probes.design.probe_order import ProbeOrder
+from probecache.analyze.probes.kind import Kind, ProbeRequest
+from probecache.analyze.probes.optim.multinomial import search_dtype
+from probecache.analyze.probes.registry import get_kind
+from probecache.analyze.probes.score import score
+from probecache.analyze.probes.shared_state import SharedState, share
 from probecache.analyze.tasks.class_weights import ClassWeight, weigh_classes
 from probecache.analyze.tasks.task import StoredRows, Task
 from probecache.store.errors import InputError
 
-PROBES = ("logistic", "ridge", "knn", "sgd")
-
-
-@dataclass
-class BlockResult:
-    """Arrays of shape (s, f, p): orders, sizes, l2s. NaN where a value has no meaning for the probe.
-
-    accuracy: share of test samples that are right (R^2, mean over targets, for regression).
-    objective, grad_norm: at the returned weights, float64. n_iter: evaluations of the objective.
-    seconds: the wall time of the probe's batch divided by its probes.
-    class_accuracy: (s, f, p, c). coef: float32 (s, f, p, c, d') in the order's columns and standardised
-    units, and intercept (s, f, p, c), where asked for; predictions: int32 (s, f, p, n_test), likewise.
-    """
-
-    accuracy: np.ndarray
-    objective: np.ndarray
-    grad_norm: np.ndarray
-    n_iter: np.ndarray
-    converged: np.ndarray
-    seconds: np.ndarray
-    class_accuracy: np.ndarray
-    coef: np.ndarray | None = None
-    intercept: np.ndarray | None = None
-    predictions: np.ndarray | None = None
-    attrs: dict[str, str | int | float | bool] = field(default_factory=dict)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def fit_block(
@@ -48,75 +28,110 @@ def fit_block(
     sizes: np.ndarray,
     l2s: np.ndarray,
     *,
-    probe: str = "logistic",
-    solver: str = "auto",
-    standardize: bool = True,
-    device: str = "auto",
-    memory_limit: int | None = None,
-    tol: float = 5e-6,
-    max_iter: int = 500,
+    probe: str | Kind = "logistic",
     class_weight: ClassWeight = None,
-    shared: Prepared | None = None,
-    return_coef: bool = False,
-    return_predictions: bool = False,
+    shared: SharedState | None = None,
+    **how: Any,
 ) -> BlockResult:
     """Fit and score a probe on the first `sizes` columns of every order, for every l2.
 
-    orders: int64 (s, d'), one column order per seed; sizes: int64 (f,), each at most d'; l2s: float64 (p,).
-    A list of indices that nests in nothing is an order of its own, with one size.
-    probe: 'logistic', 'ridge', 'knn' (cosine, 20 neighbours, temperature 0.07), 'sgd' (the paper's schedule);
-    the last two have no l2: every l2 gives the same values.
-    standardize: by the training rows' moments; 'knn' and 'sgd' follow it as well.
-    device: 'auto', 'cpu', 'cuda', 'cuda:N'. memory_limit: bytes, for what is held beside the task.
-    tol: the estimated relative gap of the objective at which a logistic probe has converged; the true gap was
-    at most twice that on real features; docs/probes.md has the worst case seen.
-    max_iter: evaluations in float32 per logistic probe; one that needs more has converged = False. n_iter
-    counts those of the search too, and of Newton's method, which small probes are left to after 150.
-    class_weight: None, 'balanced' or a mapping of class names to weights: as `weigh_classes` says.
-    shared: `task_moments(task)`, to be computed once per task instead of once per block.
+    Parameters
+    ----------
+    task
+        Training and test rows with labels.
+    orders
+        int64 (s, d'), one column order per seed; a list of indices that nests in nothing is an order of its
+        own, with one size.
+    sizes
+        int64 (f,), each at most d'.
+    l2s
+        float64 (p,), each >= 0.
+    probe
+        A kind or its name: 'logistic', 'ridge', 'knn' (cosine, 20 neighbours, temperature 0.07), 'sgd' (the
+        paper's schedule), or one that was registered.
+    class_weight
+        None, 'balanced' or a mapping of class names to weights: as `weigh_classes` says.
+    shared
+        `task_moments(task)`, to be computed once per task instead of once per block.
+    **how
+        The other fields of `ProbeRequest`: standardize=True, device='auto', memory_limit=None, tol, max_iter,
+        metrics=(), return_coef=False, return_predictions=False, return_scores=False.
+
+    Returns
+    -------
+    BlockResult
+        Arrays of shape (s, f, p).
+
+    Raises
+    ------
+    InputError
+        Where the probe cannot be fitted on such a task, in one line.
     """
-    orders, sizes = check_orders(orders, task.n_neurons), np.asarray(sizes)
-    sizes = check_sizes(sizes, orders.shape[1])
-    l2s = check_l2s(l2s)
-    if probe not in PROBES:
-        raise InputError(f"got probe {probe!r}; allowed: {', '.join(PROBES)}")
-    if solver not in ("auto", "torch"):
-        raise InputError(f"got solver {solver!r}; the batched solver is torch")
-    if probe != "ridge" and task.is_regression:
-        raise InputError(f"got real-valued targets for a {probe} probe; use probe='ridge'")
-    if probe == "knn" and (task.weights is not None or class_weight is not None):
-        raise InputError("got sample or class weights for a knn probe, which takes none")
     if class_weight is not None:
         if shared is not None:
             raise InputError("got class_weight beside shared; give the task of weigh_classes() to both")
+        _check_weights(get_kind(probe), True)
         task = weigh_classes(task, class_weight)
-    if probe in ("knn", "sgd") and isinstance(task.train, StoredRows):
-        raise InputError(f"got a layer that stays on disk; {probe} needs it in memory: raise memory_limit")
-    where = pick_device(device)
-    shared = prepare(task, standardize, where, memory_limit) if shared is None else shared
-    options = Options(probe, tol, max_iter, search_dtype(where), return_coef, return_predictions)
-    # On disk, the orders of a batch share each pass over the rows; in memory, one order at a time is smaller.
-    per_batch = len(orders)
-    if isinstance(task.train, StoredRows):
-        outputs, width = n_outputs(len(task.classes)), 1 + sizes.max()
-        factors = 4 * len(l2s) * (outputs if probe == "logistic" else 1) * width**2
-        per_batch = max(1, int((memory_limit or 2**33) // 4 // factors))
-    elif probe == "logistic":
-        per_batch = 1
-    results = [
-        fit_orders(shared, list(orders[i : i + per_batch]), sizes, l2s, options)
-        for i in range(0, len(orders), per_batch)
-    ]
-    stacked = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
-    attrs: dict[str, str | int | float | bool]
-    attrs = {
+    return fit_request(task, ProbeRequest(get_kind(probe), orders, sizes, l2s, **how), shared)
+
+
+def fit_request(task: Task, request: ProbeRequest, shared: SharedState | None = None) -> BlockResult:
+    """`fit_block` for a request."""
+    request, kind = request.on(task.n_neurons), request.kind
+    _check(task, kind)
+    device = pick_device(request.device)
+    if shared is None:
+        shared = share(task, request.standardize, device, request.memory_limit)
+    per_batch = kind.orders_per_batch(shared, request)
+    parts = [_fit_batch(shared, part) for part in _batches(request, per_batch)]
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    attrs: dict[str, Any] = {
         "solver": "torch",
-        "device": describe_device(where),
+        "device": describe_device(device),
         "torch": torch.__version__,
-        "tol": tol,
-        "search_dtype": str(options.search).removeprefix("torch."),
+        "tol": request.tol,
+        "search_dtype": str(search_dtype(device)).removeprefix("torch."),
     }
-    return BlockResult(**stacked, attrs=attrs)
+    return BlockResult.of(arrays, attrs)
+
+
+def _batches(request: ProbeRequest, count: int) -> "Iterator[ProbeRequest]":
+    for start in range(0, len(request.orders), count):
+        yield request.part(slice(start, start + count))
+
+
+def _fit_batch(shared: SharedState, request: ProbeRequest) -> dict[str, np.ndarray]:
+    """Arrays of shape (s, f, p, ...) under the names of `BlockResult`, metrics among them."""
+    begun = time.perf_counter()
+    orders = [order[: request.sizes.max()] for order in request.orders]
+    probes = ProbeOrder.of(len(orders), request.sizes, request.l2s)
+    fitted = request.kind.fit(shared, orders, probes, request)
+    out = {name: getattr(fitted, name) for name in ("objective", "grad_norm", "n_iter", "converged")}
+    out |= score(fitted, probes, shared, orders, request)
+    if request.return_coef and fitted.weights is not None:
+        out["coef"], out["intercept"] = fitted.weights[..., 1:], fitted.weights[..., 0]
+    m = len(probes)
+    out["seconds"] = torch.full((m,), (time.perf_counter() - begun) / m, dtype=torch.float64)
+    return {name: probes.to_grid(value.cpu().numpy()) for name, value in out.items()}
+
+
+def _check(task: Task, kind: Kind) -> None:
+    if task.target_kind not in kind.targets:
+        raise InputError(
+            f"got {task.target_kind} to predict with a {kind.name} probe, which predicts "
+            f"{' or '.join(kind.targets)}; use another probe, such as ridge for real-valued targets"
+        )
+    _check_weights(kind, task.weights is not None)
+    on_disk = isinstance(task.train, StoredRows) or isinstance(task.test, StoredRows)
+    if on_disk and not kind.from_disk:
+        raise InputError(
+            f"got a layer that stays on disk; {kind.name} needs it in memory: raise memory_limit"
+        )
+
+
+def _check_weights(kind: Kind, given: bool) -> None:
+    if given and not kind.takes_weights:
+        raise InputError(f"got sample or class weights for a {kind.name} probe, which takes none")
 
 
 def task_moments(
@@ -125,21 +140,12 @@ def task_moments(
     device: str = "auto",
     memory_limit: int | None = None,
     found: Moments | None = None,
-) -> Prepared:
+) -> SharedState:
     """What every block of a task shares, for `fit_block(shared=...)`: compute it once per task.
 
     found: the task's moments where they are known, standardised as `standardize` says.
     """
-    return prepare(task, standardize, pick_device(device), memory_limit, found)
-
-
-def check_l2s(l2s: np.ndarray) -> np.ndarray:
-    """`l2s` as float64 (p,), finite and >= 0, or InputError."""
-    values = np.atleast_1d(np.asarray(l2s, dtype=np.float64))
-    wrong = values[~(np.isfinite(values) & (values >= 0))]
-    if wrong.size or not values.size:
-        raise InputError(f"got l2 {wrong[:1].tolist() or 'none'}; allowed: one or more finite numbers >= 0")
-    return values
+    return share(task, standardize, pick_device(device), memory_limit, found)
 
 
 def pick_device(device: str) -> torch.device:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from probecache.analyze.probes.fit import BlockResult, fit_block, task_moments
+from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 from probecache.store.subset import check_columns
@@ -32,13 +33,8 @@ def fit_lists(task: Task, lists: Sequence[Sequence[int]], l2s: np.ndarray, **opt
     groups: dict[int, list[int]] = defaultdict(list)
     for i, one in enumerate(columns):
         groups[len(one)].append(i)
-    whole: dict[str, np.ndarray] = {}
+    parts = []
     for size, rows in groups.items():
         orders = np.stack([columns[i] for i in rows])
-        part = fit_block(task, orders, np.array([size]), l2s, **options)
-        for name, values in vars(part).items():
-            if isinstance(values, np.ndarray):
-                if name not in whole:
-                    whole[name] = np.empty((len(columns), *values.shape[1:]), values.dtype)
-                whole[name][rows] = values
-    return BlockResult(**whole, attrs=part.attrs)
+        parts.append((rows, fit_block(task, orders, np.array([size]), l2s, **options)))
+    return BlockResult.assemble((len(columns),), parts)

@@ -1,12 +1,107 @@
-"""Predictions and accuracies of nested linear probes: one pass over the test rows for the whole batch."""
+"""Scores of nested probes on the test rows: predictions, accuracies, metrics, a batch in one pass."""
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.nested_matmul import forward, spans
+from probecache.analyze.probes.design.probe_order import ProbeOrder
+from probecache.analyze.probes.kind import Fitted, ProbeRequest
+from probecache.analyze.probes.shared_state import SharedState, task_panels
+
+SCORES = 2**28  # bytes of test scores that are held at once for metrics that need them
+
+
+def score(
+    fitted: Fitted, probes: ProbeOrder, shared: SharedState, orders: list[np.ndarray], request: ProbeRequest
+) -> dict[str, Tensor]:
+    """Accuracy (m,), class_accuracy (m, c), each metric of the request (m,), and what else is to be kept."""
+    task, device = shared.task, shared.device
+    truth = torch.from_numpy(task.test_labels).to(device)
+    widths, groups = (torch.from_numpy(a).to(device) for a in (probes.size + 1, probes.group))
+    test = task_panels(task, shared.standardize, device, orders, test=True)
+    m = len(probes)
+    if task.target_kind == "numbers":
+        truth = truth if truth.dim() == 2 else truth[:, None]
+        nothing = torch.full((m,), torch.nan, dtype=torch.float64)
+        out = {"accuracy": nothing, "class_accuracy": torch.empty(m, 0, dtype=torch.float64)}
+        if fitted.weights is not None and not request.return_scores and _only_r2(request):
+            return out | {"r2": r_squared(fitted.weights, widths, groups, test, truth)}
+    elif fitted.scores is None and not request.return_scores and not request.metrics:
+        assert fitted.weights is not None
+        predictions = predict(fitted.weights, widths, groups, test, task.target_kind == "labels")
+        return _accuracies(predictions, truth, shared, request)
+    else:
+        out = {}
+    parts: list[dict[str, Tensor]] = []
+    each = 4 * test.n_samples * max(1, task.n_outputs)
+    step = max(1, int(SCORES // each))
+    for start in range(0, m, step):
+        chosen = slice(start, min(start + step, m))
+        parts.append(_of_scores(_scores(fitted, chosen, widths, groups, test), truth, shared, request))
+    return out | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _only_r2(request: ProbeRequest) -> bool:
+    return all(metric.name == "r2" for metric in request.metrics)
+
+
+def _scores(fitted: Fitted, chosen: slice, widths: Tensor, groups: Tensor, test: Panels) -> Tensor:
+    """float32 (a, c, n_test) of some of the probes."""
+    if fitted.scores is not None:
+        return fitted.scores[chosen]
+    assert fitted.weights is not None
+    x = fitted.weights[chosen]
+    scores = torch.empty(*x.shape[:2], test.n_samples, device=x.device)
+    for probes, rows, logits in _logits(x, widths[chosen], groups[chosen], test):
+        scores[probes, :, rows] = logits
+    return scores
+
+
+def _of_scores(
+    scores: Tensor, truth: Tensor, shared: SharedState, request: ProbeRequest
+) -> dict[str, Tensor]:
+    """What is computed of scores (a, c, n) that are at hand."""
+    task = shared.task
+    out: dict[str, Tensor] = {}
+    metrics = {metric.name: metric for metric in request.metrics}
+    if task.target_kind == "numbers":
+        squared = (scores.double() - truth.T).square().sum(dim=2)
+        spread = (truth - truth.mean(dim=0)).square().sum(dim=0).double()
+        out["r2"] = (1 - squared / spread).mean(dim=1)
+    else:
+        out |= _accuracies(classes_of(scores, task.target_kind == "labels"), truth, shared, request)
+    for name, metric in metrics.items():
+        if name not in out:
+            out[name] = metric.compute(scores, truth, len(task.classes)).double()
+    if request.return_scores:
+        out["scores"] = scores
+    return out
+
+
+def _accuracies(
+    predictions: Tensor, truth: Tensor, shared: SharedState, request: ProbeRequest
+) -> dict[str, Tensor]:
+    """predictions: int64 (a, n), or (a, t, n) of several labels."""
+    if shared.task.target_kind == "labels":
+        right = (predictions == truth.T).double()  # (a, t, n)
+        out = {"accuracy": right.mean(dim=(1, 2)), "class_accuracy": right.mean(dim=2)}
+    else:
+        accuracy, by_class = accuracies(predictions, truth, len(shared.task.classes))
+        out = {"accuracy": accuracy, "class_accuracy": by_class}
+    return out | ({"predictions": predictions.int()} if request.return_predictions else {})
+
+
+def classes_of(scores: Tensor, labels: bool = False) -> Tensor:
+    """Predicted classes int64 (m, n) of scores (m, c, n): the largest, the first of several; one output means
+    two classes. labels: which of c labels hold, (m, c, n)."""
+    if labels or scores.shape[1] == 1:
+        positive = (scores > 0).long()
+        return positive if labels else positive[:, 0]
+    return scores.argmax(dim=1)
 
 
 def _logits(
@@ -19,12 +114,12 @@ def _logits(
             yield span.probes, panel.rows, forward(x[span.probes], panel.of(span.group), span.segments)
 
 
-def predict(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels) -> Tensor:
-    """Predicted classes int64 (m, n) of probes x (m, c, w), laid out as in `logistic.Batch`; one output means
-    two classes."""
-    predictions = torch.empty(x.shape[0], panels.n_samples, dtype=torch.int64, device=x.device)
+def predict(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels, labels: bool = False) -> Tensor:
+    """`classes_of` the scores of probes x (m, c, w), laid out as in `logistic.Batch`."""
+    shape = (x.shape[0], x.shape[1], panels.n_samples) if labels else (x.shape[0], panels.n_samples)
+    predictions = torch.empty(shape, dtype=torch.int64, device=x.device)
     for probes, rows, logits in _logits(x, widths, groups, panels):
-        predictions[probes, rows] = logits.argmax(dim=1) if x.shape[1] > 1 else (logits[:, 0] > 0).long()
+        predictions[probes, ..., rows] = classes_of(logits, labels)
     return predictions
 
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
-from probecache.analyze.probes.design.gram import Moments, moments
-from probecache.analyze.probes.kinds.ridge import class_targets
+from probecache.analyze.probes.design.gram import Moments, class_targets, moments
 from probecache.analyze.probes.optim.cross_entropy import n_outputs
 from probecache.analyze.probes.optim.curvature import ROWS_PER_NEURON, class_grams
 from probecache.analyze.probes.optim.pilot import fit_pilots
 from probecache.analyze.tasks.task import Task, row_blocks
 
 SAMPLE_ROWS = 16384
+GRAM_LIMIT = 2**30  # bytes of class Grams on a CPU without a memory limit
 FEWEST = 64  # neurons that a class Gram has rows for: fewer rows may miss a class of many
 PILOT_ROWS = 65536  # of rows in memory; of rows on disk, the sample serves
 # (the largest share of the neurons served, the pilot's own share)
@@ -37,8 +37,8 @@ class Curvature:
 
 
 @dataclass
-class Prepared:
-    """Made by `prepare`. sample: some of the rows, as stored; sample_labels: int64, theirs.
+class SharedState:
+    """Made by `share`. sample: some of the rows, as stored; sample_labels: int64, theirs.
 
     gram_limit: bytes that the class Grams may take, of all penalties together. Where those of one l2 would
     take more, fewer are made; with none, the plain Gram matrix serves, or nothing where rows are scarce.
@@ -112,13 +112,13 @@ class Prepared:
         return [Curvature(w, gram) for w, gram in zip(widest, grams, strict=True)][::-1]
 
 
-def prepare(
+def share(
     task: Task,
     standardize: bool,
     device: torch.device,
     memory_limit: int | None = None,
     found: Moments | None = None,
-) -> Prepared:
+) -> SharedState:
     """One pass over the training rows. memory_limit: bytes for all that this process holds.
 
     found: the task's moments where they were computed already, by `sweeps.distributed_moments` on a cluster.
@@ -137,10 +137,10 @@ def prepare(
     rows = np.arange(n) if chosen is None else chosen
     mean, scale = (task.mean, task.scale) if standardize else (None, None)
     sample = Panels(_take_rows(task, rows), mean, scale, device)
-    gram_limit = 2**30 if device.type == "cpu" else 2**33
+    gram_limit = GRAM_LIMIT if device.type == "cpu" else 2**33
     if memory_limit is not None:
         gram_limit = min(gram_limit, memory_limit // 8)
-    return Prepared(task, standardize, device, found, sample, labels[rows], gram_limit)
+    return SharedState(task, standardize, device, found, sample, labels[rows], gram_limit)
 
 
 def some_rows(n: int, count: int) -> np.ndarray | None:

@@ -32,7 +32,7 @@ _NULL_VARIANCE = 1e-10
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Selection:
     """A task with the column orders to fit on it: the probes of `seeds`, or one fit that holds for all of
     them.
 
@@ -47,9 +47,9 @@ class Prepared:
     basis: np.ndarray | None = None
 
 
-def prepare(
+def select(
     task: Task, selection: str, seeds: Sequence[int], *, standardize: bool = True
-) -> Iterator[Prepared]:
+) -> Iterator[Selection]:
     """The prefix problems of a selection: the first k columns of `orders` on `task`, for each item in turn.
 
     `random` gives one item with an order per seed; selections that draw nothing give one item with a single
@@ -65,20 +65,20 @@ def prepare(
     check_selection(selection)
     d, seeds = task.n_neurons, tuple(int(s) for s in seeds)
     if selection == "random":
-        yield Prepared(task, np.stack([permutation(d, s) for s in seeds]), seeds)
+        yield Selection(task, np.stack([permutation(d, s) for s in seeds]), seeds)
     elif selection == "randproj":
         for seed in seeds:
             # rotate() standardises first; the random matrix acts on centred features, as the paper's does.
             basis = random_basis(d, seed) * task.scale[:, None]
-            yield Prepared(rotate(task, basis), np.arange(d)[None], (seed,), basis)
+            yield Selection(rotate(task, basis), np.arange(d)[None], (seed,), basis)
     elif selection in ("pca", "pca-least"):
         basis = principal_components(task, least=selection == "pca-least", standardize=standardize)
         basis = basis if standardize else basis * task.scale[:, None]
         rotated = rotate(task, basis)
         plain = replace(rotated, mean=np.zeros(d, np.float32), scale=np.ones(d, np.float32))
-        yield Prepared(plain, np.arange(d)[None], seeds, basis)
+        yield Selection(plain, np.arange(d)[None], seeds, basis)
     else:
-        yield Prepared(task, _order(task, selection)[None], seeds)
+        yield Selection(task, _order(task, selection)[None], seeds)
 
 
 def check_selection(selection: str) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from probecache.analyze.probes.design.gram import Moments
-from probecache.analyze.probes.kinds.ridge import class_targets
+from probecache.analyze.probes.design.gram import Moments, class_targets
 from probecache.analyze.tasks.task import stored_moments
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ VARIABLES: dict[str, tuple[str, Any, str]] = {
     "accuracy": ("float64", np.nan, "share of test samples whose class is predicted, 0 to 1"),
     "objective": ("float64", np.nan, "the penalised training objective at the weights that were scored"),
     "grad_norm": ("float64", np.nan, "norm of the objective's gradient at those weights"),
-    "n_iter": ("int32", -1, "iterations of the solver"),
+    "n_iter": ("int32", -1, "what the solver counts: evaluations of the objective (logistic), steps (sgd)"),
     "converged": ("bool", False, "whether the solver met its tolerance"),
     "seconds": ("float64", np.nan, "the probe's share of its block's seconds in a worker, loading included"),
     "state": ("int8", 0, "0 missing, 1 done, 2 failed"),

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probecache.analyze.probes.select_l2 import CHOSEN, L2_PATH, describe_choice
+from probecache.analyze.probes.kind import TOL, Kind
+from probecache.analyze.probes.registry import get_kind
+from probecache.analyze.probes.select_l2 import FOLDED, L2_PATH, describe_choice
 from probecache.analyze.selections.projections import check_selection
 from probecache.analyze.selections.subsets import check_seeds
 from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight
 from probecache.store.errors import InputError, close_names
 
-PROBES = ("logistic", "ridge", "knn", "sgd")
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
 DIMS = ("target", "layer", "selection", "shots", "fraction", "seed", "l2")
 AUTO = "auto"  # the one coordinate along l2 where each probe has chosen its own
@@ -51,6 +52,7 @@ class SweepPlan:
     standardize: bool = True
     l2_path: tuple[float, ...] | None = None
     class_weight: ClassWeight | tuple[tuple[str, float], ...] = None
+    tol: float = TOL
 
     def __post_init__(self) -> None:
         fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -62,13 +64,14 @@ class SweepPlan:
         fix("seeds", check_seeds(self.seeds))
         for selection in self.selection:
             check_selection(selection)
-        _one_of("probe", self.probe, PROBES)
         _one_of("solver", self.solver, SOLVERS)
-        if self.solver in ("sklearn", "cuml") and self.probe not in ("logistic", "ridge"):
+        if self.solver not in ("auto", *self.kind.solvers):
             raise InputError(f"got solver {self.solver!r} for a {self.probe} probe; only torch has it")
+        fix("tol", _numbers("tol", self.tol, "above 0, below 1", lambda v: 0 < v < 1)[0])
         self._check_penalties(fix)
         fix("class_weight", check_class_weight(self.class_weight))  # type: ignore[arg-type]
-        if self.class_weight is not None and (self.probe == "knn" or self.solver in ("sklearn", "cuml")):
+        alone = self.solver in ("sklearn", "cuml")
+        if self.class_weight is not None and (alone or not self.kind.takes_weights):
             raise InputError(
                 f"got class_weight for probe {self.probe!r}, solver {self.solver!r}; "
                 "knn and the solvers sklearn and cuml take none"
@@ -87,9 +90,9 @@ class SweepPlan:
         fix("l2", (AUTO,))
         path = L2_PATH if self.l2_path is None else self.l2_path
         fix("l2_path", tuple(sorted(_numbers("l2_path", path, *allowed))))
-        if self.probe not in CHOSEN:
+        if not self.kind.l2_choice:
             raise InputError(f"got l2 'auto' for a {self.probe} probe, which has no l2; leave --l2 out")
-        if self.probe == "ridge" and self.solver in ("sklearn", "cuml"):
+        if self.kind.l2_choice == FOLDED and self.solver in ("sklearn", "cuml"):
             raise InputError(f"got l2 'auto' for ridge with solver {self.solver!r}; only torch has its folds")
 
     @property
@@ -109,13 +112,17 @@ class SweepPlan:
         return tuple(map(len, axes))
 
     @property
+    def kind(self) -> Kind:
+        return get_kind(self.probe)
+
+    @property
     def n_probes(self) -> int:
         return math.prod(self.shape)
 
     def settings(self) -> dict[str, Any]:
         """What must agree for two runs to share one RESULTS: everything but the grid's coordinates."""
-        names = ("train", "test", "probe", "solver", "standardize", "class_weight")
-        choice = None if self.l2_path is None else [describe_choice(self.probe), *self.l2_path]
+        names = ("train", "test", "probe", "solver", "standardize", "class_weight", "tol")
+        choice = None if self.l2_path is None else [describe_choice(self.kind), *self.l2_path]
         return {name: getattr(self, name) for name in names} | {"l2_choice": choice}
 
     @classmethod

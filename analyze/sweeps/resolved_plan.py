@@ -12,7 +12,6 @@ import psutil
 from probecache.analyze.probes.fit import pick_device
 from probecache.analyze.sweeps.blocks import Block, missing_blocks
 from probecache.analyze.sweeps.cost import (
-    LayerSize,
     Machine,
     Projection,
     expected_seconds,
@@ -26,6 +25,7 @@ from probecache.analyze.sweeps.solvers import check_solver
 from probecache.analyze.sweeps.worker import Job, layer_digest
 from probecache.analyze.tasks.class_weights import check_named
 from probecache.analyze.tasks.labels import load_labels
+from probecache.analyze.tasks.size import LayerSize
 from probecache.store.errors import InputError, close_names
 from probecache.store.layout import DTYPES
 from probecache.store.subset import read_indices
@@ -54,7 +54,7 @@ class Sized:
 
     def blocks(self, missing: np.ndarray, machine: Machine, target: float | None = None) -> list[Block]:
         def seconds(block: Block) -> float:
-            return expected_seconds(block, self.layers[block.layer], machine, self.plan.probe)
+            return expected_seconds(block, self.layers[block.layer], machine, self.plan.kind)
 
         target = target_seconds(self.plan, self.layers, machine) if target is None else target
         return list(missing_blocks(self.plan, missing, seconds, target))
@@ -65,13 +65,14 @@ class Sized:
             os.path.abspath(self.store.path) if "://" not in str(self.store.path) else str(self.store.path),
             plan.train,
             plan.test,
-            plan.probe,
+            plan.kind,
             plan.solver,
             plan.standardize,
             device,
             memory,
             tuple(self.digests.items()),
             plan.class_weight,  # type: ignore[arg-type]
+            plan.tol,
         )
 
 
@@ -130,7 +131,7 @@ def projection(plan: SweepPlan, store: "Store | str | Path", machine: Machine) -
     """What the whole plan costs, nothing being done yet: what `--dry-run` prints."""
     sized = size_up(plan, store)
     blocks = sized.blocks(np.ones(plan.shape, bool), machine)
-    return project(blocks, sized.layers, machine, plan.probe), sized
+    return project(blocks, sized.layers, machine, plan.kind), sized
 
 
 def machine_for(client: "Client | None", device: str, memory_limit: int | None) -> Machine:

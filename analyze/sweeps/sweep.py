@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from probecache.analyze.probes.kind import TOL
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.cost import Machine, check_fits, project
 from probecache.analyze.sweeps.execute import Outcome, run_here, run_on
@@ -50,6 +51,7 @@ def sweep(
     standardize: bool = True,
     l2_path: Iterable[float] | None = None,
     class_weight: ClassWeight = None,
+    tol: float = TOL,
     device: str = "auto",
     memory_limit: int | None = None,
     progress: Progress | None = None,
@@ -63,6 +65,7 @@ def sweep(
     l2="auto": each probe takes the best of `l2_path` (default 1e-6 to 10 in decades) by training rows that
     its fit does not see, and is fitted with it on all; the coordinate l2 is "auto", `chosen_l2` says which.
     class_weight: 'balanced', or class names with weights; the objective's mean is then a weighted mean.
+    tol: the relative gap of the objective at which a logistic probe has converged.
     client: a Dask client whose workers compute the blocks; None computes the same blocks here, in order.
     out: a folder for RESULTS; where it exists, only what is missing is computed and the rest is kept.
     memory_limit: bytes per process (default: 80% of what is free, or a Dask worker's own limit).
@@ -85,6 +88,7 @@ def sweep(
         standardize,
         l2_path,  # type: ignore[arg-type]
         class_weight,
+        tol,
     )
     return run_plan(
         plan, store, client=client, out=out, device=device, memory_limit=memory_limit, progress=progress
@@ -114,7 +118,7 @@ def run_plan(
         Results(Path(folder) / "results.zarr" if out is None else out, sized.grid, sized.settings) as results,
     ):
         blocks = sized.blocks(results.missing(sized.grid), machine, block_seconds)
-        check_fits(project(blocks, sized.layers, machine, plan.probe), machine)
+        check_fits(project(blocks, sized.layers, machine, plan.kind), machine)
         # on a cluster each worker knows its own limit
         job = sized.job(device, machine.memory if client is None else memory_limit)
         resources = {"GPU": 1.0} if machine.device == "gpu" else None

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probecache.analyze.probes.select_l2 import fit_chosen, hold_out
-from probecache.analyze.selections.projections import prepare
+from probecache.analyze.probes.kind import TOL, Kind, ProbeRequest
+from probecache.analyze.probes.select_l2 import FOLDED, fit_chosen, hold_out
+from probecache.analyze.selections.projections import select
 from probecache.analyze.selections.subsets import sizes
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.cost import BASELINE
@@ -26,7 +27,7 @@ from probecache.store.errors import InputError
 if TYPE_CHECKING:
     from probecache.analyze.probes.design.gram import Moments
     from probecache.analyze.probes.select_l2 import HeldOut
-    from probecache.analyze.probes.shared_state import Prepared
+    from probecache.analyze.probes.shared_state import SharedState
     from probecache.analyze.tasks.task import Task
     from probecache.store.reader import Store
 
@@ -47,13 +48,14 @@ class Job:
     store: str
     train: str
     test: str
-    probe: str
+    kind: Kind
     solver: str
     standardize: bool
     device: str
     memory_limit: int | None
     digests: tuple[tuple[str, str], ...]
     class_weight: str | tuple[tuple[str, float], ...] | None = None
+    tol: float = TOL
 
 
 @dataclass
@@ -122,32 +124,31 @@ def _fit(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[
         key, lambda: _load(cache.open(job.store), block.layer, digest, job, found), _size
     )
     limit = working_memory(job.memory_limit)
-    options: dict[str, Any] = {"standardize": job.standardize, "device": job.device, "memory_limit": limit}
     parts = []
-    for prepared in prepare(task, block.selection, block.seeds, standardize=job.standardize):
-        same = prepared.task is task
-        ks = sizes(block.fractions, task.n_neurons)
-        asked = options | {"probe": job.probe, "shared": shared if same else None}
-        chosen = {}
+    for picked in select(task, block.selection, block.seeds, standardize=job.standardize):
+        same = picked.task is task
+        request = ProbeRequest(
+            job.kind,
+            picked.orders,
+            sizes(block.fractions, task.n_neurons),
+            np.asarray(block.path or block.l2s, np.float64),
+            seeds=picked.seeds[: len(picked.orders)],
+            standardize=job.standardize,
+            device=job.device,
+            memory_limit=limit,
+            tol=job.tol,
+        )
+        fit, mine, chosen = partial(solve, solver=job.solver), shared if same else None, {}
         if block.path:
             held = None
-            if same and job.probe != "ridge":
-                held = cache.get((*key, "held out"), lambda: hold_out(task, **options), _size)
-            result, l2 = fit_chosen(
-                prepared.task,
-                prepared.orders,
-                ks,
-                block.path,
-                held=held,
-                fit=partial(solve, solver=job.solver),
-                **asked,
-            )
-            chosen["chosen_l2"] = l2
+            if same and job.kind.l2_choice != FOLDED:
+                options = (job.standardize, job.device, limit)
+                held = cache.get((*key, "held out"), partial(hold_out, task, *options), _size)
+            result, chosen["chosen_l2"] = fit_chosen(picked.task, request, shared=mine, held=held, fit=fit)
         else:
-            l2s = np.asarray(block.l2s, np.float64)
-            result = solve(prepared.task, prepared.orders, ks, l2s, solver=job.solver, **asked)
+            result = fit(picked.task, request, mine)
         # one order may stand for several seeds: (1, f, p) -> (seeds, f, p)
-        repeat = len(prepared.seeds) // len(prepared.orders)
+        repeat = len(picked.seeds) // len(picked.orders)
         whole = {name: getattr(result, name) for name in ARRAYS} | chosen
         arrays = {name: np.repeat(values, repeat, axis=0) for name, values in whole.items()}
         parts.append(arrays | {"attrs": dict(result.attrs)})
@@ -161,7 +162,7 @@ def working_memory(limit: int | None) -> int | None:
 
 def _load(
     store: "Store", layer: str, digest: str, job: Job, found: "Moments | None"
-) -> "tuple[Task, Prepared]":
+) -> "tuple[Task, SharedState]":
     from probecache.analyze.probes.fit import task_moments
     from probecache.analyze.tasks.task import load_task
 
@@ -182,7 +183,7 @@ def layer_digest(store: Any, layer: str, train: str, test: str) -> str:
     return f"{store.digest(train, layer)}+{store.digest(test, layer)}"
 
 
-def _size(held: "tuple[Task, Prepared] | HeldOut") -> int:
+def _size(held: "tuple[Task, SharedState] | HeldOut") -> int:
     task, shared = held if isinstance(held, tuple) else (held.task, held.shared)
     matrices = sum(getattr(matrix, "nbytes", 0) for matrix in (task.train, task.test))
     return matrices + shared.nbytes

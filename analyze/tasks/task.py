@@ -141,8 +141,22 @@ class Task:
             )
 
     @property
+    def target_kind(self) -> str:
+        """What the labels are: "classes", several "labels" of a sample, or "numbers"."""
+        if self.train_labels.dtype.kind == "f":
+            return "numbers"
+        return "classes" if self.train_labels.ndim == 1 else "labels"
+
+    @property
     def is_regression(self) -> bool:
-        return self.train_labels.dtype.kind == "f"
+        return self.target_kind == "numbers"
+
+    @property
+    def n_outputs(self) -> int:
+        """Weight vectors per probe: one for two classes, else one per class, label or number."""
+        if self.target_kind == "classes":
+            return 1 if len(self.classes) == 2 else len(self.classes)
+        return 1 if self.train_labels.ndim == 1 else self.train_labels.shape[1]
 
     @property
     def n_neurons(self) -> int:

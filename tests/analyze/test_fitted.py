@@ -15,7 +15,7 @@ import probecache as pc
 from probecache.__main__ import _run
 from probecache.analyze.probes.deploy import fit_probe, predict_split
 from probecache.analyze.probes.fit import fit_block
-from probecache.analyze.selections.projections import prepare
+from probecache.analyze.selections.projections import select
 from probecache.analyze.tasks.shots import take_shots
 from probecache.analyze.tasks.task import load_task
 from probecache.store.fingerprint import Fingerprint
@@ -66,7 +66,7 @@ def test_it_predicts_what_the_sweeps_probe_does(store, probe, selection):
     """The same coordinates among others of a block: the same class for every test sample, and its scores."""
     fractions, seeds, l2s = [0.25, 0.5, 1.0], [0, 3], [1e-3, 1e-1]
     task, at = load_task(store, "mine"), (0, 1, 1)
-    parts = list(prepare(task, selection, seeds))
+    parts = list(select(task, selection, seeds))
     part = parts[-1]
     block = fit_block(
         part.task,

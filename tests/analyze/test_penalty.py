@@ -8,6 +8,8 @@ import probecache as pc
 from probecache.analyze.probes.cross_validate import ridge_scores
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.probes.folds import fold_numbers, held_out_rows, split_task
+from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.select_l2 import fit_chosen
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.sweeps.plan import DIMS
@@ -84,7 +86,7 @@ def test_moments_without_a_fold_are_the_moments_of_the_other_rows():
 @pytest.mark.parametrize("probe", ["logistic", "ridge"])
 def test_each_probe_gets_the_best_of_the_path_and_all_rows(probe):
     task, orders = blobs(), np.stack([permutation(20, s) for s in (0, 1, 2)])
-    got, chosen = fit_chosen(task, orders, SIZES, PATH, probe=probe)
+    got, chosen = fit_chosen(task, ProbeRequest(get_kind(probe), orders, SIZES, PATH))
     part = split_task(task, held_out_rows(task.train_labels))
     for s, f in np.ndindex(3, 3):
         one = orders[s : s + 1], SIZES[f : f + 1]
@@ -130,7 +132,7 @@ def test_a_class_that_a_fold_cannot_fit_is_never_predicted_there():
     scores = ridge_scores(task_moments(one), order[None], np.array([20]), np.array([1e-2]))
     # RidgeClassifier without the class predicts among the others, as ours must
     assert scores[0, 0, 0] == pytest.approx(looped(one, order, 20, 1e-2, RidgeClassifier), abs=1e-6)
-    got, _ = fit_chosen(one, order[None], np.array([20]), PATH)
+    got, _ = fit_chosen(one, ProbeRequest(get_kind("logistic"), order[None], np.array([20]), PATH))
     assert np.isfinite(got.objective).all()
 
 
@@ -157,7 +159,8 @@ def test_a_sweep_with_l2_auto_keeps_the_dimension_and_names_the_choice(store, tm
     assert results["l2"].values.tolist() == ["auto"]
     np.testing.assert_array_equal(results["seconds"].sel(seed=[0]), first["seconds"])  # not computed again
     task = blobs()
-    direct, chosen = fit_chosen(task, permutation(20, 1)[None], np.array([4, 20]), PATH, probe=probe)
+    request = ProbeRequest(get_kind(probe), permutation(20, 1)[None], np.array([4, 20]), PATH)
+    direct, chosen = fit_chosen(task, request)
     swept = results.sel({"selection": "random", "seed": 1, "l2": "auto", "layer": "a"}).squeeze()
     np.testing.assert_array_equal(swept["chosen_l2"], chosen[0, :, 0])
     np.testing.assert_allclose(swept["objective"], direct.objective[0, :, 0], rtol=1e-6)

@@ -7,10 +7,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from probecache.analyze.probes.batches import Options, fit_orders
 from probecache.analyze.probes.design.design_matrix import Panels
-from probecache.analyze.probes.fit import fit_block, pick_device, task_moments
-from probecache.analyze.probes.kinds.sgd import Schedule, fit_sgd
+from probecache.analyze.probes.fit import fit_block, pick_device
+from probecache.analyze.probes.kinds.sgd import Schedule, Sgd, fit_sgd
 from probecache.analyze.probes.optim.cross_entropy import indicator
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.tasks.task import StoredRows, Task
@@ -100,7 +99,7 @@ def test_multi_output_regression_equals_scikit_learn():
     for i, k in enumerate((4, 12)):
         train, test = (((m - task.mean) / task.scale)[:, order[:k]] for m in (task.train, task.test))
         model = Ridge(alpha=0.1 * 200).fit(train, y[:200])
-        assert got.accuracy[0, i, 0] == pytest.approx(model.score(test, y[200:]), abs=1e-5)
+        assert got.metrics["r2"][0, i, 0] == pytest.approx(model.score(test, y[200:]), abs=1e-5)
         objective = ((y[:200] - model.predict(train)) ** 2).sum() / 200 + 0.1 * (model.coef_**2).sum()
         assert got.objective[0, i, 0] == pytest.approx(objective, rel=1e-5)
 
@@ -151,11 +150,9 @@ def test_sgd_equals_a_loop_over_torch_modules():
 
 def test_sgd_probes_score_and_report():
     task, order = blobs(spread=0.5), permutation(24, 0)
-    shared = task_moments(task)
-    options = Options("sgd", 1e-5, 1, torch.float32, False, False, Schedule(epochs=5))
-    got = fit_orders(shared, [order], np.array([24]), np.array([1e-4]), options)
-    assert got["accuracy"][0, 0, 0] > 0.9
-    assert np.isfinite(got["objective"]).all()
+    got = fit_block(task, order[None], np.array([24]), np.array([1e-4]), probe=Sgd(Schedule(epochs=5)))
+    assert got.accuracy[0, 0, 0] > 0.9
+    assert np.isfinite(got.objective).all()
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0])

@@ -8,10 +8,10 @@ from sklearn.preprocessing import StandardScaler
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.selections.projections import (
     check_selection,
-    prepare,
     principal_components,
     random_basis,
     read_indices,
+    select,
 )
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.tasks.task import Task
@@ -27,7 +27,7 @@ def make_task(n=90, d=14, seed=0):
 
 def test_random_is_one_task_with_the_paper_s_permutations():
     task = make_task()
-    (part,) = prepare(task, "random", [0, 3])
+    (part,) = select(task, "random", [0, 3])
     assert part.task is task
     assert part.seeds == (0, 3)
     np.testing.assert_array_equal(part.orders, [permutation(14, 0), permutation(14, 3)])
@@ -36,10 +36,10 @@ def test_random_is_one_task_with_the_paper_s_permutations():
 def test_what_draws_nothing_is_fitted_once():
     task = make_task()
     for selection in ("first", "variance", "variance-least", "pca", "pca-least"):
-        (part,) = prepare(task, selection, range(5))
+        (part,) = select(task, selection, range(5))
         assert part.orders.shape == (1, 14)
         assert part.seeds == (0, 1, 2, 3, 4)
-    (part,) = prepare(task, "first", [0])
+    (part,) = select(task, "first", [0])
     np.testing.assert_array_equal(part.orders[0], np.arange(14))
 
 
@@ -48,8 +48,8 @@ def test_variance_sorts_by_training_variance_constant_neurons_last():
     train = task.train.copy()
     train[:, 5] = 7.0
     task = Task(train, task.train_labels, task.test, task.test_labels)
-    (high,) = prepare(task, "variance", [0])
-    (low,) = prepare(task, "variance-least", [0])
+    (high,) = select(task, "variance", [0])
+    (low,) = select(task, "variance-least", [0])
     assert high.orders[0].tolist() == np.argsort(-train.astype(np.float64).var(0)).tolist()
     assert high.orders[0][-1] == low.orders[0][0] == 5
 
@@ -59,7 +59,7 @@ def test_pca_is_scikit_learn_s_fitted_on_train_alone(standardize):
     task = make_task()
     scaler = StandardScaler(with_std=standardize).fit(task.train.astype(np.float64))
     reference = PCA().fit(scaler.transform(task.train))
-    (part,) = prepare(task, "pca", [0], standardize=standardize)
+    (part,) = select(task, "pca", [0], standardize=standardize)
     for ours, rows in ((part.task.train, task.train), (part.task.test, task.test)):
         theirs = reference.transform(scaler.transform(rows))
         np.testing.assert_allclose(ours * np.sign((ours * theirs).sum(0)), theirs, atol=2e-4)
@@ -70,7 +70,7 @@ def test_pca_is_scikit_learn_s_fitted_on_train_alone(standardize):
 @pytest.mark.parametrize("selection", ["pca", "pca-least"])
 def test_all_components_are_the_full_layer_s_probe(selection):
     task = make_task()
-    (part,) = prepare(task, selection, [0])
+    (part,) = select(task, selection, [0])
     options = {"sizes": np.array([14]), "l2s": np.array([1e-2]), "device": "cpu"}
     ours = fit_block(part.task, part.orders, **options)
     full = fit_block(task, np.arange(14)[None], **options)
@@ -102,14 +102,14 @@ def test_fewer_samples_than_neurons_leave_the_empty_directions_for_last():
         basis = principal_components(task, least=least)
         rank = 8  # nine centred rows
         np.testing.assert_allclose(np.linalg.norm(basis, axis=0), [1] * rank + [0] * (14 - rank), atol=1e-12)
-    (part,) = prepare(task, "pca-least", [0])
+    (part,) = select(task, "pca-least", [0])
     assert (part.task.train[:, 8:] == 0).all()
     assert part.task.train[:, :8].std(0).min() > 1e-3
 
 
 def test_randproj_is_a_product_with_unit_columns_one_per_seed():
     task = make_task()
-    parts = list(prepare(task, "randproj", [0, 1]))
+    parts = list(select(task, "randproj", [0, 1]))
     assert [p.seeds for p in parts] == [(0,), (1,)]
     for seed, part in enumerate(parts):
         basis = random_basis(14, seed)
@@ -126,7 +126,7 @@ def test_an_index_file_comes_first_then_the_rest(tmp_path):
     text.write_text("# best neurons\n7\n2\n11\n")
     np.save(tmp_path / "neurons.npy", np.array([7, 2, 11]))
     for name in ("neurons.txt", "neurons.npy"):
-        (part,) = prepare(make_task(), f"index:{tmp_path / name}", [0, 1])
+        (part,) = select(make_task(), f"index:{tmp_path / name}", [0, 1])
         assert part.orders[0].tolist() == [7, 2, 11, 0, 1, 3, 4, 5, 6, 8, 9, 10, 12, 13]
 
 
@@ -152,6 +152,6 @@ def test_a_wrong_index_file_is_one_line(tmp_path, content, says):
 
 def test_unknown_selections():
     with pytest.raises(InputError, match=r"got selection 'pac'; close names: pca"):
-        list(prepare(make_task(), "pac", [0]))
+        list(select(make_task(), "pac", [0]))
     with pytest.raises(InputError, match=r"no file nowhere.txt"):
         check_selection("index:nowhere.txt")

@@ -9,13 +9,20 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
+from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.selections.subsets import permutation
-from probecache.analyze.sweeps.solvers import SOLVERS, check_solver, cuml, solve
-from probecache.analyze.sweeps.solvers.one_by_one import Fit, logistic_objective, loop
+from probecache.analyze.sweeps import solvers
+from probecache.analyze.sweeps.solvers import SOLVERS, check_solver, cuml
+from probecache.analyze.sweeps.solvers.one_by_one import Fit, Problem, logistic_objective, loop
 from probecache.analyze.tasks.task import StoredRows, Task
 from probecache.store.errors import InputError
 
 SIZES, L2S = np.array([5, 40, 64]), np.array([1e-3, 1e-1])
+
+
+def solve(task, orders, sizes, l2s, *, probe="logistic", solver="auto"):
+    return solvers.solve(task, ProbeRequest(get_kind(probe), orders, sizes, l2s), solver=solver)
 
 
 def digits(classes: int) -> Task:
@@ -107,8 +114,10 @@ def test_a_fit_that_stopped_early_has_not_converged_whatever_its_solver_says(tas
     def converged(steps):
         stopped = partial(fit, steps=steps)
         order = permutation(64, 0)[None]
-        options = {"gradient_tol": cuml.GRADIENT_TOLERANCE}
-        return loop(task, order, SIZES, L2S, "logistic", True, stopped, {}, **options).converged
+        problem = Problem(stopped, logistic_objective, cuml.GRADIENT_TOLERANCE)
+        return loop(
+            task, ProbeRequest(get_kind("logistic"), order, SIZES, L2S), {"logistic": problem}, {}
+        ).converged
 
     assert converged(2000).all()
     assert not converged(5).any()

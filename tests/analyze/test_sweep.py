@@ -260,11 +260,11 @@ def failing(monkeypatch, when, error):
     tries = []
     original = worker.solve
 
-    def solve(task, orders, *args, **kwargs):
-        if when(orders):
-            tries.append(len(orders))
+    def solve(task, request, *args, **kwargs):
+        if when(request.orders):
+            tries.append(len(request.orders))
             raise error()
-        return original(task, orders, *args, **kwargs)
+        return original(task, request, *args, **kwargs)
 
     monkeypatch.setattr(worker, "solve", solve)
     monkeypatch.setattr("probecache.analyze.sweeps.resolved_plan.target_seconds", lambda *a: 0.0)

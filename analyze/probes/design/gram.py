@@ -76,3 +76,10 @@ def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 4) -> None
         strip = left[a:b] @ right[a:].T
         gram[a:b, a:] += strip
         gram[b:, a:b] += strip[:, b - a :].T
+
+
+def class_targets(labels: Tensor, n_classes: int) -> Tensor:
+    """+1 for the sample's class, -1 for the others, float32 (n, t); t is 1 for two classes."""
+    if n_classes == 2:
+        return (2 * labels - 1).float()[:, None]
+    return 2 * torch.nn.functional.one_hot(labels, n_classes).float() - 1

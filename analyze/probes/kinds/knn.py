@@ -15,12 +15,16 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.probes.design.probe_order import ProbeOrder
+from probecache.analyze.probes.kind import Fitted, ProbeRequest
+from probecache.analyze.probes.shared_state import SharedState, task_panels
+from probecache.analyze.tasks.size import LayerSize
 from probecache.store.errors import InputError
 
 TEST_ROWS = 1024
 
 
-def knn_predictions(
+def knn_votes(
     train: Panels,
     test: Panels,
     labels: Tensor,
@@ -30,17 +34,19 @@ def knn_predictions(
     neighbors: int = 20,
     temperature: float = 0.07,
 ) -> Tensor:
-    """Predicted classes int64 (f, n_test) for the first `sizes` (f,) columns of the panels' one order.
+    """Votes float32 (f, classes, n_test) for the first `sizes` (f,) columns of the panels' one order.
+
+    A sample's class is the one with the most votes, the lower one of several.
 
     labels: int64 (n_train,). The columns are taken as the panels give them: unstandardised panels are the
-    published protocol. Ties go to the lower class.
+    published protocol.
     """
     n = train.n_samples
     if not 1 <= neighbors <= n:
         raise InputError(f"got neighbors={neighbors}; allowed: 1 to {n}, the number of training samples")
     if not temperature > 0:
         raise InputError(f"got temperature={temperature}; it must be above 0")
-    predictions = torch.empty(len(sizes), test.n_samples, dtype=torch.int64, device=labels.device)
+    found = torch.empty(len(sizes), n_classes, test.n_samples, device=labels.device)
     rank = np.argsort(sizes, kind="stable")
     for rows, panel in _strips(test):
         similarity = torch.zeros(panel.shape[1], n, device=panel.device)
@@ -61,8 +67,8 @@ def knn_predictions(
             # Above the best one nothing is lost: the exponent is at most 0 and cannot overflow.
             vote = torch.exp((nearest - nearest[:, :1]) / temperature)
             votes = torch.zeros(panel.shape[1], n_classes, device=panel.device)
-            predictions[f, rows] = votes.scatter_add_(1, labels[index], vote).argmax(dim=1)
-    return predictions
+            found[f, :, rows] = votes.scatter_add_(1, labels[index], vote).T
+    return found
 
 
 def _strips(test: Panels) -> Iterator[tuple[slice, Tensor]]:
@@ -71,3 +77,50 @@ def _strips(test: Panels) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, columns.shape[1], TEST_ROWS):
             part = columns[:, start : start + TEST_ROWS]
             yield slice(panel.start + start, panel.start + start + part.shape[1]), part
+
+
+class Knn:
+    """k nearest neighbours by cosine: no weights, no penalty."""
+
+    name = "knn"
+    has_l2 = False
+    takes_weights = False
+    targets = ("classes",)
+    from_disk = False
+    solvers = ("torch",)
+    l2_choice = ""
+    probabilities = False
+    counts = "nothing: no iterations"
+
+    def orders_per_batch(self, shared: SharedState, request: ProbeRequest) -> int:
+        return 1
+
+    def fit(
+        self, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
+    ) -> Fitted:
+        task, device = shared.task, shared.device
+        labels = torch.from_numpy(task.train_labels).to(device)
+        found = []
+        for g, order in enumerate(orders):
+            train = task_panels(task, shared.standardize, device, [order], keep=True)
+            test = task_panels(task, shared.standardize, device, [order], test=True)
+            ks, which = np.unique(probes.size[probes.group == g], return_inverse=True)
+            found.append(knn_votes(train, test, labels, len(task.classes), ks)[which])
+        nothing = torch.full((len(probes),), torch.nan, dtype=torch.float64)
+        zero = torch.zeros(len(probes), dtype=torch.int64)
+        return Fitted(nothing, nothing, zero, torch.ones_like(zero).bool(), scores=torch.cat(found))
+
+    def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:
+        """One product of the widest subset; for each fraction, the search among all similarities, which
+        takes about as long as 60 multiplications of each."""
+        return size.test * size.train * (2.0 * float(ks.max()) + 60.0 * len(ks))
+
+    def shared_flops(self, size: LayerSize, penalties: int) -> float:
+        return 0.0
+
+    def memory(self, size: LayerSize, fractions: int, l2s: int) -> int:
+        """Similarities of a strip of test rows, thrice, and the votes."""
+        return 3 * 4 * TEST_ROWS * size.train + 4 * fractions * l2s * size.classes * size.test
+
+
+KIND = Knn()

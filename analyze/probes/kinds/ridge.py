@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.gram import Moments
+from probecache.analyze.probes.design.probe_order import ProbeOrder
+from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.optim.preconditioner import cholesky
+from probecache.analyze.probes.shared_state import SharedState
+from probecache.analyze.tasks.size import LayerSize
+from probecache.analyze.tasks.task import StoredRows
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,6 @@ class RidgeSolution:
     x: Tensor
     objective: Tensor
     grad_norm: Tensor
-
-
-def class_targets(labels: Tensor, n_classes: int) -> Tensor:
-    """+1 for the sample's class, -1 for the others, float32 (n, t); t is 1 for two classes."""
-    if n_classes == 2:
-        return (2 * labels - 1).float()[:, None]
-    return 2 * torch.nn.functional.one_hot(labels, n_classes).float() - 1
 
 
 def fit_ridge(moments: Moments, sizes: np.ndarray, l2: np.ndarray) -> RidgeSolution:
@@ -73,3 +71,50 @@ def _factor(gram: Tensor, l2: float) -> Tensor:
     padded = torch.nn.functional.pad(gram, (1, 0, 1, 0))
     padded[0, 0] = 1
     return cholesky(padded, l2)[1:, 1:].contiguous()
+
+
+class Ridge:
+    """Least squares on +-1 targets, or on numbers, from the moments alone."""
+
+    name = "ridge"
+    has_l2 = True
+    takes_weights = True
+    targets = ("classes", "numbers")
+    from_disk = True
+    solvers = ("torch", "sklearn", "cuml")
+    l2_choice = "folds"
+    probabilities = False
+    counts = "solves"
+
+    def orders_per_batch(self, shared: SharedState, request: ProbeRequest) -> int:
+        """All, since they share a pass over the test rows; on disk, as many as their factors leave room."""
+        if not isinstance(shared.task.train, StoredRows):
+            return len(request.orders)
+        factors = 4 * len(request.l2s) * (1 + int(request.sizes.max())) ** 2
+        return max(1, int((request.memory_limit or 2**33) // 4 // factors))
+
+    def fit(
+        self, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
+    ) -> Fitted:
+        parts = []
+        for g, order in enumerate(orders):
+            mine = probes.group == g
+            parts.append(fit_ridge(shared.moments.take(order), probes.size[mine], probes.l2[mine]))
+        once = torch.ones(len(probes), dtype=torch.int64, device=shared.device)
+        objective, grad_norm = (torch.cat([getattr(p, n) for p in parts]) for n in ("objective", "grad_norm"))
+        weights = torch.cat([part.x for part in parts])
+        return Fitted(objective, grad_norm, once, once.bool(), weights=weights)
+
+    def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:
+        return penalties * (float(ks.max()) ** 3 / 3 + 6 * float((ks**2).sum()) * size.classes)
+
+    def shared_flops(self, size: LayerSize, penalties: int) -> float:
+        return 0.0
+
+    def memory(self, size: LayerSize, fractions: int, l2s: int) -> int:
+        """Right-hand sides and solutions in float64, and one factor per penalty."""
+        weights = size.classes * (size.d + 1) * 4
+        return int(12 * fractions * l2s * weights + 4 * l2s * (size.d + 1) ** 2)
+
+
+KIND = Ridge()

@@ -9,7 +9,7 @@ It stops after its epochs wherever it is: objective and gradient are reported at
 only that the loss is finite.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,7 +17,13 @@ from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.nested_matmul import backward, forward, segments
-from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
+from probecache.analyze.probes.design.probe_order import ProbeOrder
+from probecache.analyze.probes.kind import Fitted, ProbeRequest
+from probecache.analyze.probes.optim.cross_entropy import indicator, loss_and_residual
+from probecache.analyze.probes.optim.lbfgs_history import dot
+from probecache.analyze.probes.optim.multinomial import Batch
+from probecache.analyze.probes.shared_state import SharedState, task_panels, task_weights
+from probecache.analyze.tasks.size import LayerSize
 
 
 @dataclass(frozen=True)
@@ -66,3 +72,61 @@ def fit_sgd(
             backward(residual, columns, parts, gradient)
             w.sub_(gradient.mul_(mask), alpha=rate / len(rows))
     return w
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """The paper's probe. No penalty: every l2 gives the same values."""
+
+    schedule: Schedule = field(default_factory=Schedule)
+    name = "sgd"
+    has_l2 = False
+    takes_weights = True
+    targets = ("classes",)
+    from_disk = False
+    solvers = ("torch",)
+    l2_choice = ""
+    probabilities = True
+    counts = "steps"
+
+    def orders_per_batch(self, shared: SharedState, request: ProbeRequest) -> int:
+        return 1
+
+    def fit(
+        self, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
+    ) -> Fitted:
+        task, device = shared.task, shared.device
+        labels = torch.from_numpy(task.train_labels).to(device)
+        truth, weights = indicator(labels, len(task.classes)), task_weights(task, device)
+        found, objective, grad_norm = [], [], []
+        for g, order in enumerate(orders):
+            sizes = probes.size[probes.group == g]
+            panels = task_panels(task, shared.standardize, device, [order], keep=True)
+            x = fit_sgd(panels, truth, sizes, self.schedule, weights=weights)
+            zero = torch.zeros(len(sizes), dtype=torch.int64, device=device)
+            widths = torch.from_numpy(sizes + 1).to(device)
+            batch = Batch(panels, zero, widths, zero.double(), truth, weights)
+            f, gradient = batch.evaluate(x, torch.arange(len(x), device=device))
+            found.append(x)
+            objective.append(f)
+            grad_norm.append(dot(gradient, gradient).sqrt())
+        values = torch.cat(objective)
+        steps = torch.full((len(values),), self._steps(panels.n_samples))
+        return Fitted(values, torch.cat(grad_norm), steps, torch.isfinite(values), weights=torch.cat(found))
+
+    def _steps(self, rows: int) -> int:
+        return self.schedule.epochs * -(-rows // self.schedule.batch)
+
+    def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:
+        """Two products per row and epoch, in steps of 256 rows: a fifth of the rate of large ones."""
+        return 5 * penalties * self.schedule.epochs * 4.0 * size.train * float(ks.sum()) * size.classes
+
+    def shared_flops(self, size: LayerSize, penalties: int) -> float:
+        return 0.0
+
+    def memory(self, size: LayerSize, fractions: int, l2s: int) -> int:
+        weights = size.classes * (size.d + 1) * 4
+        return 4 * fractions * l2s * weights + 8 * size.train * (size.d + size.classes)
+
+
+KIND = Sgd()

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import Moments
-from probecache.analyze.probes.kinds.logistic import Batch
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.lbfgs import lbfgs
+from probecache.analyze.probes.optim.multinomial import Batch
 from probecache.analyze.probes.optim.preconditioner import Preconditioner, gram_factor
 from probecache.analyze.probes.optim.start import newton_start
 

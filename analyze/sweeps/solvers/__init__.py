@@ -2,45 +2,32 @@
 
 torch     the batched solver of `probecache.analyze.probes.fit`, on CPU or CUDA: what `auto` runs
 sklearn   scikit-learn, one fit at a time: the reference
-cuml      RAPIDS cuML, one fit at a time on a GPU; ridge stays on the batched path
+cuml      RAPIDS cuML, one fit at a time on a GPU; what it does not have stays on the batched path
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from probecache.store.errors import InputError, close_names
 
 if TYPE_CHECKING:
-    from probecache.analyze.probes.fit import BlockResult
+    from probecache.analyze.probes.block_result import BlockResult
+    from probecache.analyze.probes.kind import ProbeRequest
+    from probecache.analyze.probes.shared_state import SharedState
     from probecache.analyze.tasks.task import Task
 
 SOLVERS = ("torch", "sklearn", "cuml")
 
 
 def solve(
-    task: "Task",
-    orders: np.ndarray,
-    sizes: np.ndarray,
-    l2s: np.ndarray,
-    *,
-    probe: str = "logistic",
-    solver: str = "auto",
-    standardize: bool = True,
-    device: str = "auto",
-    memory_limit: int | None = None,
-    shared: Any = None,
+    task: "Task", request: "ProbeRequest", shared: "SharedState | None" = None, *, solver: str = "auto"
 ) -> "BlockResult":
-    """Fit a probe on the first `sizes` columns of every order, for every l2, with the named solver.
+    """Fit what a request asks for with the named solver; `attrs` names what ran.
 
-    orders: int64 (s, d); sizes: int64 (f,); l2s: float64 (p,); shared: the task's moments, or None.
-    Returns arrays (s, f, p); `attrs` names the solver, device and version that ran.
     Raises InputError where the solver is unknown or cannot run here.
     """
     name = check_solver(solver)
-    run = import_module(f"probecache.analyze.sweeps.solvers.{name}").solve
-    return run(task, orders, sizes, l2s, probe, standardize, device, memory_limit, shared)
+    return import_module(f"probecache.analyze.sweeps.solvers.{name}").solve(task, request, shared)
 
 
 def check_solver(solver: str) -> str:

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from probecache.analyze.probes.fit import BlockResult, fit_block
-from probecache.analyze.sweeps.solvers.one_by_one import Fit, loop
+from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.fit import fit_request
+from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.sweeps.solvers.one_by_one import Fit, Problem, logistic_objective, loop
 from probecache.analyze.tasks.task import Task
 
 TOLERANCE = 1e-6
@@ -44,30 +46,16 @@ def unavailable() -> str:
     return ""
 
 
-def solve(
-    task: Task,
-    orders: np.ndarray,
-    sizes: np.ndarray,
-    l2s: np.ndarray,
-    probe: str,
-    standardize: bool,
-    device: str,
-    memory_limit: int | None,
-    shared: Any,
-) -> BlockResult:
-    """`solvers.solve` with cuML's LogisticRegression; ridge on the batched solver."""
-    if probe != "logistic":
-        return fit_block(
-            task, orders, sizes, l2s, probe=probe, standardize=standardize, device=device, shared=shared
-        )
+def solve(task: Task, request: ProbeRequest, shared: Any = None) -> BlockResult:
+    """`solvers.solve` with cuML's LogisticRegression; what cuML does not do well, on the batched solver."""
+    if request.kind.name not in PROBLEMS:
+        return fit_request(task, request, shared)
     import cuml
     import cupy
 
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     attrs = {"solver": "cuml", "device": name, "cuml": cuml.__version__, "tol": TOLERANCE}
-    return loop(
-        task, orders, sizes, l2s, probe, standardize, fit_logistic, attrs, gradient_tol=GRADIENT_TOLERANCE
-    )
+    return loop(task, request, PROBLEMS, attrs)
 
 
 def fit_logistic(x: np.ndarray, labels: np.ndarray, l2: float) -> Fit:
@@ -95,3 +83,6 @@ def options(n: int, l2: float) -> dict[str, Any]:
         "solver": "qn",
         "output_type": "cupy",
     }
+
+
+PROBLEMS = {"logistic": Problem(fit_logistic, logistic_objective, GRADIENT_TOLERANCE)}

@@ -1,13 +1,14 @@
 """One fit at a time: the loop that lends solvers of single problems the interface of the batched one."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from probecache.analyze.probes.fit import BlockResult
+from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.kind import ProbeRequest
 from probecache.analyze.tasks.task import StoredRows, Task
 from probecache.store.errors import InputError
 
@@ -27,51 +28,83 @@ class Fit:
     converged: bool
 
 
-def loop(
-    task: Task,
-    orders: np.ndarray,
-    sizes: np.ndarray,
-    l2s: np.ndarray,
-    probe: str,
-    standardize: bool,
-    fit: Callable[[np.ndarray, np.ndarray, float], Fit],
-    attrs: dict[str, Any],
-    gradient_tol: float = np.inf,
-) -> BlockResult:
-    """Call `fit(columns (n, k), labels (n,), l2)` for every order, size and l2; score each in float64.
+@dataclass(frozen=True)
+class Problem:
+    """How one kind of probe is fitted and measured by a solver of single problems.
 
+    fit: columns (n, k), labels (n,), l2 -> Fit. measure: Fit, columns, labels, l2 -> objective and gradient.
     gradient_tol: a fit has converged if its solver says so and, at its weights, no entry of the gradient is
     above gradient_tol times the objective.
     """
+
+    fit: Callable[[np.ndarray, np.ndarray, float], Fit]
+    measure: Callable[[Fit, np.ndarray, np.ndarray, float], tuple[float, np.ndarray]]
+    gradient_tol: float = np.inf
+
+
+def loop(
+    task: Task, request: ProbeRequest, problems: Mapping[str, Problem], attrs: dict[str, Any]
+) -> BlockResult:
+    """Fit a probe for every order, size and l2 of a request, one by one; score each in float64."""
+    problem = problems.get(request.kind.name)
+    if problem is None:
+        raise InputError(f"got a {request.kind.name} probe for solver {attrs['solver']}; only torch fits it")
     if isinstance(task.train, StoredRows) or isinstance(task.test, StoredRows):
         raise InputError(f"got layer {task.layer!r} on disk; only solver torch reads it in row blocks")
-    if task.is_regression or task.weights is not None:
-        raise InputError("got regression targets or sample weights; only solver torch takes them")
+    if task.target_kind != "classes" or task.weights is not None:
+        raise InputError("got regression targets, labels or sample weights; only solver torch takes them")
+    orders, sizes, l2s = request.orders, request.sizes, request.l2s
     train, test = (np.asarray(matrix, np.float64) for matrix in (task.train, task.test))
-    if standardize:
+    if request.standardize:
         train, test = ((matrix - task.mean) / task.scale for matrix in (train, test))
     shape, count = (len(orders), len(sizes), len(l2s)), len(task.classes)
-    arrays = {name: np.empty(shape) for name in ARRAYS}
-    n_iter, converged = np.empty(shape, np.int64), np.empty(shape, bool)
-    class_accuracy = np.empty((*shape, count))
-    measure = logistic_objective if probe == "logistic" else ridge_objective
+    arrays = {name: np.empty(shape) for name in (*ARRAYS, *(metric.name for metric in request.metrics))}
+    arrays |= {"n_iter": np.empty(shape, np.int64), "converged": np.empty(shape, bool)}
+    arrays["class_accuracy"] = np.empty((*shape, count))
+    if request.return_predictions:
+        arrays["predictions"] = np.empty((*shape, len(test)), np.int32)
+    if request.return_scores:
+        arrays["scores"] = np.empty((*shape, task.n_outputs, len(test)), np.float32)
     for at in np.ndindex(shape):
         columns = orders[at[0]][: sizes[at[1]]]
         l2 = float(l2s[at[2]])
         begun = time.perf_counter()
         x = np.ascontiguousarray(train[:, columns])  # (n, k)
-        found = fit(x, task.train_labels, l2)
-        objective, gradient = measure(found, x, task.train_labels, l2)
-        right = predict(found, test[:, columns]) == task.test_labels
+        found = problem.fit(x, task.train_labels, l2)
+        objective, gradient = problem.measure(found, x, task.train_labels, l2)
+        values = scores(found, test[:, columns])
+        predicted = predict(values)
+        right = predicted == task.test_labels
         arrays["objective"][at], arrays["grad_norm"][at] = objective, np.linalg.norm(gradient)
         arrays["accuracy"][at] = right.mean()
-        class_accuracy[at] = per_class(right, task.test_labels, count)
-        small = bool(np.abs(gradient).max() <= gradient_tol * objective)
-        n_iter[at], converged[at] = found.n_iter, found.converged and small
+        arrays["class_accuracy"][at] = per_class(right, task.test_labels, count)
+        small = bool(np.abs(gradient).max() <= problem.gradient_tol * objective)
+        arrays["n_iter"][at], arrays["converged"][at] = found.n_iter, found.converged and small
+        _keep(arrays, at, request, task, values, predicted)
         arrays["seconds"][at] = time.perf_counter() - begun
-    return BlockResult(
-        **arrays, n_iter=n_iter, converged=converged, class_accuracy=class_accuracy, attrs=attrs
-    )
+    return BlockResult.of(arrays, attrs)
+
+
+def _keep(
+    arrays: dict[str, np.ndarray],
+    at: tuple[int, ...],
+    request: ProbeRequest,
+    task: Task,
+    values: np.ndarray,
+    predicted: np.ndarray,
+) -> None:
+    """What a request asks for beside accuracy, of the test scores (n, outputs)."""
+    if request.return_predictions:
+        arrays["predictions"][at] = predicted
+    if request.return_scores:
+        arrays["scores"][at] = values.T
+    if request.metrics:
+        import torch
+
+        given = torch.from_numpy(np.ascontiguousarray(values.T))[None]
+        truth = torch.from_numpy(task.test_labels)
+        for metric in request.metrics:
+            arrays[metric.name][at] = float(metric.compute(given, truth, len(task.classes))[0])
 
 
 def scores(fit: Fit, x: np.ndarray) -> np.ndarray:
@@ -79,9 +112,8 @@ def scores(fit: Fit, x: np.ndarray) -> np.ndarray:
     return x @ fit.coef.T + fit.intercept
 
 
-def predict(fit: Fit, x: np.ndarray) -> np.ndarray:
-    """Predicted classes (n,)."""
-    values = scores(fit, x)
+def predict(values: np.ndarray) -> np.ndarray:
+    """Predicted classes (n,) of decision values (n, outputs)."""
     return values.argmax(axis=1) if values.shape[1] > 1 else (values[:, 0] > 0).astype(np.int64)
 
 

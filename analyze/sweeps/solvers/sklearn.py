@@ -5,8 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from probecache.analyze.probes.fit import BlockResult
-from probecache.analyze.sweeps.solvers.one_by_one import Fit, loop
+from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.sweeps.solvers.one_by_one import (
+    Fit,
+    Problem,
+    logistic_objective,
+    loop,
+    ridge_objective,
+)
 from probecache.analyze.tasks.task import Task
 
 TOLERANCE = 1e-6
@@ -17,23 +24,12 @@ def unavailable() -> str:
     return ""  # scikit-learn is a requirement
 
 
-def solve(
-    task: Task,
-    orders: np.ndarray,
-    sizes: np.ndarray,
-    l2s: np.ndarray,
-    probe: str,
-    standardize: bool,
-    device: str,
-    memory_limit: int | None,
-    shared: Any,
-) -> BlockResult:
+def solve(task: Task, request: ProbeRequest, shared: Any = None) -> BlockResult:
     """`solvers.solve` with LogisticRegression(lbfgs) or RidgeClassifier(cholesky), on the CPU."""
     from sklearn import __version__
 
-    fit = fit_logistic if probe == "logistic" else fit_ridge
     attrs = {"solver": "sklearn", "device": "cpu", "sklearn": __version__, "tol": TOLERANCE}
-    return loop(task, orders, sizes, l2s, probe, standardize, fit, attrs)
+    return loop(task, request, PROBLEMS, attrs)
 
 
 def fit_logistic(x: np.ndarray, labels: np.ndarray, l2: float) -> Fit:
@@ -55,3 +51,9 @@ def fit_ridge(x: np.ndarray, labels: np.ndarray, l2: float) -> Fit:
 
     model = RidgeClassifier(alpha=l2 * len(x), solver="cholesky" if l2 else "svd").fit(x, labels)
     return Fit(np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_), 1, True)
+
+
+PROBLEMS = {
+    "logistic": Problem(fit_logistic, logistic_objective),
+    "ridge": Problem(fit_ridge, ridge_objective),
+}

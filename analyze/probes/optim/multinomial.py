@@ -1,0 +1,162 @@
+"""Multinomial logistic probes on nested column subsets, many in one batch.
+
+Minimises, for each probe,
+
+    (1 / sum w) sum_i w_i CE(y_i, W x_i + b)  +  (l2 / 2) ||W||^2,
+
+by L-BFGS in lock step; small probes that it leaves unfinished get Newton's method. Equal to scikit-learn's
+LogisticRegression(C = 1 / (l2 sum w)); two classes have one weight vector, as there. Where the device
+multiplies bfloat16 faster, the search runs on a bfloat16 copy of the panels and a float32 finish follows:
+what is reported always comes from float32 products.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.probes.design.nested_matmul import Segment, backward, forward, spans
+from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
+from probecache.analyze.probes.optim.lbfgs import Solution, lbfgs
+from probecache.analyze.probes.optim.lbfgs_history import dot
+from probecache.analyze.probes.optim.newton import Problem, newton
+from probecache.analyze.probes.optim.preconditioner import Preconditioner
+
+STRIP = 2048  # rows whose logits are in cache together
+SEARCH_NOISE = 2e-4  # logits rounded to bfloat16 move the mean loss by a few 1e-5
+SEARCH_TOL = 5e-5
+SEARCH_MAX = 60  # a search that rounding has stalled is left to the float32 finish
+PATIENCE = 150  # evaluations after which a probe of few parameters is left to Newton's method
+
+
+@dataclass(frozen=True)
+class Batch:
+    """m nested probes over panels, sorted by column order and, within it, by size, largest first.
+
+    groups: int64 (m,), the column order of each; widths: int64 (m,), 1 + k; l2: float64 (m,);
+    truth: (c, n) from `crossentropy.indicator`; weights: float32 (n,) or None.
+    """
+
+    panels: Panels
+    groups: Tensor
+    widths: Tensor
+    l2: Tensor
+    truth: Tensor
+    weights: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """Panel rows that the widest probe sees."""
+        return int(self.widths.max())
+
+    @property
+    def mask(self) -> Tensor:
+        """bool (m, 1, w): the panel rows that each probe sees."""
+        return torch.arange(self.width, device=self.widths.device) < self.widths[:, None, None]
+
+    def part(self, probes: slice) -> "Batch":
+        """Some of the probes."""
+        groups, widths, l2 = self.groups[probes], self.widths[probes], self.l2[probes]
+        return replace(self, groups=groups, widths=widths, l2=l2)
+
+    def problem(self, probe: int) -> Problem:
+        """One of the probes by itself."""
+        group, width, l2 = (int(self.groups[probe]), int(self.widths[probe]), float(self.l2[probe]))
+        return Problem(self.panels, group, width, l2, self.truth, self.weights)
+
+    def evaluate(self, x: Tensor, which: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Objective float64 (a,) and gradient float32 (a, c, w) of the probes `which` (a,) at x (a, c, w).
+
+        dtype: of the products' inputs. One pass over the rows for all probes.
+        """
+        groups, widths, l2 = self.groups[which], self.widths[which], self.l2[which]
+        products = spans(groups, widths, len(self.truth))
+        gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        loss = torch.zeros_like(l2)
+        for panel in self.panels:
+            for span in products:
+                columns = panel.of(span.group, dtype)
+                part, residual = self._residual(x[span.probes], columns, span.segments, panel.rows)
+                loss[span.probes] += part
+                backward(residual, columns, span.segments, gradient[span.probes])
+        total = float(self.panels.n_samples)
+        if self.weights is not None:
+            total = float(self.weights.sum(dtype=torch.float64))
+        penalised = x.clone()
+        penalised[..., 0] = 0
+        gradient = gradient / total + penalised * l2.to(x.dtype)[:, None, None]
+        gradient *= self.mask[which]
+        square = penalised.square().flatten(1).sum(dim=1, dtype=torch.float64)
+        return loss / total + 0.5 * l2 * square, gradient
+
+    def _residual(
+        self, x: Tensor, columns: Tensor, parts: list[Segment], rows: slice
+    ) -> tuple[Tensor, Tensor]:
+        """Loss float64 (a,) and residual (a, c, rows) in the columns' dtype, made strip by strip."""
+        count = columns.shape[1]
+        residual = torch.empty(*x.shape[:2], count, dtype=columns.dtype, device=x.device)
+        loss = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
+        strip = count if x.is_cuda else STRIP
+        for start in range(0, count, strip):
+            stop = min(start + strip, count)
+            here = slice(rows.start + start, rows.start + stop)
+            logits = forward(x, columns[:, start:stop], parts)
+            weights = None if self.weights is None else self.weights[here]
+            part, residual[:, :, start:stop] = loss_and_residual(logits, self.truth[:, here], weights)
+            loss += part
+        return loss, residual
+
+
+def fit_logistic(
+    batch: Batch,
+    preconditioner: Preconditioner,
+    start: Tensor,
+    *,
+    tol: float,
+    max_iter: int,
+    search: torch.dtype,
+) -> Solution:
+    """Fit the batch from `start` (m, c, w). Solution.x: intercept first, zero beyond each probe's columns.
+
+    tol: estimated relative gap of the objective. max_iter: evaluations per probe. search: the dtype of the
+    search's products, torch.float32 for none but exact ones.
+    """
+    searched = None
+    if search != torch.float32:
+        searched = lbfgs(
+            lambda x, which: batch.evaluate(x, which, search),
+            preconditioner.solve,
+            start,
+            max(tol, SEARCH_TOL),
+            min(max_iter, SEARCH_MAX),
+            noise=SEARCH_NOISE,
+            grid=search,
+        )
+        # Rounding shifts all classes alike a little: the loss does not see it, and no step would undo it.
+        start = searched.x - searched.x.mean(dim=1, keepdim=True) if start.shape[1] > 1 else searched.x
+    learnt = None if searched is None else searched.history
+    problems = [batch.problem(probe) for probe in range(len(start))]
+    limit = torch.tensor([min(max_iter, PATIENCE) if p.is_small else max_iter for p in problems])
+    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, limit.to(start.device), history=learnt)
+    if searched is not None:
+        solution.n_iter += searched.n_iter
+    left = [i for i in (~solution.converged).nonzero()[:, 0].tolist() if problems[i].is_small]
+    if left and max_iter > PATIENCE:
+        for i in left:
+            solution.x[i], used, solution.converged[i] = newton(problems[i], solution.x[i], tol)
+            solution.n_iter[i] += used
+        which = torch.tensor(left, device=start.device)
+        solution.objective[which], gradient = batch.evaluate(solution.x[which], which)
+        solution.grad_norm[which] = dot(gradient, gradient).sqrt()
+    return solution
+
+
+def search_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively (AMX, AVX512-BF16, CUDA 8.0), else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+    native = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # not in every torch, hence the getattr
+    if any(getattr(torch.cpu, name, lambda: False)() for name in native):
+        return torch.bfloat16
+    return torch.float32
