@@ -8,6 +8,7 @@ import torch
 from probecache.analyze.probes.design.nested_matmul import FULL, runs
 from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
+from probecache.analyze.probes.optim import kernel_newton
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.logistic_start import precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, fit_logistic, search_dtype
@@ -26,6 +27,7 @@ CURVATURE = (
     9  # classes d^3 products of one penalty's class Grams: 7.9 d rows for each class, half of a square
 )
 HISTORY = 100  # copies of a probe's weights that the solver holds at its peak: 98 counted
+FOUND = ("objective", "grad_norm", "n_iter", "converged")
 
 
 class Logistic:
@@ -64,6 +66,13 @@ class Logistic:
             indicator(torch.from_numpy(task.train_labels).to(device), n_outputs(len(task.classes))),
             task_weights(task, device),
         )
+        kernel = None
+        if shared.is_scarce and kernel_newton.serves(batch):
+            kernel = kernel_newton.fit_in_kernel_form(
+                batch, tol=request.tol, max_iter=request.max_iter, search=search_dtype(device)
+            )
+            if bool(kernel.converged.all()):
+                return Fitted(**{name: getattr(kernel, name) for name in FOUND}, weights=kernel.x)
         preconditioner, start = precondition_and_start(shared, orders, groups, widths, l2s)
         # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
         search = torch.float32 if shared.is_scarce else search_dtype(device)
@@ -85,8 +94,12 @@ class Logistic:
             )
             x[chosen, :, : part.width] = fit.x
             fits.append(fit)
-        names = ("objective", "grad_norm", "n_iter", "converged")
-        return Fitted(**{name: torch.cat([getattr(fit, name) for fit in fits]) for name in names}, weights=x)
+        found = {name: torch.cat([getattr(fit, name) for fit in fits]) for name in FOUND}
+        if kernel is not None:  # those that it has left are L-BFGS's
+            x[kernel.converged] = kernel.x[kernel.converged]
+            for name, values in found.items():
+                values[kernel.converged] = getattr(kernel, name)[kernel.converged]
+        return Fitted(**found, weights=x)
 
     def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:
         evaluations = SCARCE if size.is_scarce else EVALUATIONS
