@@ -27,9 +27,15 @@ class Outcome:
     wrong_input: bool = False
 
 
-def run_here(blocks: Sequence[Block], job: Job, store: "Store") -> Iterator[Outcome]:
-    """Blocks one after the other in this process. An error is tried again, unless the input is wrong."""
-    cache = Cache(None if job.memory_limit is None else int(CACHE_SHARE * job.memory_limit))
+def run_here(
+    blocks: Sequence[Block], job: Job, store: "Store", cache: Cache | None = None
+) -> Iterator[Outcome]:
+    """Blocks one after the other in this process. An error is tried again, unless the input is wrong.
+
+    cache: kept by a caller that runs several plans on the same layers.
+    """
+    cache = Cache() if cache is None else cache
+    cache.limit = None if job.memory_limit is None else int(CACHE_SHARE * job.memory_limit)
     cache.stores[job.store] = store
     for block in blocks:
         error: Exception | None = None

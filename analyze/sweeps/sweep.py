@@ -20,7 +20,7 @@ from probecache.analyze.sweeps.execute import Outcome, run_here, run_on
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
 from probecache.analyze.sweeps.results import Results
-from probecache.analyze.sweeps.worker import working_memory
+from probecache.analyze.sweeps.worker import Cache, working_memory
 from probecache.analyze.tasks.class_weights import ClassWeight
 from probecache.analyze.tasks.labels import load_labels
 from probecache.analyze.tasks.task import stays_on_disk
@@ -105,8 +105,11 @@ def run_plan(
     memory_limit: int | None = None,
     progress: Progress | None = None,
     block_seconds: float | None = None,
+    cache: Cache | None = None,
 ) -> xr.Dataset:
-    """`sweep` for a plan. block_seconds: how long a block should take (default: the cost model's choice)."""
+    """`sweep` for a plan. block_seconds: how long a block should take (default: the cost model's choice).
+    cache: layers that stay in this process for the next plan.
+    """
     sized = size_up(plan, store)
     check_there(plan.solver, device, client)
     check_finite(sized)
@@ -123,7 +126,7 @@ def run_plan(
         job = sized.job(device, machine.memory if client is None else memory_limit)
         resources = {"GPU": 1.0} if machine.device == "gpu" else None
         outcomes = (
-            run_here(blocks, job, sized.store)
+            run_here(blocks, job, sized.store, cache)
             if client is None
             else run_on(client, blocks, job, resources, shared_moments(sized, blocks, machine, client))
         )

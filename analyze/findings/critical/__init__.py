@@ -1,0 +1,1 @@
+"""Critical mass by adaptive search: only the probes around the crossing are fitted."""

@@ -1,0 +1,205 @@
+"""Critical mass to a stated precision, with an interval, from a tenth of the probes that a grid would take.
+
+f* = the smallest size on a grid whose score, averaged over the seeds' subsets, is at least delta times the
+full layer's: what `redundancy` finds in a sweep of all those sizes. `critical.search` finds it with few of
+them, and says what is done about curves that do not rise everywhere.
+"""
+
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from probecache.analyze.findings.critical.measure import Measure, Probes, Similarity
+from probecache.analyze.findings.critical.search import Search
+from probecache.analyze.selections.subsets import check_seeds, sizes
+from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.store.errors import InputError
+from probecache.store.reader import Store, open_store
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+CELLS = ("target", "layer", "selection", "shots", "l2")  # a list of any of these is a dimension of the answer
+SIMILARITIES = ("cka", "cka_debiased")
+PROJECTIONS = ("pca", "pca-least", "randproj")
+COARSEST = 0.5
+
+
+def critical_mass(
+    store: Store | str | Path,
+    *,
+    layer: str | Sequence[str],
+    train: str = "train",
+    test: str = "test",
+    delta: float | Sequence[float] = 0.9,
+    precision: float = 0.01,
+    seeds: int | Sequence[int] = 5,
+    probe: str = "logistic",
+    l2: float | Sequence[float] | str = 1e-4,
+    score: str | None = None,
+    out: str | Path | None = None,
+    client: "Client | None" = None,
+    device: str = "auto",
+    memory_limit: int | None = None,
+    confidence: float = 0.95,
+    progress: Callable[[int, int], None] | None = None,
+    **plan: Any,
+) -> xr.Dataset:
+    """The smallest subset size that keeps delta of the full layer's score, by adaptive search.
+
+    Parameters
+    ----------
+    delta : shares of the full score to keep, each in (0, 1]; always a dimension of the answer.
+    precision : step of the grid of sizes, as a share of the layer, in (0, 0.5]; where that is less than one
+        neuron, one neuron. Every size of the grid can be the answer, few are measured.
+    seeds : a count, or a list. All of them are measured around the crossing, two where it is looked for.
+    score : a variable of RESULTS; by default the `metric` that is given, else accuracy. "cka" and
+        "cka_debiased": the similarity of subsets of `test`'s columns to the full layer, without probes.
+    out : folder of RESULTS, made or continued; what is measured there already is not measured again. With
+        CKA there is nothing to write.
+    plan : what else `sweep` takes: selection, target, shots, metric, solver, standardize, class_weight, ...
+
+    Returns
+    -------
+    Dataset along `delta`, and along each of target, layer, selection, shots and l2 that was given as a list:
+    `critical_mass` (neurons), `critical_fraction` and `dr`, each with `_low` and `_high`: from the sizes at
+    which the Student-t interval over seeds of the margin, score - delta * full score, first holds 0 and first
+    lies above it. NaN with one seed, or a selection that draws nothing. `full_score`, `layer_size` (neurons).
+    Attributes: `n_probes`, which the answer rests on; `n_grid`, those of all sizes and seeds.
+
+    Raises InputError for wrong input, before anything is written, and for a full layer whose score is not
+    above 0; ProbecacheError where a probe failed.
+    """
+    store = open_store(store)
+    if not 0 < precision <= COARSEST:
+        raise InputError(f"got precision {precision}; allowed: above 0, up to {COARSEST} of the layer")
+    if not 0 < confidence < 1:
+        raise InputError(f"got confidence {confidence}; allowed: a coverage in (0, 1), such as 0.95")
+    deltas, seed_list, score = check_deltas(delta), check_seeds(seeds), score or _metric(plan.get("metric"))
+    cells, dims = _cells({"layer": layer, "l2": l2} | {n: plan.pop(n) for n in CELLS if n in plan})
+    temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
+    with temporary as folder:
+        place = Path(folder) / "results.zarr" if out is None else Path(folder)
+        measures: list[Measure] = []
+        for cell in cells:  # all of them, so that what is wrong is refused before the first probe
+            if score in SIMILARITIES:
+                measures.append(Similarity(store, test, str(cell["layer"]), score))
+                continue
+            if cell.get("selection") in PROJECTIONS:
+                raise InputError(
+                    f"got selection {cell['selection']!r}, which keeps no neurons; allowed: others"
+                )
+            one = SweepPlan(
+                fractions=(1.0,), seeds=seed_list, train=train, test=test, probe=probe, **cell, **plan
+            )
+            measures.append(Probes(one, store, score, place, client, device, memory_limit, progress))
+        searches = []
+        for cell, measure in zip(cells, measures, strict=True):
+            fractions, ks = grid_sizes(store.shape(test, str(cell["layer"]))[1], precision)
+            search = measure.search(len(ks), seed_list, deltas, confidence)
+            for at, drawn in search.batches():
+                values = measure([fractions[j - 1] for j in at], [seed_list[s] for s in drawn])
+                search.record(at, drawn, values)
+                if not search.scores[-1, 0] > 0:
+                    raise InputError(
+                        f"got {score} {search.scores[-1, 0]:g} of the full layer {cell['layer']!r}; a share "
+                        "of it means something only where it is above 0 and more is better"
+                    )
+            searches.append((search, ks))
+    parts = [
+        _answer(*found).expand_dims({d: [c[d]] for d in dims})
+        for found, c in zip(searches, cells, strict=True)
+    ]
+    nested: Any = parts
+    for name in dims[:0:-1]:  # the last dimension varies fastest
+        count = len({cell[name] for cell in cells})
+        nested = [nested[i : i + count] for i in range(0, len(nested), count)]
+    whole = xr.combine_nested(nested, dims) if dims else parts[0]
+    return whole.assign_attrs(
+        n_probes=sum(search.n_measured for search, _ in searches),
+        n_grid=sum(search.n_grid for search, _ in searches),
+        score=score,
+        precision=precision,
+        seeds=len(seed_list),
+        confidence=confidence,
+        definition="smallest size on the grid whose mean score over seeds >= delta * the full layer's",
+        store=str(store.path),
+        train=train,
+        test=test,
+        probe="none" if score in SIMILARITIES else probe,
+    )
+
+
+def grid_sizes(d: int, precision: float) -> tuple[list[float], np.ndarray]:
+    """Fractions and neurons of every size in steps of `precision` of d neurons, rising, ending with all.
+
+    >>> grid_sizes(8, 0.01)[1].tolist(), grid_sizes(1280, 0.25)[1].tolist()
+    ([1, 2, 3, 4, 5, 6, 7, 8], [320, 640, 960, 1280])
+    """
+    if precision * d < 1:
+        ks = np.arange(1, d + 1)
+        return [float(f"{k / d:.12g}") for k in ks], ks
+    steps = [float(f"{i * precision:.12g}") for i in range(1, math.ceil(1 / precision - 1e-9))]
+    return [*steps, 1.0], sizes([*steps, 1.0], d)
+
+
+def check_deltas(delta: float | Sequence[float]) -> tuple[float, ...]:
+    """`delta` as a tuple, each in (0, 1] and once; else InputError."""
+    try:
+        values = tuple(dict.fromkeys(float(v) for v in np.atleast_1d(np.asarray(delta, np.float64))))
+    except (TypeError, ValueError):
+        values = ()
+    if not values or not all(0 < v <= 1 for v in values):
+        raise InputError(f"got delta {delta}; allowed: shares of the full score in (0, 1], such as 0.9")
+    return values
+
+
+def _metric(given: Any) -> str:
+    names = [given] if isinstance(given, str) else list(given or ["accuracy"])
+    if len(names) > 1:
+        raise InputError(f"got metrics {', '.join(names)}; name the one to search by with score=")
+    return str(names[0])
+
+
+def _cells(given: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every combination of what was given, and the names of which a list was given."""
+    lists = {n: isinstance(v, Iterable) and not isinstance(v, str) for n, v in given.items()}
+    values = [list(dict.fromkeys(v)) if lists[n] else [v] for n, v in given.items()]
+    for name, value in zip(given, values, strict=True):
+        if not value:
+            raise InputError(f"got an empty list for {name}; give at least one")
+    cells = [dict(zip(given, cell, strict=True)) for cell in itertools.product(*values)]
+    return cells, [name for name in given if lists[name]]
+
+
+def _answer(search: Search, ks: np.ndarray) -> xr.Dataset:
+    """One cell's Dataset along delta."""
+    found = [search.crossing(delta) for delta in search.deltas]
+    ends: dict[str, list[int | None]] = {
+        "": [f.at for f in found],
+        "_low": [f.low for f in found],
+        "_high": [f.high for f in found],
+    }
+    out = xr.Dataset(
+        coords={"delta": ("delta", list(search.deltas), {"long_name": "share of the score kept"})}
+    )
+    for end, positions in ends.items():
+        mass = np.array([np.nan if j is None else float(ks[j - 1]) for j in positions])
+        mirrored = {"": "", "_low": "_high", "_high": "_low"}[end]  # needing most neurons is least redundancy
+        out["critical_mass" + end] = ("delta", mass, {"units": "neurons", "long_name": "critical mass"})
+        out["critical_fraction" + end] = ("delta", mass / ks[-1], {"units": "1"})
+        out["dr" + mirrored] = (
+            "delta",
+            1 - mass / ks[-1],
+            {"units": "1", "long_name": "diffused redundancy"},
+        )
+    out["full_score"] = float(search.scores[-1].mean())
+    out["layer_size"] = ((), int(ks[-1]), {"units": "neurons"})
+    return out
