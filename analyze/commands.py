@@ -111,16 +111,76 @@ def redundancy(
         tell_subset(results, 0.95 if keep is None else keep, layer, indices, time)
 
 
+def critical(
+    store: str = typer.Argument(help="Store to read."),
+    layer: list[str] = typer.Option(..., "--layer", help="Layer; repeat for several."),
+    train: str = typer.Option("train", "--train", help="Split to fit on."),
+    test: str = typer.Option("test", "--test", help="Split to score on."),
+    delta: str = typer.Option("0.9", "--delta", help="Comma list of shares of the full score to keep."),
+    precision: float = typer.Option(0.01, "--precision", help="Step between sizes, as a share of the layer."),
+    seeds: str = typer.Option("5", "--seeds", help="A count, or a comma list of seeds."),
+    probe: str = typer.Option("logistic", "--probe", help="logistic, ridge, knn or sgd."),
+    l2: str = typer.Option("1e-4", "--l2", help="Comma list of penalties, or auto."),
+    selection: list[str] = typer.Option(None, "--selection", help="How columns are picked  [random]"),
+    target: list[str] = typer.Option(None, "--target", help="What is predicted  [label]"),
+    shots: str = typer.Option(None, "--shots", help="Comma list of training rows per class, or all."),
+    score: str = typer.Option(None, "--score", help="accuracy, another metric, cka or cka_debiased."),
+    out: Path = typer.Option(None, "--out", help="RESULTS folder; an existing one is continued."),
+    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
+    workers: int = typer.Option(None, "--workers", help="Worker processes on this machine."),
+    scheduler: str = typer.Option(None, "--scheduler", help="Address of a running Dask scheduler."),
+) -> None:
+    """Critical mass to a precision, by probes that close in on it. A killed search goes on by its command."""
+    from probecache.analyze.findings.critical.critical_mass import SIMILARITIES, critical_mass
+    from probecache.analyze.findings.critical.tell import tell_critical
+    from probecache.analyze.sweeps.cluster import connect
+    from probecache.analyze.sweeps.progress import probe_bar
+
+    more: dict[str, Any] = {"selection": selection or None, "target": target or None, "shots": _list(shots)}
+    more = {name: _one_or_list(value) for name, value in more.items() if value}
+    if score not in (None, "accuracy", *SIMILARITIES):
+        more["metric"] = score
+    with connect(workers, scheduler, None, None) as client, probe_bar() as progress:
+        found = critical_mass(
+            store,
+            layer=_one_or_list(layer),
+            train=train,
+            test=test,
+            delta=_list(delta) or [],
+            precision=precision,
+            seeds=(_list(seeds) or []) if "," in seeds else _number(seeds),
+            probe=probe,
+            l2=_one_or_list(_list(l2) or []),
+            score=score,
+            out=out,
+            device=device,
+            client=client,
+            progress=progress,
+            **more,
+        )
+    print(tell_critical(found))
+    if out is not None and score not in SIMILARITIES:
+        print(f"results: {out}")
+
+
+def _one_or_list(values: list[Any]) -> Any:
+    """A list of one stands for its value: it makes no dimension."""
+    return values[0] if len(values) == 1 else values
+
+
 def report(
     results: list[str] = typer.Argument(help="RESULTS folders, and CKA folders beside them."),
     out: Path = typer.Option(..., "--out", help="Folder for index.html, figures and tables."),
     delta: float = typer.Option(0.9, "--delta", help="Share of the full accuracy that DR keeps."),
     title: str = typer.Option(None, "--title", help="Title of the page."),
+    name: list[str] = typer.Option(None, "--name", help="What to call each RESULTS, in their order."),
+    task: list[str] = typer.Option(None, "--task", help="Task of each RESULTS; those of one are compared."),
 ) -> None:
     """One HTML page that opens offline, the same figures for print, the tables as CSV."""
     from probecache.analyze.report.write import report_files
 
-    print(f"report: {report_files(results, out, delta=delta, title=title)}")
+    page = report_files(results, out, names=name or (), tasks=task or (), delta=delta, title=title)
+    print(f"report: {page}")
     print(f"figures: {out / 'figures'}\ntables: {out / 'tables'}")
 
 
@@ -217,5 +277,6 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "predict": predict,
     "cka": cka,
     "redundancy": redundancy,
+    "critical": critical,
     "report": report,
 }

@@ -32,7 +32,7 @@ from benchmarks.record import record
 from probecache.analyze.findings.claims import findings
 from probecache.analyze.findings.cli_output import save_new
 from probecache.analyze.findings.redundancy import redundancy
-from probecache.analyze.findings.summary import late_layer_last, one_task
+from probecache.analyze.findings.summary import late_layer_last, usual_task
 from probecache.analyze.probes.fit import pick_device
 from probecache.analyze.report.write import write_report
 from probecache.analyze.similarity.cka import cka
@@ -186,7 +186,7 @@ def summarise(studies: list[Study], out: Path, arguments: argparse.Namespace) ->
 
 def outline(study: Study, results: xr.Dataset, similarity: xr.Dataset) -> dict[str, object]:
     """The numbers of one store for the tables, and its findings."""
-    results = one_task(late_layer_last(results))
+    results = usual_task(late_layer_last(results))
     layer = str(results["layer"].values[-1])
     found = redundancy(results, [0.9, 0.95]).sel({"selection": "random"}).squeeze(drop=True)
     main = found.sel(layer=layer) if "layer" in found.dims else found

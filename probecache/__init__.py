@@ -31,6 +31,7 @@ _PUBLIC = {
     "extract_features": "extract.run",
     "attribution": "analyze.attribution.attribution",
     "cka": "analyze.similarity.cka",
+    "critical_mass": "analyze.findings.critical.critical_mass",
     "geometry": "analyze.geometry.geometry",
     "FittedProbe": "analyze.probes.fitted",
     "fit_probe": "analyze.probes.deploy",
@@ -42,9 +43,12 @@ _PUBLIC = {
     "sweep": "analyze.sweeps.sweep",
 }
 __all__ = sorted(_PUBLIC)
+_MODULES = {"plot": "analyze.plot"}  # public too, as modules
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"probecache.{_MODULES[name]}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'probecache' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(importlib.import_module(f"probecache.{_PUBLIC[name]}"), name)
@@ -53,4 +57,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, *_MODULES})

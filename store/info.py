@@ -1,14 +1,15 @@
 """What `probecache info` says about a store."""
 
+import html
 from typing import Any
 
+from probecache.store.errors import ProbecacheError
 from probecache.store.format.chunks import BadChunk
-from probecache.store.reader import Store
 from probecache.store.reading import commits
 
 
-def describe(store: Store) -> dict[str, Any]:
-    """Splits, layers, shapes, progress and fingerprint as JSON values."""
+def describe(store: Any) -> dict[str, Any]:
+    """Splits, layers, shapes, progress and fingerprint of an open Store as JSON values."""
     splits: dict[str, Any] = {}
     for name in store.splits:
         split = store.split_info(name)
@@ -61,3 +62,31 @@ def print_description(description: dict[str, Any]) -> None:
     for part, fields in parts.items():
         for key, value in fields.items():
             console.print(f"{part}: {key} = {value}", markup=False)
+
+
+def as_html(store: Any) -> str:
+    """The store as a table for a notebook: path, backbone, and what each split holds of each layer.
+
+    Of a damaged store, what is wrong with it: a notebook shows an object even where reading it fails.
+    """
+    try:
+        about = describe(store)
+    except ProbecacheError as error:
+        return f"<b>{html.escape(repr(store.path))}</b>: {html.escape(str(error))}"
+    rows = []
+    for name, split in about["splits"].items():
+        for layer, found in split["layers"].items():
+            state = (
+                "finished" if found["finished"] else f"{found['rows_written']:,} of {found['samples']:,} rows"
+            )
+            size = (f"{found['samples']:,}", f"{found['neurons']:,}", f"{split['classes']:,}")
+            cells = "".join(f"<td>{html.escape(v)}</td>" for v in (name, layer, *size, found["dtype"], state))
+            rows.append(f"<tr>{cells}</tr>")
+    heads = ("split", "layer", "samples", "neurons", "classes", "dtype", "state")
+    backbone = ", ".join(f"{k} = {v}" for k, v in about["fingerprint"]["backbone"].items())
+    return (
+        f"<div><b>probecache store</b> <code>{html.escape(about['path'])}</code>"
+        f"<div>{html.escape(backbone)}</div><table><thead><tr>"
+        + "".join(f"<th>{h}</th>" for h in heads)
+        + f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )

@@ -57,6 +57,11 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.path!r}, splits={self.splits}, layers={self.layers})"
 
+    def _repr_html_(self) -> str:
+        from probecache.store.info import as_html
+
+        return as_html(self)
+
     @cached_property
     def _splits(self) -> dict[str, tuple[Split, list[str]]]:
         splits = [catalog.read_split(self.files, n) for n in catalog.children(self.files, "")]

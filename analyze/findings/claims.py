@@ -12,10 +12,11 @@ import xarray as xr
 
 from probecache.analyze.findings.classes import class_effects, hardest_hit
 from probecache.analyze.findings.redundancy import full_scores, redundancy, score_of
-from probecache.analyze.findings.summary import late_layer_last, pick_l2, seed_band
+from probecache.analyze.findings.summary import bounds_of, late_layer_last, pick_l2, seed_band, usual_task
 
 # What "about as well" means for two ways of picking neurons: one point of accuracy.
 CLOSE = 0.01
+MOST_TOLD = 12  # values of one sentence
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Finding:
 
 def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
     """Everything that one RESULTS can tell, most of it about the penultimate layer, or the last one."""
-    results = late_layer_last(pick_l2(results.load()))
+    whole = late_layer_last(results.load())
+    results = pick_l2(usual_task(whole))
     layers = [str(v) for v in results["layer"].values]
     main = results.sel(layer=layers[-1])
     measured = score_of(main).notnull().any([d for d in score_of(main).dims if d != "selection"])
@@ -46,7 +48,8 @@ def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
         out += _others(main, selections)
         out += _layers(results, layers, delta)
         out += _classes(main)
-    out += _health(results)
+        out += _others_dr(whole, layers[-1], delta)
+    out += _health(whole)
     return out
 
 
@@ -182,6 +185,30 @@ def _layers(results: xr.Dataset, layers: list[str], delta: float) -> Iterator[Fi
     )
 
 
+def _others_dr(whole: xr.Dataset, layer: str, delta: float) -> Iterator[Finding]:
+    """DR of the late layer by shots, target and l2, where there are several: rows crossed with columns."""
+    for dim, words in (("shots", "training rows per class"), ("target", "target"), ("l2", "l2")):
+        if dim not in whole.dims or whole.sizes[dim] < 2 or whole[dim].dtype.kind not in "OUTSf":
+            continue
+        rest = (
+            usual_task(whole.rename({dim: "kept"})).rename({"kept": dim})
+            if dim != "l2"
+            else usual_task(whole)
+        )
+        rest = rest if dim == "l2" else pick_l2(rest)
+        found = (
+            redundancy(rest.sel(layer=layer), delta).sel({"selection": "random"}).dropna(dim, subset=["dr"])
+        )
+        if found.sizes[dim] < 2:
+            continue
+        told = [
+            f"{v:g} {float(dr):.2f}" if isinstance(v, float) else f"{v} {float(dr):.2f}"
+            for v, dr in zip(found[dim].values.tolist()[:MOST_TOLD], found["dr"].values, strict=False)
+        ]
+        more = f", and {found.sizes[dim] - MOST_TOLD} more" if found.sizes[dim] > MOST_TOLD else ""
+        yield Finding(dim, f"DR of {layer} at delta {delta:g} by {words}: {', '.join(told)}{more}.")
+
+
 def _classes(main: xr.Dataset) -> Iterator[Finding]:
     if "class_accuracy" not in main or main.sizes["class"] < 3:
         return
@@ -240,7 +267,8 @@ def _unfinished(short: xr.DataArray, score: xr.DataArray, results: xr.Dataset) -
 def _curve(main: xr.Dataset, selection: str) -> tuple[xr.Dataset, float]:
     """Mean and band over seeds of one selection, and the full layer's score."""
     values = score_of(main)
-    return seed_band(values.sel({"selection": selection})), float(full_scores(values).mean())
+    band = seed_band(values.sel({"selection": selection}), within=bounds_of(str(values.name)))
+    return band, float(full_scores(values).mean())
 
 
 def _sizes(main: xr.Dataset) -> xr.DataArray:

@@ -2,14 +2,14 @@
 and tasks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
 from probecache.analyze.findings.chance_level import at_chance
 from probecache.analyze.findings.redundancy import redundancy, score_of
-from probecache.analyze.findings.summary import pick_l2
+from probecache.analyze.findings.summary import pick_l2, usual_task
 
 DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
 BOUNDS = ("dr", "dr_low", "dr_high", "critical_mass")
@@ -35,7 +35,7 @@ def pareto(
     and `frontier` (bool), with the coordinates `study`, `task`, `layer`, `delta`.
     """
     rows = []
-    for name, results in studies.items():
+    for name, task, results in _by_target(studies, task_of or {}):
         results = pick_l2(results)
         if "selection" in results.dims:
             results = results.sel(
@@ -58,7 +58,6 @@ def pareto(
                 cell = part.sel(delta=delta)
                 if np.isfinite(cell["critical_mass"]):
                     score = float(curve.sel(fraction=cell["critical_fraction"], method="nearest"))
-                    task = task_of[name] if task_of else ""
                     bounds = [float(cell[v]) for v in BOUNDS]
                     rows.append((name, task, str(layer), float(delta), score, *bounds, guesses))
     names = ("study", "task", "layer", "delta", "score", *BOUNDS, "at_chance")
@@ -77,6 +76,21 @@ def pareto(
     out["dr"].attrs = {"long_name": "diffused redundancy", "units": "1"}
     out["score"].attrs = {"long_name": "mean score at the critical mass", "units": "1"}
     return out.set_coords(["study", "task", "layer", "delta"])
+
+
+def _by_target(
+    studies: Mapping[str, xr.Dataset], task_of: Mapping[str, str]
+) -> Iterator[tuple[str, str, xr.Dataset]]:
+    """(study, task, results of one target and one number of shots): every target is a task of its own."""
+    for name, results in studies.items():
+        task, targets = (
+            task_of.get(name, ""),
+            [str(v) for v in np.ravel(results["target"])] if "target" in results.coords else [""],
+        )
+        for i, target in enumerate(targets):
+            one = results.isel(target=i) if "target" in results.dims else results
+            words = [w for w in (task, target if len(targets) > 1 else "") if w]
+            yield name, ": ".join(words), usual_task(one)
 
 
 def legible(points: xr.Dataset, most: int = 8) -> xr.Dataset:

@@ -18,6 +18,7 @@ from probecache.store.errors import InputError
 
 # A mean over seeds is a rounded sum: a ratio that equals delta on paper must not miss it by the last bit.
 _ROUNDING = 1e-12
+CELLS_AT_ONCE = 2**24  # numbers of the bootstrap that are held together
 
 
 def redundancy(
@@ -85,8 +86,7 @@ def redundancy(
         low = high = np.full_like(mass, np.nan)
         if n_seeds > 1:
             draws = np.random.default_rng(seed).multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), bootstrap)
-            resampled = _critical_mass(table, reference, sizes, deltas, draws.astype(np.float64))
-            low, high = _percentiles(resampled, confidence)
+            low, high = _resampled(table, reference, sizes, deltas, draws, confidence)
         bounds |= {"_low": low, "_high": high}
 
     dims = ("delta", *others)
@@ -200,6 +200,34 @@ def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     count = np.moveaxis(known @ weights.T, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return total / count
+
+
+def _resampled(
+    table: np.ndarray,
+    reference: np.ndarray,
+    sizes: np.ndarray,
+    deltas: np.ndarray,
+    draws: np.ndarray,
+    confidence: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of f* (delta, ...) under the draws (draw, seed), a few cells at a time.
+
+    Few seeds have few different resamples, 126 of five: each is computed once.
+    """
+    cells = table.shape[:-2]
+    flat = (table.reshape(-1, *table.shape[-2:]), reference.reshape(-1, reference.shape[-1]))
+    every = np.broadcast_to(sizes, table.shape[:-1]).reshape(-1, table.shape[-2])
+    different, which = np.unique(draws, axis=0, return_inverse=True)
+    step = max(1, CELLS_AT_ONCE // (len(deltas) * max(len(draws), len(different) * table.shape[-2])))
+    lows, highs = [], []
+    for start in range(0, len(flat[0]), step):
+        at = slice(start, start + step)
+        mass = _critical_mass(flat[0][at], flat[1][at], every[at], deltas, different.astype(np.float64))
+        low, high = _percentiles(mass[which.reshape(-1)], confidence)
+        lows.append(low)
+        highs.append(high)
+    shape = (len(deltas), *cells)
+    return np.concatenate(lows, 1).reshape(shape), np.concatenate(highs, 1).reshape(shape)
 
 
 def _percentiles(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,8 @@
 """From results over seeds to what is drawn and told: means, bands, and one l2."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -18,25 +21,23 @@ def late_layer_last(results: xr.Dataset) -> xr.Dataset:
     return results.isel(layer=sorted(range(len(names)), key=lambda i: names[i] == "penultimate"))
 
 
-def one_task(results: xr.Dataset) -> xr.Dataset:
-    """Results without the dimensions `target` and `shots`; InputError where there are several of one.
+def usual_task(results: xr.Dataset) -> xr.Dataset:
+    """Results of one target and one number of shots, without those dimensions: the target "label", else the
+    first; all rows, else the most shots that were asked for last.
 
-    What is drawn and told is about one target, learnt from one number of rows.
+    What sentences and frontiers are about; the other targets and shots have sentences of their own.
     """
-    for dim in ("target", "shots"):
+    for dim, usual, other in (("target", "label", 0), ("shots", "all", -1)):
         if dim in results.dims:
-            if results.sizes[dim] > 1:
-                names = ", ".join(str(v) for v in results[dim].values)
-                raise InputError(f"the results hold {dim} {names}: choose one, results.sel({dim}=...)")
-            results = results.isel({dim: 0})
+            names = [str(v) for v in results[dim].values]
+            results = results.isel({dim: names.index(usual) if usual in names else other})
     return results
 
 
 def pick_l2(results: xr.Dataset, l2: float | None = None) -> xr.Dataset:
-    """Results of one task at one l2: the one asked for, else the one whose full-layer score, averaged over
-    all, is highest.
+    """Results at one l2: the one asked for, else the one whose full-layer score, averaged over all, is
+    highest.
     """
-    results = one_task(results)
     if "l2" not in results.dims:
         return results
     known = results["l2"].to_numpy()
@@ -50,10 +51,13 @@ def pick_l2(results: xr.Dataset, l2: float | None = None) -> xr.Dataset:
     return results.isel(l2=int(near[0]))
 
 
-def seed_band(values: xr.DataArray, confidence: float = 0.95) -> xr.Dataset:
+def seed_band(
+    values: xr.DataArray, confidence: float = 0.95, *, within: tuple[float, float] = (-np.inf, np.inf)
+) -> xr.Dataset:
     """Mean over seeds and its Student-t interval: `mean`, `low`, `high` over the other dimensions.
 
-    With one seed, or where all seeds agree, the interval has no width.
+    With one seed, or where all seeds agree, the interval has no width. within: the score's range; Student's t
+    knows of none, and an accuracy above 1 is no upper end of anything.
     """
     from scipy.stats import t
 
@@ -62,6 +66,35 @@ def seed_band(values: xr.DataArray, confidence: float = 0.95) -> xr.Dataset:
     spread = values.std("seed", ddof=1).fillna(0.0) if values.sizes["seed"] > 1 else mean * 0
     factor = n.copy(data=t.ppf(0.5 + confidence / 2, np.maximum(n.to_numpy() - 1, 1).astype(float)))
     half = (factor * spread / np.sqrt(n.where(n > 0))).where(n > 1, 0.0)
-    return xr.Dataset({"mean": mean, "low": mean - half, "high": mean + half}).assign_attrs(
-        confidence=confidence
-    )
+    ends = {"low": (mean - half).clip(*within), "high": (mean + half).clip(*within)}
+    return xr.Dataset({"mean": mean, **ends}).assign_attrs(confidence=confidence)
+
+
+_SHARES = {
+    *("accuracy", "class_accuracy", "balanced_accuracy", "top5_accuracy", "exact_match", "macro_f1"),
+    *("auroc", "average_precision", "ece", "cka", "cka_pair"),
+}
+
+
+def bounds_of(score: str) -> tuple[float, float]:
+    """The range of a score: no interval is drawn or told beyond it. (-inf, inf) for a user's own metric."""
+    ranges = {"log_loss": (0, np.inf), "mae": (0, np.inf), "r2": (-np.inf, 1), "spearman": (-1, 1)}
+    return (0, 1) if score in _SHARES else ranges.get(score, (-np.inf, np.inf))
+
+
+def one_cell(results: xr.Dataset, keep: Sequence[str], **at: Any) -> xr.Dataset:
+    """Results at one coordinate of every dimension but `keep` and class, neuron, sample, which stay whole.
+
+    at: coordinates asked for, by dimension; of the others "random" among selections, "all" among shots, else
+    the first. Dimensions stay, of length one. InputError for a coordinate that was not measured.
+    """
+    preferred = {"selection": "random", "shots": "all"} | at
+    for dim in [
+        str(d) for d in results.dims if d not in (*keep, "class", "neuron", "sample", "seed", "pair")
+    ]:
+        known = results[dim].values.tolist() if dim in results.coords else list(range(results.sizes[dim]))
+        if dim in at and at[dim] not in known:
+            raise InputError(f"got {dim} {at[dim]!r}; the results hold {', '.join(map(str, known[:20]))}")
+        wanted = preferred.get(dim)
+        results = results.isel({dim: [known.index(wanted) if wanted in known else 0]})
+    return results

@@ -1,7 +1,7 @@
 """What the page draws and tells, as plain JSON values: numbers from results, no layout."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,28 +9,40 @@ import xarray as xr
 
 from probecache.analyze.findings.claims import findings
 from probecache.analyze.findings.classes import class_effects, hardest_hit
+from probecache.analyze.findings.confusion import confusion_matrix, has_predictions
 from probecache.analyze.findings.pareto import legible, pareto
 from probecache.analyze.findings.redundancy import redundancy, score_of
-from probecache.analyze.findings.summary import late_layer_last, pick_l2, seed_band
+from probecache.analyze.findings.summary import bounds_of, late_layer_last, one_cell, pick_l2, seed_band
+from probecache.analyze.plot.redundancy import DELTAS
+from probecache.analyze.report.provenance import provenance
 
-DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 POINT = ("study", "task", "layer", "delta", "dr", "score", "critical_mass", "frontier", "at_chance")
+CELLS = ("target", "layer", "selection", "shots", "l2")
+NOT_SCORES = frozenset(
+    ("n_neurons", "n_iter", "objective", "grad_norm", "converged", "seconds", "state", "chosen_l2")
+)
+CONFUSED = 60  # classes that a confusion matrix on the page may have
 
 
-def build_payload(
-    studies: Mapping[str, xr.Dataset],
-    similarities: Mapping[str, xr.Dataset],
-    *,
-    delta: float = 0.9,
-    tasks: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Study:
+    """One RESULTS of a report, with what was found about the same features beside it."""
+
+    name: str
+    task: str
+    slug: str
+    results: xr.Dataset
+    similarity: xr.Dataset | None = None
+    attribution: xr.Dataset | None = None
+
+
+def build_payload(studies: Sequence[Study], *, delta: float = 0.9) -> dict[str, Any]:
     """Everything that the page shows. Missing values are None, so that the JSON is strict."""
-    points = legible(pareto(studies, task_of=tasks or dict.fromkeys(studies, "")))
+    points = legible(pareto({s.name: s.results for s in studies}, task_of={s.name: s.task for s in studies}))
     return {
         "delta": delta,
-        "studies": [
-            _study(name, results, similarities.get(name), delta) for name, results in studies.items()
-        ],
+        "deltas": list(DELTAS),
+        "studies": [_study(study, delta) for study in studies],
         "pareto": {
             name: numbers(points[name])
             if points[name].dtype.kind in "fiub"
@@ -40,32 +52,42 @@ def build_payload(
     }
 
 
-def _study(name: str, results: xr.Dataset, similarity: xr.Dataset | None, delta: float) -> dict[str, Any]:
-    results = late_layer_last(pick_l2(results))
-    grid = redundancy(results, DELTAS)
+def score_names(results: xr.Dataset) -> list[str]:
+    """The scores that results hold, accuracy first."""
+    found = [
+        str(name)
+        for name, values in results.data_vars.items()
+        if {"fraction", "seed", *CELLS} == set(values.dims) and name not in NOT_SCORES
+    ]
+    return sorted(found, key=lambda name: name != "accuracy")
+
+
+def _study(study: Study, delta: float) -> dict[str, Any]:
+    results = late_layer_last(study.results)
+    best = pick_l2(results)
     at = redundancy(results, delta)
-    layers = []
-    for layer in results["layer"].values:
-        part = results.sel(layer=layer)
-        sizes = part["n_neurons"].max([d for d in part["n_neurons"].dims if d != "fraction"])
-        layers.append(
-            {
-                "name": str(layer),
-                "neurons": int(sizes.max()),
-                "fraction": numbers(part["fraction"]),
-                "n": numbers(sizes),
-                "full": number(at["full_score"].sel(layer=layer)),
-                "selections": [
-                    _curve(part, grid, at, layer, selection) for selection in part["selection"].values
-                ],
-                "classes": _classes(part),
-                "cka": _cka(similarity, str(layer)),
-            }
-        )
+    sizes = results["n_neurons"].sortby("fraction")
+    sizes = sizes.max([d for d in sizes.dims if d not in ("layer", "fraction")]).transpose(
+        "layer", "fraction"
+    )
     return {
-        "name": name,
-        "layers": layers,
-        "deltas": list(DELTAS),
+        "name": study.name,
+        "task": study.task,
+        "coords": {dim: _coordinate(results, dim) for dim in CELLS},
+        "best_l2": int(np.flatnonzero(results["l2"].values == best["l2"].values.item())[0]),
+        "fraction": numbers(results["fraction"].sortby("fraction")),
+        "n": [numbers(row) for row in sizes],
+        "scores": {name: _curves(results, name) for name in score_names(results)},
+        "dr": _dr(results),
+        "at": {
+            key: numbers(at[key].broadcast_like(at["dr"]).transpose(*CELLS))
+            for key in ("full_score", "critical_mass", "critical_mass_low", "critical_mass_high")
+        }
+        | {key: numbers(at[key].transpose(*CELLS)) for key in ("dr", "dr_low", "dr_high")},
+        "classes": _all_classes(best),
+        "confusion": _confusions(best),
+        "cka": _cka(study.similarity),
+        "attribution": _attribution(study.attribution),
         "findings": [
             {"topic": f.topic, "text": f.text, "claim": f.claim, "agrees": f.agrees}
             for f in findings(results, delta=delta)
@@ -74,25 +96,42 @@ def _study(name: str, results: xr.Dataset, similarity: xr.Dataset | None, delta:
     }
 
 
-def _curve(part: xr.Dataset, grid: xr.Dataset, at: xr.Dataset, layer: Any, selection: Any) -> dict[str, Any]:
-    band = seed_band(score_of(part).sel({"selection": selection}))
-    cell = {"layer": layer, "selection": selection}
-    return {
-        "name": str(selection),
-        **{key: numbers(band[key]) for key in ("mean", "low", "high")},
-        "dr_grid": {key: numbers(grid[key].sel(cell)) for key in ("dr", "dr_low", "dr_high")},
-        **{
-            key: number(at[key].sel(cell))
-            for key in map(str, at.data_vars)
-            if key.startswith(("dr", "critical_mass"))
-        },
-    }
+def _coordinate(results: xr.Dataset, dim: str) -> list[str]:
+    return [f"{v:g}" if isinstance(v, float) else str(v) for v in results[dim].values.tolist()]
 
 
-def _classes(part: xr.Dataset, count: int = 10) -> dict[str, Any] | None:
-    if "class_accuracy" not in part or part.sizes["class"] < 3 or "random" not in part["selection"]:
+def _curves(results: xr.Dataset, name: str) -> dict[str, Any]:
+    """Mean and interval over (target, layer, selection, shots, l2, fraction), flat in that order.
+
+    Without an interval, as with one seed, `low` and `high` are None: the page then draws none.
+    """
+    band = seed_band(score_of(results, name), within=bounds_of(name)).transpose(*CELLS, "fraction")
+    out: dict[str, Any] = {"mean": numbers(band["mean"]), "low": None, "high": None}
+    if results.sizes["seed"] > 1:
+        out |= {"low": numbers(band["low"]), "high": numbers(band["high"])}
+    return out
+
+
+def _dr(results: xr.Dataset) -> dict[str, Any]:
+    """DR and its interval over (delta, target, layer, selection, shots, l2), flat in that order."""
+    grid = redundancy(results, DELTAS)
+    return {key: numbers(grid[key].transpose("delta", *CELLS)) for key in ("dr", "dr_low", "dr_high")}
+
+
+def _all_classes(results: xr.Dataset) -> list[dict[str, Any] | None]:
+    """Of each layer: what random subsets cost the classes of the first target."""
+    if "class_accuracy" not in results or results.sizes["class"] < 3 or "random" not in results["selection"]:
+        return []
+    return [
+        _classes(one_cell(results, ("fraction", "seed"), layer=layer))
+        for layer in results["layer"].values.tolist()
+    ]
+
+
+def _classes(cell: xr.Dataset, count: int = 10) -> dict[str, Any] | None:
+    if not cell["class_accuracy"].notnull().any() or not np.isclose(float(cell["fraction"].max()), 1):
         return None
-    effects = class_effects(part).sel({"selection": "random"})
+    effects = class_effects(cell).squeeze([d for d in CELLS if d in cell["class_accuracy"].dims], drop=True)
     worst = hardest_hit(effects, 0.1, count)
     spread = {
         name + end: numbers(effects[name + end])
@@ -115,12 +154,25 @@ def _classes(part: xr.Dataset, count: int = 10) -> dict[str, Any] | None:
     }
 
 
-def _cka(similarity: xr.Dataset | None, layer: str) -> dict[str, Any] | None:
-    if similarity is None or similarity.attrs.get("layer") != layer:
+def _confusions(results: xr.Dataset) -> list[dict[str, Any] | None]:
+    """Of each layer: true by predicted classes of the full layer, where predictions were kept."""
+    if not has_predictions(results) or results.sizes["class"] > CONFUSED:
+        return []
+    out: list[dict[str, Any] | None] = []
+    for layer in results["layer"].values.tolist():
+        counts = confusion_matrix(results, layer=layer)
+        names = [str(v) for v in counts["predicted"].values]
+        out.append({"names": names, "counts": [numbers(row) for row in counts]})
+    return out
+
+
+def _cka(similarity: xr.Dataset | None) -> dict[str, Any] | None:
+    if similarity is None:
         return None
     out: dict[str, Any] = {"fraction": numbers(similarity["fraction"])}
+    out["layer"] = str(similarity.attrs.get("layer", ""))
     for name in ("cka", "cka_debiased"):
-        band = seed_band(similarity[name])
+        band = seed_band(similarity[name], within=bounds_of(name))
         out[name] = {key: numbers(band[key]) for key in ("mean", "low", "high")}
     pair = similarity["cka_pair"].rename(pair="seed")
     if pair.sizes["seed"]:
@@ -129,38 +181,33 @@ def _cka(similarity: xr.Dataset | None, layer: str) -> dict[str, Any] | None:
             "low": numbers(pair.min("seed")),
             "high": numbers(pair.max("seed")),
         }
-    found = redundancy(similarity, 0.9)
-    out["dr"], out["critical_mass"] = number(found["dr"]), number(found["critical_mass"])
     return out
 
 
-def provenance(results: xr.Dataset) -> dict[str, str]:
-    """What made the numbers: the results' attributes and the size of the sweep, as text."""
-    score = score_of(results)
-    out = {
-        "probes": f"{int(score.notnull().sum()):,}",
-        "seeds": ", ".join(str(s) for s in results["seed"].values),
-        "l2": _penalty(results["l2"].item()) if "l2" in results.coords else "",
-    }
-    for name, value in results.attrs.items():
-        if name == "seconds":
-            out["seconds"] = f"{float(value):.1f}"
-        elif name not in ("settings", "failures"):
-            out[str(name)] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return {name: value for name, value in out.items() if value}
+def _attribution(found: xr.Dataset | None) -> dict[str, Any] | None:
+    """The change of the score without each neuron or group, and what a point is called."""
+    if found is None:
+        return None
+    single = bool((found["removed"] == 1).all())
+    names = (
+        [f"neuron {n}" for n in found["neuron"].values]
+        if single
+        else [f"group {i}" for i in range(found.sizes["group"])]
+    )
+    words = {key: str(found.attrs.get(key, "")) for key in ("layer", "probe", "metric")}
+    return {"change": numbers(found["score_change"]), "names": names, **words}
 
 
-def _penalty(l2: float | str) -> str:
-    """An l2 as text; a sweep that chose its own has the coordinate "auto"."""
-    return l2 if isinstance(l2, str) else f"{l2:g}"
-
-
-def numbers(values: xr.DataArray) -> Sequence[Any]:
-    """A flat list of JSON numbers or booleans, None where a value is missing."""
+def numbers(values: xr.DataArray) -> list[Any]:
+    """A flat list of JSON numbers or booleans, None where a value is missing; five digits are drawn."""
     array = np.asarray(values.values).ravel()
     if array.dtype.kind == "b":
         return [bool(v) for v in array]
-    return [round(float(v), 6) if np.isfinite(v) else None for v in array.astype(np.float64)]
+    array = array.astype(np.float64)
+    return [
+        float(f"{v:.5g}") if known else None
+        for v, known in zip(array.tolist(), np.isfinite(array).tolist(), strict=True)
+    ]
 
 
 def number(value: xr.DataArray) -> float | None:

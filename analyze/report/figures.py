@@ -1,144 +1,109 @@
-"""Figures for print: accuracy and CKA against the fraction of neurons, as SVG, PNG or PDF.
+"""The figures of a report for print: each drawn once, written as SVG, PNG and PDF."""
 
-matplotlib comes with the extra `report`. Nothing here touches pyplot or any global style: a figure is an
-object.
-"""
-
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.findings.redundancy import full_scores, score_of
-from probecache.analyze.findings.summary import pick_l2, seed_band
-from probecache.store.errors import InputError
+from probecache.analyze import plot
+from probecache.analyze.findings.confusion import confusion_matrix, has_predictions
+from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.summary import one_cell, pick_l2, usual_task
+from probecache.analyze.plot.style import FORMATS, legend_below, panels, plain, save, styled
+from probecache.analyze.report.data import CONFUSED, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart with any common colour blindness, and by lightness in grey print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-CHANCE = "#9aa4ad"  # what is no better than guessing
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-    "svg.fonttype": "none",  # text stays text: searchable, and editable in a vector program
-    "svg.hashsalt": "probecache",  # the same figure is the same file
-    "savefig.dpi": 300,
-}
+PANELS = 12  # layers of one figure: the last ones, where there are more
+LINES = 16  # values of one dimension of one figure
 
 
-def accuracy_figure(results: xr.Dataset, path: str | Path, *, l2: float | None = None) -> Path:
-    """Accuracy against fraction (log x): mean over seeds with its 95% band, a line per selection, a panel per
-    layer.
+def study_figures(study: Study, delta: float) -> Iterator[tuple[str, "Figure"]]:
+    """(name, figure) of everything that these results can show."""
+    results = study.results
+    main = pick_l2(usual_task(results)).expand_dims(["target", "shots", "l2"])
+    late = {"layer": str(results["layer"].values[-1])}
+    layers = [str(v) for v in results["layer"].values[-PANELS:]]
+    name = str(score_of(results).name)
+    yield name, _by_layer(layers, lambda ax, layer: plot.curves(main, ax=ax, layer=layer))
+    yield "dr", _by_layer(layers, lambda ax, layer: plot.dr(main, ax=ax, layer=layer))
+    if len(results["layer"]) > 1:
+        yield "layers", _alone(plot.layers(main))
+        yield "profile", _alone(plot.profile(main))
+    for dim in ("target", "shots", "l2"):
+        if results.sizes[dim] > 1:
+            yield from _crossed(results, dim, late, delta)
+    if _has_classes(main):
+        yield "classes", _by_layer(layers, lambda ax, layer: plot.class_spread(main, ax=ax, layer=layer))
+    if has_predictions(results) and results.sizes["class"] <= CONFUSED:
+        yield "confusion", _alone(plot.confusion(confusion_matrix(results, **late)))
+    if study.similarity is not None:
+        yield "cka", _alone(plot.similarity(study.similarity))
+    if study.attribution is not None:
+        yield "neurons", _alone(plot.attribution(study.attribution), named=True)
 
-    `path` ends in .svg, .png or .pdf; PNG is 300 dots per inch. With several l2 the one with the best
-    full-layer score is drawn, or `l2`. Returns the path.
-    """
-    return save(score_figure(results, "accuracy", "test accuracy", l2=l2), path)
 
-
-def score_figure(results: xr.Dataset, score: str, label: str, *, l2: float | None = None) -> "Figure":
-    """Any score with `fraction` and `seed` against the fraction, as a matplotlib figure."""
-    values = score_of(pick_l2(results, l2), score)
-    layers = [str(v) for v in values["layer"].values] if "layer" in values.dims else [""]
-    selections = [str(v) for v in values["selection"].values] if "selection" in values.dims else [""]
-
+def frontier_figure(points: xr.Dataset) -> "Figure":
+    """The frontier of every task, a panel each."""
+    tasks = list(dict.fromkeys(str(t) for t in points["task"].values))[:PANELS] or [""]
+    figure, axes = panels(len(tasks), height=3.2, share=False)
+    for task, ax in zip(tasks, axes, strict=True):
+        plot.frontier(points, task, ax=ax)
     with styled():
-        figure, axes = panels(len(layers))
-        for i, (layer, axis) in enumerate(zip(layers, axes, strict=True)):
-            panel = values.sel(layer=layer) if layer else values
-            for j, selection in enumerate(selections):
-                if selection and not values.sel({"selection": selection}).notnull().any():
-                    continue  # asked for and never measured: no place in the legend
-                curve = panel.sel({"selection": selection}) if selection else panel
-                draw_band(axis, seed_band(curve), j, selection or None)
-            full = full_scores(panel).mean()
-            if np.isfinite(full):
-                axis.axhline(float(full), color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0,
-                             label="full layer")  # fmt: skip
-            log_fractions(axis, values["fraction"].to_numpy())
-            axis.set_title(layer, loc="left", fontweight="bold")
-            if i % columns_of(len(layers)) == 0:
-                axis.set_ylabel(label)
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5), handlelength=2.2)
+        legend_below(figure, axes)
     return figure
 
 
-def draw_band(axis: Any, band: xr.Dataset, index: int, label: str | None) -> None:
-    """A line with markers through the means and its interval behind; `index` picks colour and marker."""
-    known = band.isel(fraction=np.flatnonzero(np.isfinite(band["mean"])))
-    colour = COLOURS[index % len(COLOURS)]
-    x = known["fraction"]
-    marker = MARKERS[index % len(MARKERS)]
-    axis.plot(x, known["mean"], color=colour, marker=marker, label=label, markeredgecolor="white", mew=0.5)
-    axis.fill_between(x, known["low"], known["high"], color=colour, alpha=0.18, linewidth=0)
+def write_figure(figure: "Figure", stem: Path) -> list[Path]:
+    """Write the figure under `stem` with every suffix; where things stand is worked out once."""
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", category=UserWarning)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return [save(figure, stem.with_name(stem.name + end)) for end in FORMATS]
 
 
-def panels(count: int, *, width: float = 3.5, height: float = 2.7) -> tuple["Figure", list[Any]]:
-    """A figure with `count` axes in rows of at most three, sharing the y axis; sizes in inches per panel."""
-    from matplotlib.figure import Figure
-
-    across = columns_of(count)
-    down = -(-count // across)
-    figure = Figure(figsize=(max(width * across, 4.2), height * down + 0.3), layout="constrained")
-    axes = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
-    for spare in axes[count:]:
-        spare.remove()
-    return figure, axes[:count]
-
-
-def styled() -> Any:
-    """The context in which every figure is drawn and written; without matplotlib, one line says what to
-    install.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError("figures need matplotlib: pip install 'probecache[report]'") from None
-    return matplotlib.rc_context(STYLE)
+def _crossed(
+    results: xr.Dataset, dim: str, late: dict[str, str], delta: float
+) -> Iterator[tuple[str, "Figure"]]:
+    """Of the late layer: the curves by target, shots or l2, the score along it, and DR along it."""
+    rest = one_cell(results, (dim, "fraction", "seed", *(["l2"] if dim != "l2" else [])), **late)
+    rest = rest if dim == "l2" else pick_l2(rest).expand_dims("l2")
+    some = {dim: rest[dim].values.tolist()[:LINES]}
+    yield f"{dim}-curves", _alone(plot.curves(rest, **some))
+    if dim == "target":
+        return
+    yield f"{dim}-scores", _alone(plot.scores(rest, dim))
+    if np.isclose(float(rest["fraction"].max()), 1):
+        yield f"{dim}-dr", _alone(plot.critical(redundancy(rest, delta), dim))
 
 
-def columns_of(count: int) -> int:
-    """Panels side by side."""
-    return min(count, 3)
-
-
-def log_fractions(axis: Any, fractions: np.ndarray) -> None:
-    """Log x axis over fractions, with ticks that read as percentages."""
-    ticks = [
-        t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if t >= fractions.min() * 0.95
-    ]
-    if len(ticks) > 8:
-        ticks = [t for t in ticks if f"{t:e}"[0] in "15"]
-    axis.set_xscale("log")
-    axis.set_xticks(ticks, [f"{t * 100:g}%" for t in ticks], fontsize=7.5)
-    axis.minorticks_off()
-    axis.set_xlabel("neurons kept")
-
-
-def save(figure: "Figure", path: str | Path) -> Path:
-    """Write a figure; the suffix decides the format. The same figure gives the same bytes."""
-    path = Path(path)
-    if path.suffix not in (".svg", ".png", ".pdf"):
-        raise InputError(f"figure {path} ends in {path.suffix or 'nothing'}: use .svg, .png or .pdf")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
+def _by_layer(layers: Sequence[str], draw: Callable[[Any, str], Any]) -> "Figure":
+    figure, axes = panels(len(layers))
+    for i, (layer, ax) in enumerate(zip(layers, axes, strict=True)):
+        draw(ax, layer)
+        with styled():
+            ax.set_title(plain(layer, 40), loc="left", fontweight="bold")
+            if i % 3:
+                ax.set_ylabel("")
     with styled():
-        figure.savefig(path, metadata=dated)
-    return path
+        legend_below(figure, axes)
+    return figure
+
+
+def _alone(ax: Any, *, named: bool = False) -> "Figure":
+    """The figure of one axes, with its legend below unless it has one."""
+    with styled():
+        legend_below(ax.figure, [] if named else [ax])
+    return ax.figure
+
+
+def _has_classes(results: xr.Dataset) -> bool:
+    if "class_accuracy" not in results or results.sizes["class"] < 3:
+        return False
+    whole = np.isclose(float(results["fraction"].max()), 1)
+    return bool(whole and "random" in results["selection"] and results["class_accuracy"].notnull().any())

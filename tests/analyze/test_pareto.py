@@ -73,12 +73,13 @@ def test_a_layer_at_chance_is_a_point_but_no_part_of_the_frontier():
 
 def test_the_legend_names_the_lines_of_every_panel_in_one_colour_each(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `report`")
-    from probecache.analyze.report.static_figures import pareto_figure
+    from probecache.analyze.plot import save
+    from probecache.analyze.report.figures import frontier_figure
 
     studies = {f"{name} / {task}": synthetic_results() for task in "xy" for name in ("net", "control")}
     studies["control / x"]["class_accuracy"][:] = 0.25  # at chance on one of the tasks only
     points = pareto(studies, task_of={name: name[-1] for name in studies})
-    svg = pareto_figure(points, tmp_path / "p.svg").read_text()
+    svg = save(frontier_figure(points), tmp_path / "p.svg").read_text()
     for line in ("net / penultimate", "control / penultimate", "control / penultimate (at chance)"):
         assert svg.count(f">{line}<") == 1
 

@@ -23,7 +23,7 @@ from probecache.analyze.similarity.cka import cka
 from probecache.store.errors import DamagedStore, InputError
 from tests.analyze.synthetic import TEXTS, MemoryStore, features, synthetic_results
 
-TABS = ["findings", "accuracy", "redundancy", "classes", "layers", "similarity", "provenance"]
+TABS = ["findings", "scores", "redundancy", "classes", "layers", "similarity", "provenance"]
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,8 @@ def test_every_tab_draws_without_a_console_error(browser, report, width):
         assert wide <= 0, f"{name} is {wide} px wider than the window"
     assert {n: len(d) for n, d in drawn.items()} == {
         "findings": 0,
-        "accuracy": 1,
-        "redundancy": 2,
+        "scores": 1,
+        "redundancy": 3,
         "classes": 3,
         "layers": 1,
         "similarity": 1,
@@ -131,7 +131,7 @@ def test_arrow_keys_move_between_tabs(browser, report):
     open_page(browser, report[0])
     by_id(browser, "tab-findings").click()
     for key, name in (
-        (Keys.ARROW_RIGHT, "accuracy"),
+        (Keys.ARROW_RIGHT, "scores"),
         (Keys.END, "provenance"),
         (Keys.ARROW_RIGHT, "findings"),
     ):
@@ -146,12 +146,12 @@ def test_hover_names_the_subset(browser, report):
     from selenium.webdriver.support.ui import WebDriverWait
 
     open_page(browser, report[0])
-    by_id(browser, "tab-accuracy").click()
-    points = browser.find_elements(By.CSS_SELECTOR, "#plot-accuracy .scatterlayer .points path")
+    by_id(browser, "tab-scores").click()
+    points = browser.find_elements(By.CSS_SELECTOR, "#plot-scores .scatterlayer .points path")
     assert points
     ActionChains(browser).move_to_element(points[1]).perform()
     label = WebDriverWait(browser, 5).until(
-        lambda b: b.find_elements(By.CSS_SELECTOR, "#plot-accuracy .hoverlayer .hovertext")
+        lambda b: b.find_elements(By.CSS_SELECTOR, "#plot-scores .hoverlayer .hovertext")
     )
     assert re.search(r"\d+ of 40 neurons \(\d", label[0].text)
 
@@ -160,14 +160,14 @@ def test_choosing_other_results_and_layers_redraws(browser, report):
     from selenium.webdriver.support.ui import Select
 
     open_page(browser, report[0])
-    by_id(browser, "tab-accuracy").click()
-    heights = "return document.getElementById('plot-accuracy').data.map(t => t.y[t.y.length - 1])"
+    by_id(browser, "tab-scores").click()
+    heights = "return document.getElementById('plot-scores').data.map(t => t.y[t.y.length - 1])"
     first = browser.execute_script(heights)
     Select(by_id(browser, "layer")).select_by_value("blocks.3")
     other = browser.execute_script(heights)
     assert first != other
     Select(by_id(browser, "study")).select_by_visible_text("Lite1 / Pets")
-    assert [o.text for o in Select(by_id(browser, "layer")).options] == ["penultimate (40)"]
+    assert not browser.find_elements("id", "layer")  # one layer leaves nothing to choose
     by_id(browser, "tab-classes").click()
     assert "fewer than three classes" in by_id(browser, "classes-none").text
 
@@ -186,20 +186,17 @@ def test_numbers_of_the_page_are_those_of_the_results(report):
     folder, studies = report
     page = (folder / "index.html").read_text()
     payload = json.loads(
-        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1].replace(
-            "<\\/", "</"
-        )
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
     )
     results = studies["Lite1 / Pets"]
-    layer = payload["studies"][1]["layers"][0]
-    curve = next(m for m in layer["selections"] if m["name"] == "pca")
-    assert curve["mean"] == pytest.approx(
-        results.accuracy.sel({"selection": "pca"}).mean("seed").squeeze().values, abs=1e-6
-    )
+    study = payload["studies"][1]
+    assert study["coords"]["selection"] == ["random", "pca", "pca-least"]
+    means = np.array(study["scores"]["accuracy"]["mean"], float).reshape(3, 5)
+    want = results.accuracy.sel({"selection": "pca"}).mean("seed").squeeze().values
+    assert means[1] == pytest.approx(want, rel=1e-4)
     found = redundancy(results, 0.9).sel({"selection": "random"}).squeeze()
-    random = next(m for m in layer["selections"] if m["name"] == "random")
-    assert random["critical_mass"] == float(found.critical_mass)
-    assert random["dr"] == pytest.approx(float(found.dr), abs=1e-6)
+    assert study["at"]["critical_mass"][0] == float(found.critical_mass)
+    assert study["at"]["dr"][0] == pytest.approx(float(found.dr), rel=1e-4)
 
 
 def test_several_results_are_summed_up_claim_by_claim(report):
@@ -261,7 +258,7 @@ def test_the_printed_frontier_and_its_table_name_a_control_at_chance(beside_cont
 def test_files_beside_the_page(report):
     folder, studies = report
     for name in ("accuracy", "dr", "layers", "classes", "cka"):
-        for end in ("svg", "png"):
+        for end in ("svg", "png", "pdf"):
             assert (folder / f"figures/Lite0-b-CIFAR-b/{name}.{end}").stat().st_size > 2000
     table = pd.read_csv(folder / "tables/Lite1-Pets-accuracy.csv")
     assert len(table) == studies["Lite1 / Pets"].accuracy.size

@@ -99,3 +99,22 @@ def test_what_is_no_store_is_named_for_what_it_is(files, capsys):
             assert code == 2
             assert says in err
             assert err.count("\n") == 1
+
+
+def test_a_notebook_shows_splits_layers_and_names_as_text(files):
+    for split, rows in (("train", 20), ("test", 12)):
+        x, y = np.load(files / "X.npy")[:rows], np.load(files / "y.npy")[:rows]
+        store = pc.write_arrays(files / "<b>s", split=split, layer="late", activations=x, labels=y)
+    shown = store._repr_html_()
+    for cell in ("train", "late", "20", "12", "finished"):
+        assert f"<td>{cell}</td>" in shown
+    assert "&lt;b&gt;s" in shown
+    assert "<b>s" not in shown
+
+
+def test_a_damaged_store_is_shown_with_what_is_wrong(files):
+    store = pc.write_arrays(
+        files / "s", split="a", layer="l", activations=np.zeros((4, 2)), labels=np.zeros(4, int)
+    )
+    (files / "s" / "a" / "l" / "zarr.json").write_text("{")
+    assert "zarr.json" in pc.open_store(store.path)._repr_html_()

@@ -1,0 +1,68 @@
+"""A folder that is replaced as a whole or not at all."""
+
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from probecache.store.errors import InputError
+
+OURS = frozenset(("index.html", "figures", "tables"))
+_EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux's renameat2
+
+
+def check_folder(out: str | Path) -> None:
+    """InputError unless `out` is a report, an empty folder, or nothing yet: other files are not ours."""
+    out = Path(out)
+    if (out.exists() and not out.is_dir()) or (out / "zarr.json").exists():
+        raise InputError(
+            f"got --out {out}, which is a file, a store or RESULTS: name a folder for the report"
+        )
+    if out.is_dir():
+        others = sorted(p.name for p in out.iterdir() if p.name not in OURS)
+        if others:
+            raise InputError(
+                f"got --out {out}, which holds other files than a report's ({', '.join(others[:3])}): name "
+                "a folder for the report, which is replaced as a whole"
+            )
+
+
+@contextmanager
+def replaced(out: str | Path) -> Iterator[Path]:
+    """A new folder beside `out` to write into; at the end it takes `out`'s place in one step.
+
+    Where the block raises or the process dies before that step, `out` is as it was.
+    """
+    place = Path(out).resolve()  # what a link points to
+    place.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+    try:
+        made.chmod(0o777 & ~_umask())
+        yield made
+        if place.exists() and not _exchange(made, place):
+            old = made.with_name(f"{made.name}-old")
+            place.rename(old)
+            made.rename(place)
+            shutil.rmtree(old)
+        elif not place.exists():
+            made.rename(place)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)  # what was written in vain, or what stood there before
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step; False where the system or the file system has no such step."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
