@@ -25,6 +25,7 @@ _PUBLIC = {
     "UnfinishedSplit": "store.errors",
     "Store": "store.reader",
     "open_store": "store.reader",
+    "open_writer": "store.streaming.open",
     "write_arrays": "store.arrays",
     "write_targets": "store.importing.targets",
     "main": "__main__",

@@ -74,13 +74,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Split:
-    """One split's group. `origin`: its copy of the store's own fingerprint, backbone and compute."""
+    """One split's group. `origin`: its copy of the store's own fingerprint, backbone and compute.
+
+    streaming  it is being written by a stream whose end is not known: it holds more rows than it says
+    """
 
     name: str
     geometry: Geometry
     class_names: tuple[str, ...]
     data: dict[str, Any]
     origin: dict[str, Any] = field(default_factory=dict)
+    streaming: bool = False
 
     def row_key(self, array: str, shard: Shard) -> str:
         return f"{self.name}/{array}/c/{shard.index}"
@@ -95,6 +99,7 @@ class Split:
                 "n_samples": self.geometry.n_samples,
                 "shard_rows": self.geometry.shard_rows,
                 "fingerprint": {**self.origin, "data": self.data},
+                **({"streaming": True} if self.streaming else {}),
             },
         }
 
@@ -167,7 +172,7 @@ def read_split(files: Files, name: str) -> Split:
     ):
         raise DamagedStore(f"{where}/zarr.json lacks class names or the data's fingerprint")
     origin = {part: fingerprint[part] for part in ("backbone", "compute") if part in fingerprint}
-    return Split(name, geometry, tuple(names), data, origin)
+    return Split(name, geometry, tuple(names), data, origin, ours.get("streaming") is True)
 
 
 def require_own(files: Files, root: dict[str, Any], split: Split) -> None:

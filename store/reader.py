@@ -143,6 +143,12 @@ class Store:
 
         `finished`: that a commit is missing is damage.
         """
+        info = owner if isinstance(owner, Split) else self.split_info(owner.split)
+        if info.streaming and not self.partial:
+            raise UnfinishedSplit(
+                f"split {info.name!r} in {self.path} is being streamed and was not finished: run what writes "
+                "it again, or read its first rows with open_store(..., partial=True)"
+            )
         wanted = list(owner.geometry.shards(rows))
         out = []
         for s, committed in zip(wanted, commits.read_commits(self.files, owner, wanted), strict=True):

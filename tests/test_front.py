@@ -41,6 +41,7 @@ def test_the_public_surface_is_frozen():
         "load_probe",
         "main",
         "open_store",
+        "open_writer",
         "redundancy",
         "register_metric",
         "sweep",

@@ -72,6 +72,11 @@ class TargetArray:
         return 1 if self.kind == "classes" else len(self.names)
 
     @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk and its crc32c."""
+        return self.geometry.shard_rows * self.width * KINDS[self.kind].itemsize + 4
+
+    @property
     def _flat(self) -> bool:
         return self.kind != "labels" and self.width == 1
 
@@ -116,7 +121,7 @@ class TargetArray:
         if not rows:
             return np.empty((0, self.width), KINDS[self.kind])
         kind = KINDS[self.kind]
-        payload, found = chunks.unsealed(raw, self.geometry.shard_rows * self.width * kind.itemsize)
+        payload, found = chunks.unsealed(raw, self.chunk_bytes - 4)
         if found != crc:
             raise BadChunk("it is not the one that was committed")
         values = np.frombuffer(payload, kind).reshape(-1, self.width)[:rows]

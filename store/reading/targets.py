@@ -18,7 +18,7 @@ def read_chunks(files: Files, target: TargetArray) -> list[Array | BadChunk]:
     """The committed rows (rows, columns) of every shard, or what is wrong with them."""
     shards = list(target.geometry.shards())
     wanted = [s for s, (rows, _) in zip(shards, target.commits, strict=True) if rows]
-    found = iter(files.read_many([target.chunk_key(s) for s in wanted]))
+    found = iter(files.read_many([target.chunk_key(s) for s in wanted], target.chunk_bytes))
     out: list[Array | BadChunk] = []
     for committed in target.commits:
         try:

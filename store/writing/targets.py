@@ -46,7 +46,7 @@ def store_targets(files: Files, name: str, targets: Sequence[Target], overwrite:
             )
         if len(target) != n:
             raise InputError(f"target {target.name!r} has {len(target)} rows, split {name!r} has {n}")
-    with _only_writer(files, name):
+    with _only_writer(files, name) as claims:
         there = set(catalog.target_names(files, split))
         plans = []
         for target in targets:
@@ -56,6 +56,7 @@ def store_targets(files: Files, name: str, targets: Sequence[Target], overwrite:
             if begun is not None:  # what is about to be replaced is vouched for no longer
                 files.write({f"{array.key}/zarr.json": [metadata.render(begun.document())]})
         _write(files, {key: pieces for _, chunks, _ in plans for key, pieces in chunks.items()})
+        claims.require(TARGETS)
         _write(files, {f"{a.key}/zarr.json": [metadata.render(a.document())] for a, _, _ in plans})
         grown = catalog.read_split(files, name)
         if grown != split:  # by another writer meanwhile: documents of its size
@@ -134,7 +135,7 @@ def _write(files: Files, items: Mapping[str, Pieces]) -> None:
 
 
 @contextmanager
-def _only_writer(files: Files, split: str) -> Iterator[None]:
+def _only_writer(files: Files, split: str) -> Iterator[Claims]:
     """One writer of a split's targets at a time: InputError names the living one."""
     claims = Claims(files, split)
     files.sweep("")
@@ -145,6 +146,6 @@ def _only_writer(files: Files, split: str) -> Iterator[None]:
         told = str(error).replace(f"shard {TARGETS}", "the targets", 1).replace(" is being", " are being", 1)
         raise InputError(told) from None
     try:
-        yield
+        yield claims
     finally:
         claims.close()

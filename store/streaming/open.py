@@ -1,0 +1,53 @@
+"""Open a stream of features into one split of a store."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from probecache.store.fingerprint import Fingerprint
+from probecache.store.streaming.plan import Stream
+from probecache.store.streaming.writer import StreamWriter
+
+
+def open_writer(
+    path: str | os.PathLike[str],
+    *,
+    split: str,
+    layers: Mapping[str, int],
+    n_samples: int | None = None,
+    dtype: str | Mapping[str, str] | None = None,
+    class_names: Sequence[str] | None = None,
+    columns: Sequence[str] = (),
+    shard_rows: int | None = None,
+    compression: str | None = None,
+    fingerprint: Fingerprint | None = None,
+    allow_saturated: bool = False,
+) -> StreamWriter:
+    """Open a stream of rows into one split of STORE, made if missing. Use it as a context.
+
+        with pc.open_writer("features.zarr", split="train", layers={"a": 768, "b": 1024}) as stream:
+            for images, labels in batches[stream.position // 64 :]:
+                stream.append({"a": ..., "b": ...}, labels=labels)
+
+    layers       {name: neurons}
+    n_samples    rows in all; None: as many as come (an existing split has the number that it has)
+    dtype        float16, bfloat16 or float32, for all layers or by name; default the first batch's or float32
+    class_names  default "0", "1", ... up to the largest label
+    columns      names of numbers that come with each row; they become targets of kind numbers
+    shard_rows   rows per shard, which is what is held in memory and may be lost: default 8192
+
+    The stream ends where the context does, unless by an exception; then the next one goes on.
+    """
+    by_name = dtype if isinstance(dtype, Mapping) else {} if dtype is None else dict.fromkeys(layers, dtype)
+    stream = Stream(
+        split,
+        layers,
+        n_samples,
+        by_name,
+        class_names,
+        columns,
+        shard_rows,
+        compression,
+        fingerprint or Fingerprint({"source": "arrays"}),
+        allow_saturated,
+    )
+    return StreamWriter(path, stream)
