@@ -146,6 +146,8 @@ _OTHERS = {
     "randproj": "as many random projections",
     "variance": "the neurons of highest variance",
     "variance-least": "the neurons of lowest variance",
+    "greedy": "the neurons that lower ridge's error most, one after the other,",
+    "greedy-worst": "the neurons that lower ridge's error least, one after the other,",
 }
 
 

@@ -59,12 +59,12 @@ def seed_band(
     With one seed, or where all seeds agree, the interval has no width. within: the score's range; Student's t
     knows of none, and an accuracy above 1 is no upper end of anything.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # Student's t, without the second that scipy.stats takes
 
     n = values.notnull().sum("seed")
     mean = values.mean("seed")
     spread = values.std("seed", ddof=1).fillna(0.0) if values.sizes["seed"] > 1 else mean * 0
-    factor = n.copy(data=t.ppf(0.5 + confidence / 2, np.maximum(n.to_numpy() - 1, 1).astype(float)))
+    factor = n.copy(data=stdtrit(np.maximum(n.to_numpy() - 1, 1).astype(float), 0.5 + confidence / 2))
     half = (factor * spread / np.sqrt(n.where(n > 0))).where(n > 1, 0.0)
     ends = {"low": (mean - half).clip(*within), "high": (mean + half).clip(*within)}
     return xr.Dataset({"mean": mean, **ends}).assign_attrs(confidence=confidence)

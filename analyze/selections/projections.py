@@ -3,12 +3,13 @@
     random            first k of a random permutation (one per seed)
     first             the layer's first k neurons (nested training, "Matryoshka")
     variance          neurons of highest training variance first; `variance-least` lowest first
+    greedy            neurons in the order in which they lower ridge's error most; `greedy-worst` least
     index:FILE        the neurons that a file ranks, then the others in the layer's order
     pca               the top k principal components of the training rows; `pca-least` the last k
     randproj          the first k columns of a random matrix, uniform on [0, 1), columns of unit norm (one
     per seed)
 
-Every selection is a prefix problem on a task: an order for the first four, an identity order in rotated
+Every selection is a prefix problem on a task: an order for all but the last two, an identity order in rotated
 columns for the projections, so that one solver serves all (docs/design.md; arXiv 2306.00183, section 3).
 """
 
@@ -19,12 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from probecache.analyze.selections.greedy import centred_moments, greedy_order
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.tasks.task import Task, rotate, row_blocks
 from probecache.store.errors import InputError, close_names
 from probecache.store.subset import read_indices
 
-SELECTIONS = ("random", "first", "pca", "pca-least", "randproj", "variance", "variance-least", "index:FILE")
+SELECTIONS = (
+    *("random", "first", "pca", "pca-least", "randproj", "variance", "variance-least"),
+    *("greedy", "greedy-worst", "index:FILE"),
+)
 SEEDED = ("random", "randproj")
 
 # A component whose standard deviation is below 1e-5 of the largest is rounding noise of float32 features.
@@ -78,7 +83,7 @@ def select(
         plain = replace(rotated, mean=np.zeros(d, np.float32), scale=np.ones(d, np.float32))
         yield Selection(plain, np.arange(d)[None], seeds, basis)
     else:
-        yield Selection(task, _order(task, selection)[None], seeds)
+        yield Selection(task, _order(task, selection, standardize)[None], seeds)
 
 
 def check_selection(selection: str) -> None:
@@ -129,13 +134,16 @@ def random_basis(d: int, seed: int) -> np.ndarray:
     return matrix / np.linalg.norm(matrix, axis=0)
 
 
-def _order(task: Task, selection: str) -> np.ndarray:
+def _order(task: Task, selection: str, standardize: bool) -> np.ndarray:
     d = task.n_neurons
     if selection == "first":
         return np.arange(d)
     if selection.startswith("index:"):
         listed = read_indices(selection[6:], d)
         return np.concatenate([listed, np.setdiff1d(np.arange(d), listed)])
+    if selection in ("greedy", "greedy-worst"):
+        gram, cross, _ = centred_moments(task, standardize)
+        return greedy_order(gram, cross, worst=selection == "greedy-worst")
     spread = np.zeros(d)
     for _, rows in row_blocks(task.train, 8192):
         spread += ((rows - task.mean) ** 2).sum(0, dtype=np.float64)

@@ -29,7 +29,7 @@ def probe_bar(description: str = "probes") -> Iterator[Callable[[int, int], None
             return Text(f"{rate:.3g} probes/s" if rate else "... probes/s")
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
+    bar = Progress(*columns, console=Console(stderr=True, force_jupyter=False))
     task = bar.add_task(description, total=None)
     bar.live.transient = True
 

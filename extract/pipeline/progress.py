@@ -23,7 +23,7 @@ def show_progress(total: int, timing: Timing, title: str, shown: bool) -> Iterat
         TimeRemainingColumn(),
         TextColumn("{task.fields[shares]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True, force_jupyter=False)) as progress:
         task = progress.add_task(title, total=total, rate="", shares="")
 
         def advance(images: int) -> None:

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
+import probecache as pc
+from probecache.analyze.findings.critical.critical_mass import grid_sizes
 from probecache.analyze.findings.critical.search import Search
 
 
@@ -94,3 +97,101 @@ def test_delta_one_and_full_layers_that_differ_by_seed():
     search = run(scores, (0.9, 1.0), full_seeds=4)
     assert search.crossing(0.9).at == by_grid(scores, 0.9)
     assert search.crossing(1.0).at == by_grid(scores, 1.0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """120 neurons that mix twelve directions of five classes, with noise of their own."""
+    path, rng = tmp_path_factory.mktemp("critical") / "s.zarr", np.random.default_rng(0)
+    y = np.arange(900) % 5
+    x = (rng.normal(size=(900, 12)) + rng.normal(size=(5, 12))[y]) @ rng.normal(size=(12, 120))
+    x = (x + rng.normal(size=x.shape) * 5).astype(np.float32)
+    for split, rows in (("train", slice(0, 500)), ("test", slice(500, 900))):
+        pc.write_arrays(path, split=split, layer="l", activations=x[rows], labels=y[rows])
+    return pc.open_store(path)
+
+
+RIDGE = {"layer": "l", "probe": "ridge", "l2": 1e-2, "seeds": 4}
+
+
+def test_on_a_store_it_equals_the_sweep_of_the_whole_grid_and_a_second_run_measures_nothing(
+    store, tmp_path, capsys
+):
+    found = pc.critical_mass(store, delta=[0.9, 0.95], precision=0.02, out=tmp_path / "r", **RIDGE)
+    whole = pc.sweep(store, fractions=grid_sizes(120, 0.02)[0], **RIDGE)
+    want = pc.redundancy(whole, [0.9, 0.95])
+    np.testing.assert_array_equal(found.critical_mass, want.critical_mass.squeeze())
+    assert float(found.full_score) == pytest.approx(want.full_score.item())
+    np.testing.assert_allclose(found.dr, 1 - found.critical_mass / 120)
+    assert (found.critical_mass_low <= found.critical_mass).all()
+    assert (found.critical_mass <= found.critical_mass_high).all()
+    results = pc.sweep(store, fractions=grid_sizes(120, 0.02)[0], out=tmp_path / "r", **RIDGE)
+    assert results.accuracy.notnull().all()  # plain RESULTS, which a sweep fills up
+    counted = []
+    again = pc.critical_mass(
+        store,
+        delta=[0.9, 0.95],
+        precision=0.02,
+        out=tmp_path / "r",
+        progress=lambda done, total: counted.append(done),
+        **RIDGE,
+    )
+    assert again.identical(found)
+    assert counted == []
+    with capsys.disabled():
+        print(f"\nstore: {found.n_probes} probes, a grid {found.n_grid}")
+    assert found.n_grid == 49 * 4 + 1
+
+
+def test_what_was_measured_is_in_results_and_is_all_that_was(store, tmp_path):
+    found = pc.critical_mass(store, delta=0.9, precision=0.02, out=tmp_path / "r", **RIDGE)
+    accuracy = xr.open_zarr(tmp_path / "r", consolidated=False).accuracy
+    assert int(accuracy.notnull().sum()) == found.n_probes < found.n_grid
+
+
+def test_cka_needs_no_probe_and_lists_make_dimensions(store):
+    fractions = grid_sizes(120, 0.02)[0]
+    found = pc.critical_mass(store, layer="l", delta=[0.9, 0.99], precision=0.02, score="cka")
+    whole = pc.redundancy(pc.cka(store, layer="l", split="test", fractions=fractions), [0.9, 0.99])
+    np.testing.assert_array_equal(found.critical_mass, whole.critical_mass)
+    both = pc.critical_mass(store, **RIDGE | {"l2": [1.0, 1e-2]}, delta=0.9, precision=0.1)
+    assert both.critical_mass.dims == ("l2", "delta")
+    assert both.l2.values.tolist() == [1.0, 1e-2]
+    alone = pc.critical_mass(store, **RIDGE, delta=0.9, precision=0.1)
+    assert both.critical_mass.sel(l2=1e-2).item() == alone.critical_mass.item()
+    first = pc.critical_mass(store, **RIDGE, selection="first", delta=0.9, precision=0.1)
+    assert np.isnan(first.critical_mass_low).all()  # it draws nothing: one subset of a size
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"delta": 0}, "got delta 0"),
+        ({"delta": []}, "allowed: shares of the full score"),
+        ({"precision": 0.7}, "got precision 0.7"),
+        ({"precision": 0}, "above 0"),
+        ({"seeds": 0}, "got seeds 0"),
+        ({"confidence": 1}, "got confidence 1"),
+        ({"selection": "pca"}, "keeps no neurons"),
+        ({"layer": "m"}, "layer 'm'"),
+        ({"layer": []}, "an empty list for layer"),
+        ({"probe": "tree"}, "got probe 'tree'"),
+        ({"score": "f2"}, "got score 'f2'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(store, tmp_path, options, says):
+    with pytest.raises(pc.InputError) as error:
+        pc.critical_mass(store, out=tmp_path / "r", **RIDGE | {"delta": 0.9} | options)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir()) or options == {"score": "f2"}
+
+
+def test_the_command_prints_a_line_per_delta_and_both_counts(store, capsys, tmp_path):
+    line = ["critical", store.path, "--layer", "l", "--delta", "0.9,0.95", "--precision", "0.05"]
+    with pytest.raises(SystemExit) as stop:
+        pc.main([*line, "--probe", "ridge", "--l2", "1e-2", "--seeds", "3", "--out", str(tmp_path / "r")])
+    told = capsys.readouterr().out
+    assert stop.value.code == 0, told
+    assert [row.split()[0] for row in told.splitlines()[1:3]] == ["0.9", "0.95"]
+    assert "a grid in steps of 5% of the layer takes 58" in told

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import probecache as pc
 from probecache.analyze.selections.greedy import centred_moments, greedy_order, target_matrix
 from probecache.analyze.tasks.task import Task
 
@@ -65,3 +66,39 @@ def test_moments_are_weighted_means():
     np.testing.assert_allclose(cross, (x * weights[:, None]).T @ centred / weights.sum(), atol=1e-12)
     np.testing.assert_allclose(mean, np.average(y, 0, weights))
     assert target_matrix(np.array([0.5, 2.0]), 0).tolist() == [[0.5], [2.0]]
+
+
+def test_a_sweep_takes_the_orders_as_selections_beside_random(tmp_path):
+    rng = np.random.default_rng(3)
+    y = np.arange(240) % 3
+    x = rng.normal(size=(240, 30))
+    x[:, 11] += 2 * (y == 0)
+    x[:, 4] += 2 * (y == 1)
+    for split, rows in (("train", slice(0, 120)), ("test", slice(120, 240))):
+        store = pc.write_arrays(
+            tmp_path / "s", split=split, layer="l", activations=x[rows].astype("f4"), labels=y[rows]
+        )
+    results = pc.sweep(
+        store,
+        layer="l",
+        fractions=[2 / 30, 1.0],
+        seeds=2,
+        selection=["random", "greedy", "greedy-worst"],
+        probe="ridge",
+        l2=1e-2,
+    )
+    two = results.accuracy.sel(fraction=results.fraction[0]).mean("seed").squeeze()
+    assert float(two.sel({"selection": "greedy"})) > float(two.sel({"selection": "random"}))
+    assert float(two.sel({"selection": "greedy-worst"})) < float(two.sel({"selection": "greedy"}))
+    train = pc.open_store(store).matrix("train", "l").astype(np.float64)
+    standard = (train - train.mean(0)) / train.std(0)
+    from sklearn.linear_model import RidgeClassifier
+
+    order = greedy_order(*centred_moments(make_whole(x, y))[:2])
+    want = RidgeClassifier(alpha=1e-2 * 120).fit(standard[:, order[:2]], y[:120])
+    test = (x[120:].astype("f4") - train.mean(0)) / train.std(0)
+    assert float(two.sel({"selection": "greedy"})) == pytest.approx(want.score(test[:, order[:2]], y[120:]))
+
+
+def make_whole(x, y):
+    return Task(x[:120].astype(np.float32), y[:120], x[120:].astype(np.float32), y[120:])

@@ -130,12 +130,12 @@ class Search:
 
     def _half(self, margins: np.ndarray) -> np.ndarray:
         """Half the width of the interval of each row's mean."""
-        from scipy.stats import t
+        from scipy.special import stdtrit  # Student's t, without the second that scipy.stats takes
 
         n = self.seeds
         if n == 1:
             return np.zeros(len(margins))
-        return t.ppf(0.5 + self.confidence / 2, n - 1) * margins.std(1, ddof=1) / np.sqrt(n)
+        return stdtrit(n - 1, 0.5 + self.confidence / 2) * margins.std(1, ddof=1) / np.sqrt(n)
 
     def _guess(self, delta: float, kind: str, below: int, first: int) -> int:
         tried = self.guesses.setdefault((delta, kind), [])
