@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from probecache.extract.backbone.features import DTYPES, plan_features
-from probecache.extract.backbone.layers import PENULTIMATE, block_names, resolve_layers, trace
+from probecache.extract.backbone.layers import PENULTIMATE, block_names, describe_layers, resolve_layers
 from probecache.extract.backbone.load import build_for_shapes
 from probecache.extract.datasets.preprocess import resolve_preprocess
 from probecache.store.errors import InputError
@@ -47,7 +47,7 @@ def list_layers(
         names = [*(name for name, _ in module.named_modules() if name), PENULTIMATE]
     else:
         names = [*block_names(module), PENULTIMATE]
-    found = trace(module, names, preprocess.image, preprocess.input_size[0], strict=bool(layers))
+    found = describe_layers(module, names, preprocess.image, preprocess.input_size[0], strict=bool(layers))
     return [
         Row(
             feature.name,

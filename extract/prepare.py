@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from probecache.extract.backbone.features import DTYPES, Feature, Features, plan_features
-from probecache.extract.backbone.layers import resolve_layers, trace
+from probecache.extract.backbone.layers import describe_layers, resolve_layers
 from probecache.extract.backbone.load import Backbone, load_backbone
 from probecache.extract.datasets.images import Images
 from probecache.extract.datasets.open import open_images
@@ -103,7 +103,7 @@ def prepare(
         std=settings.std,
     )
     names = resolve_layers(backbone.model, settings.layers)
-    layers = trace(backbone.model, names, preprocess.image, preprocess.input_size[0])
+    layers = describe_layers(backbone.model, names, preprocess.image, preprocess.input_size[0])
     compute = choose_compute(
         backbone.model,
         place.device(settings.device),

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probecache.extract.backbone.layers import Layer, has_head
-from probecache.extract.backbone.pooling import first_tensor, pool_output
+from probecache.extract.backbone.call import only_input, only_tensor, output_tensors, run_model
+from probecache.extract.backbone.layers import Layer
+from probecache.extract.backbone.pooling import pool_output
 from probecache.store.errors import InputError
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -89,13 +90,11 @@ class Features(nn.Module):
         self._hooks: list[Any] = []
         modules = dict(model.named_modules())
         for layer in {f.layer.name: f.layer for f in features}.values():
-            if layer.module is None:
-                continue
-            module = modules[layer.module]
-            if layer.of_input:
-                self._hooks.append(module.register_forward_pre_hook(self._before(layer)))
-            else:
-                self._hooks.append(module.register_forward_hook(self._after(layer)))
+            if layer.kind == "before":
+                hook = modules[layer.module].register_forward_pre_hook(self._before(layer), with_kwargs=True)
+                self._hooks.append(hook)
+            elif layer.kind == "after":
+                self._hooks.append(modules[layer.module].register_forward_hook(self._after(layer)))
 
     def close(self) -> None:
         """Take the hooks off the model again."""
@@ -117,17 +116,10 @@ class Features(nn.Module):
         return images.to(torch.float32).div_(255.0).sub_(self.mean).div_(self.std)
 
     def _run(self, x: Tensor) -> None:
-        head = next((f.layer for f in self.features if f.layer.module is None), None)
-        if not has_head(self.model):
-            self.model(x)
-            return
-        features = self.model.forward_features(x)  # type: ignore[operator]
-        if head is not None:
-            output = first_tensor(self.model.forward_head(features, pre_logits=True))  # type: ignore[operator]
-            assert output is not None
-            self._take(head, output)
-        if len(self._seen) < len(self.features):
-            self.model.forward_head(features)  # type: ignore[operator]
+        output = run_model(self.model, x)
+        for layer in {f.layer.name: f.layer for f in self.features}.values():
+            if layer.kind == "output":
+                self._take(layer, output_tensors(output)[layer.key])
 
     def _take(self, layer: Layer, output: Tensor) -> None:
         for feature in self.features:
@@ -140,14 +132,16 @@ class Features(nn.Module):
 
     def _after(self, layer: Layer) -> Any:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            tensor = first_tensor(output)
+            tensor = only_tensor(module, output)
             assert tensor is not None
             self._take(layer, tensor)
 
         return hook
 
     def _before(self, layer: Layer) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._take(layer, inputs[0])
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tensor = only_input(args, kwargs)
+            assert tensor is not None
+            self._take(layer, tensor)
 
         return hook

@@ -1,36 +1,43 @@
-"""Layers by name: `penultimate`, dotted module names, globs, block numbers; and what each puts out.
+"""Layers by name, and what each puts out.
 
-`penultimate` is what feeds the classifier: timm's `forward_head(pre_logits=True)`; for a module without that
-method the input of the last linear layer that it runs, or, having none, its own output.
+| name | the layer |
+|---|---|
+| `penultimate` | what the classifier receives, the model's output where it has none: see penultimate.py |
+| `blocks.5`, `blocks.*`, `-1`, `blocks.-2` | what a module puts out; by name, glob, number of the block |
+| `head.input` | what module `head` is called with |
+| `output`, `output.KEY` | the model's own output; of several tensors, the one of that key or number |
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from probecache.extract.backbone.pooling import Layout, describe, first_tensor
+from probecache.extract.backbone.call import is_transformers
+from probecache.extract.backbone.layout import layout_of
+from probecache.extract.backbone.penultimate import OUTPUT, classifiers, find_penultimate
+from probecache.extract.backbone.pooling import Layout
+from probecache.extract.backbone.survey import Seen, Survey, survey
 from probecache.store.errors import InputError, close_names
 
 PENULTIMATE = "penultimate"
+_KEYS = ("last_hidden_state", "pooler_output")  # of transformers' outputs: short for output.KEY
 _CONTAINERS = ("blocks", "stages", "layers", "transformers", "levels", "network", "features")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One named activation: the output of `module` (its input where `of_input`).
-
-    `module` None is what timm's `forward_head(forward_features(images), pre_logits=True)` gives.
-    """
+    """One named activation: what `module` puts out ("after"), what it is called with ("before"), or, of kind
+    "output", the tensor `key` of the model's own output ('' where it is one)."""
 
     name: str
     layout: Layout
-    module: str | None
-    of_input: bool = False
+    kind: Literal["after", "before", "output"]
+    module: str = ""
+    key: str = ""
 
 
 def block_names(model: nn.Module) -> list[str]:
@@ -58,7 +65,8 @@ def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
     A pattern is `penultimate`; a module's dotted name; a glob, matched piece by piece (`blocks.*` gives the
     blocks and not what is inside them); a block number (`5`, `-1`); a negative number inside a name
-    (`blocks.-1`). Raises InputError with close names for a pattern that matches nothing.
+    (`blocks.-1`); a name and `.input`; `output` or `output.KEY`. Raises InputError with close names for a
+    pattern that matches nothing.
     """
     modules = [name for name, _ in model.named_modules() if name]
     names: list[str] = []
@@ -76,8 +84,14 @@ def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 def _matches(model: nn.Module, modules: Sequence[str], pattern: str) -> Iterator[str]:
-    if pattern == PENULTIMATE or pattern in modules:
+    if pattern in (PENULTIMATE, OUTPUT) or pattern in modules or pattern.startswith(f"{OUTPUT}."):
         yield pattern
+        return
+    if pattern in _KEYS and is_transformers(model):
+        yield pattern
+        return
+    if pattern.endswith(".input"):
+        yield from (f"{n}.input" for n in _matches(model, modules, pattern.removesuffix(".input")))
         return
     if re.fullmatch(r"-?\d+", pattern):
         blocks = block_names(model)
@@ -110,96 +124,67 @@ def _span(names: Sequence[str]) -> str:
     return f"{names[0]} to {names[-1]}" if names else "none that is numbered"
 
 
-def trace(
+def describe_layers(
     model: nn.Module, names: Sequence[str], image: tuple[int, int], channels: int = 3, *, strict: bool = True
 ) -> list[Layer]:
-    """Run one blank image through `model` and describe each layer in `names`.
+    """Watch `model` on random images and describe each layer in `names`.
 
-    Raises InputError for a module that does not run, runs more than once, or puts out no tensor with a row
-    per image: its features would be ambiguous. With `strict=False` such modules are left out.
+    Raises InputError for a layer whose features would be ambiguous or worthless: a module that does not run,
+    runs more than once, puts out several tensors or none with a row per image, gives two images the same, or
+    gives an image other values in other company; and for a `penultimate` that is not sure. With
+    `strict=False` such layers are left out.
     """
     modules = dict(model.named_modules())
-    outputs: dict[str, list[object]] = {name: [] for name in names if name != PENULTIMATE}
-    linear: list[tuple[str, Tensor]] = []
-    handles = [modules[n].register_forward_hook(_keep(found)) for n, found in outputs.items()]
-    if PENULTIMATE in names and not has_head(model):
-        for name, module in modules.items():
-            if isinstance(module, nn.Linear):
-                handles.append(module.register_forward_pre_hook(_keep_input(name, linear)))
-    head, output = None, None
-    try:
-        with torch.inference_mode():
-            blank = torch.zeros(1, channels, *image, device=_device(model))
-            if has_head(model):
-                features = model.forward_features(blank)  # type: ignore[operator]
-                if PENULTIMATE in names:
-                    head = first_tensor(model.forward_head(features, pre_logits=True))  # type: ignore[operator]
-                if any(not found for found in outputs.values()):
-                    # Parts of the head may run a second time here: what they gave the first time counts.
-                    seen = {name: len(found) for name, found in outputs.items()}
-                    model.forward_head(features)  # type: ignore[operator]
-                    for name, count in seen.items():
-                        if count:
-                            del outputs[name][count:]
-            else:
-                output = first_tensor(model(blank))
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"the model does not run on {image[0]}x{image[1]} images: {line}; see --img-size"
-        ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-
-    def layer(name: str) -> Layer:
-        if name != PENULTIMATE:
-            return Layer(name, describe(modules[name], _once(name, outputs[name]), model, image), name)
-        if head is not None:
-            return Layer(name, describe(None, head.flatten(1), model, image), None)
-        if linear:
-            last, tensor = linear[-1]
-            return Layer(name, describe(None, tensor.flatten(1), model, image), last, of_input=True)
-        return Layer(name, describe(None, _once(name, [output]), model, image), "")
-
+    inside = [
+        n for n in names if n in modules or (n.endswith(".input") and n.removesuffix(".input") in modules)
+    ]
+    found = survey(model, inside, image, channels, classifiers(model))
+    if PENULTIMATE in names:
+        # What the penultimate layer is shows in the pass; what it holds is looked at in another.
+        try:
+            place = find_penultimate(model, found)
+        except InputError:
+            if strict:
+                raise
+            names = [name for name in names if name != PENULTIMATE]
+        else:
+            if not _is_output(place, modules) and place not in inside:
+                found = survey(model, [*inside, place], image, channels, ())
     layers = []
     for name in names:
         try:
-            layers.append(layer(name))
+            layers.append(_layer(model, modules, name, place if name == PENULTIMATE else name, found))
         except InputError:
             if strict:
                 raise
     return layers
 
 
-def has_head(model: nn.Module) -> bool:
-    """Whether timm's two halves of a forward pass are there."""
-    return hasattr(model, "forward_features") and hasattr(model, "forward_head")
+def _layer(model: nn.Module, modules: Mapping[str, nn.Module], name: str, place: str, found: Survey) -> Layer:
+    if _is_output(place, modules):
+        key = place if place in _KEYS else place.partition(".")[2]
+        if not key and len(found.outputs) == 1:
+            key = next(iter(found.outputs))
+        if key not in found.outputs:
+            keys = ", ".join(f"{OUTPUT}.{k}" for k in found.outputs) or "no tensor"
+            raise InputError(f"layer {name!r}: the model's output holds {keys}")
+        layout = layout_of(_sound(name, found.outputs[key]), None, model, found)
+        return Layer(name, layout, "output", key=key)
+    seen = _sound(name, found.seen[place])
+    if place in modules:
+        return Layer(name, layout_of(seen, modules[place], model, found), "after", place)
+    return Layer(name, layout_of(seen, None, model, found), "before", place.removesuffix(".input"))
 
 
-def _once(name: str, outputs: Sequence[object]) -> Tensor:
-    if len(outputs) != 1:
-        often = f"runs {len(outputs)} times" if outputs else "does not run"
+def _is_output(place: str, modules: Mapping[str, nn.Module]) -> bool:
+    return place not in modules and (place in (OUTPUT, *_KEYS) or place.startswith(f"{OUTPUT}."))
+
+
+def _sound(name: str, seen: Seen) -> Seen:
+    """`seen`, if its features are one vector per image that says something about it."""
+    if seen.calls != 1:
+        often = f"runs {seen.calls} times" if seen.calls else "does not run"
         raise InputError(f"layer {name!r} {often} in one forward pass; pick a module that runs once")
-    tensor = first_tensor(outputs[0])
-    if tensor is None or tensor.dim() < 2 or tensor.shape[0] != 1:
-        raise InputError(f"layer {name!r} puts out no tensor with one row per image; pick another")
-    return tensor
-
-
-def _keep(found: list[object]) -> Any:
-    def hook(module: nn.Module, inputs: object, output: object) -> None:
-        found.append(output)
-
-    return hook
-
-
-def _keep_input(name: str, found: list[tuple[str, Tensor]]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append((name, inputs[0]))
-
-    return hook
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((t.device for t in model.parameters()), torch.device("cpu"))
+    if seen.problem:
+        raise InputError(f"layer {name!r} {seen.problem}; pick another layer")
+    return seen

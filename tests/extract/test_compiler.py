@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from probecache.extract.backbone.features import Features, plan_features
-from probecache.extract.backbone.layers import trace
+from probecache.extract.backbone.layers import describe_layers
 from probecache.extract.pipeline.device import Compute
 from probecache.extract.pipeline.loop import Forward
 from probecache.extract.run import extract_features
@@ -82,7 +82,7 @@ def test_the_padded_last_batch_meets_the_same_compiled_code(inference, channels_
         return graph.forward
 
     net = Net().eval()
-    layers = trace(net, ["stem", "penultimate"], (64, 64), 3)
+    layers = describe_layers(net, ["stem", "penultimate"], (64, 64), 3)
     features = Features(
         net, plan_features(layers, ["avg"]), [0.5] * 3, [0.5] * 3, torch.float32, stop_early=False
     )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from probecache.extract.backbone.features import Features, plan_features
-from probecache.extract.backbone.layers import block_names, resolve_layers, trace
+from probecache.extract.backbone.layers import block_names, describe_layers, resolve_layers
 from probecache.extract.list_layers import list_layers
 from probecache.store.errors import InputError
 
@@ -62,7 +62,7 @@ def test_the_papers_backbones(name, neurons, last):
     )
     model = timm.create_model(name, **({"img_size": 64} if name.startswith("vit") else {})).eval()
     assert block_names(model)[-1] == last
-    layers = trace(model, ["penultimate"], (64, 64))
+    layers = describe_layers(model, ["penultimate"], (64, 64))
     module = Features(model, plan_features(layers, ["avg"]), (0.5,) * 3, (0.5,) * 3, torch.float32)
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
@@ -90,8 +90,8 @@ class Plain(nn.Module):
 
 def test_penultimate_of_a_plain_module_feeds_its_last_linear_layer():
     model = Plain().eval()
-    layers = trace(model, ["penultimate", "body.0"], (16, 16))
-    assert (layers[0].module, layers[0].of_input) == ("classifier", True)
+    layers = describe_layers(model, ["penultimate", "body.0"], (16, 16))
+    assert (layers[0].module, layers[0].kind) == ("classifier", "before")
     module = Features(model, plan_features(layers, ["flatten"]), (0.0,) * 3, (1.0,) * 3, torch.float32)
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     with torch.inference_mode():
@@ -105,15 +105,15 @@ def test_penultimate_of_a_plain_module_feeds_its_last_linear_layer():
 
 def test_a_module_without_a_linear_layer_is_its_own_penultimate():
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    (layer,) = trace(model, ["penultimate"], (8, 8))
+    (layer,) = describe_layers(model, ["penultimate"], (8, 8))
     assert layer.layout.shape == (5,)
 
 
 @pytest.mark.parametrize(("name", "words"), [("act", "runs 2 times"), ("unused", "does not run")])
 def test_ambiguous_layers_are_refused(name, words):
     with pytest.raises(InputError, match=words):
-        trace(Plain(), [name], (16, 16))
-    assert trace(Plain(), [name], (16, 16), strict=False) == []
+        describe_layers(Plain(), [name], (16, 16))
+    assert describe_layers(Plain(), [name], (16, 16), strict=False) == []
 
 
 def test_the_pass_stops_after_the_last_layer():
@@ -121,7 +121,7 @@ def test_the_pass_stops_after_the_last_layer():
     model = timm.create_model("resnet18").eval()
     for name in ("layer2", "layer3", "fc"):
         getattr(model, name).register_forward_hook(lambda *_, name=name: ran.append(name))
-    layers = trace(model, ["layer2"], (64, 64))
+    layers = describe_layers(model, ["layer2"], (64, 64))
     ran.clear()
     module = Features(model, plan_features(layers, ["avg"]), (0.5,) * 3, (0.5,) * 3, torch.float32)
     with torch.inference_mode():
@@ -134,11 +134,12 @@ def test_the_pass_stops_after_the_last_layer():
 
 def test_logits_beside_penultimate():
     model = timm.create_model("test_resnet").eval()
-    layers = trace(model, ["fc", "penultimate"], (64, 64))
+    layers = describe_layers(model, ["fc", "penultimate"], (64, 64))
     module = Features(model, plan_features(layers, ["avg"]), (0.5,) * 3, (0.5,) * 3, torch.float32)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
         logits, penultimate = module(images)
+        module.close()
         assert torch.allclose(logits, model((images / 255 - 0.5) / 0.5), atol=1e-5)
         assert torch.allclose(model.fc(penultimate), logits, atol=1e-5)
 
@@ -153,7 +154,7 @@ def test_compiled_features_are_one_graph_and_equal(names):
         return graph.forward
 
     model = timm.create_model("test_resnet").eval()
-    layers = trace(model, names, (64, 64))
+    layers = describe_layers(model, names, (64, 64))
     module = Features(
         model, plan_features(layers, ["avg"]), (0.5,) * 3, (0.5,) * 3, torch.float32, stop_early=False
     )

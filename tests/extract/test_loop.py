@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from probecache.extract.backbone.features import Features, plan_features
-from probecache.extract.backbone.layers import trace
+from probecache.extract.backbone.layers import describe_layers
 from probecache.extract.pipeline.device import Compute, choose_compute
 from probecache.extract.pipeline.loader import Batch
 from probecache.extract.pipeline.loop import Forward
@@ -62,7 +62,7 @@ def test_out_of_memory_halves_and_goes_on(tmp_path):
 
 def test_out_of_memory_at_one_image_is_an_error():
     model = Net().eval()
-    layers = trace(model, ["penultimate"], (32, 32))
+    layers = describe_layers(model, ["penultimate"], (32, 32))
     model.most = 0
     features = Features(model, plan_features(layers, ["avg"]), (0.5,) * 3, (0.5,) * 3, torch.float32)
     with (
@@ -75,7 +75,7 @@ def test_out_of_memory_at_one_image_is_an_error():
 def test_short_batches_are_padded_in_low_precision():
     shapes = []
     model = Net().eval()
-    layers = trace(model, ["penultimate"], (32, 32))
+    layers = describe_layers(model, ["penultimate"], (32, 32))
     model.register_forward_pre_hook(lambda _, inputs: shapes.append(len(inputs[0])))
     features = Features(model, plan_features(layers, ["avg"]), (0.5,) * 3, (0.5,) * 3, torch.float32)
     compute = Compute(torch.device("cpu"), torch.bfloat16, True)

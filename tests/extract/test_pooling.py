@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from probecache.extract.backbone.features import Features, plan_features
-from probecache.extract.backbone.layers import resolve_layers, trace
-from probecache.extract.backbone.pooling import Layout, describe, pool_output
+from probecache.extract.backbone.layers import describe_layers, resolve_layers
+from probecache.extract.backbone.layout import layout_of
+from probecache.extract.backbone.pooling import Layout, pool_output
+from probecache.extract.backbone.survey import Join, Seen, Survey
 from probecache.extract.datasets.preprocess import resolve_preprocess
 from probecache.store.errors import InputError
 
@@ -73,8 +75,9 @@ def test_families(name, kwargs, layer, kind, prefix, has_class):
         torch.manual_seed(0)
         model = timm.create_model(name, **kwargs).eval()
     size = kwargs.get("img_size") or (model.pretrained_cfg["input_size"][-1] if name[:4] in FIXED else 64)
-    names = [*resolve_layers(model, [layer]), "penultimate"]
-    layers = trace(model, names, (size, size))
+    # Two classifiers on two tokens: there is no one layer that feeds them.
+    names = [*resolve_layers(model, [layer]), *([] if "distilled" in name else ["penultimate"])]
+    layers = describe_layers(model, names, (size, size))
     layout = layers[0].layout
     assert (layout.kind, layout.prefix, layout.has_class) == (kind, prefix, has_class)
     pools = ["avg", "max", "flatten", "none", *(["cls", "cls+avg"] if has_class else [])]
@@ -90,9 +93,10 @@ def test_families(name, kwargs, layer, kind, prefix, has_class):
         x = (images.float() / 255 - 0.5) / 0.5
         expected = model.forward_head(model.forward_features(x), pre_logits=True)
     handle.remove()
-    assert torch.allclose(outputs["penultimate"], expected.flatten(1), rtol=1e-4, atol=1e-5)
+    if "penultimate" in names:
+        assert torch.allclose(outputs["penultimate"], expected.flatten(1), rtol=1e-4, atol=1e-5)
     raw = captured[0]
-    for feature in features[:-1]:
+    for feature in [f for f in features if f.name != "penultimate"]:
         output = outputs[feature.name]
         assert output.shape == (2, feature.neurons)
         if feature.pool in ("flatten", "none"):
@@ -108,26 +112,49 @@ def test_families(name, kwargs, layer, kind, prefix, has_class):
             plan_features(layers, ["cls"])
 
 
-def test_tokens_without_their_prefix_are_recognised_by_the_grid():
+def described(shape, model, image=(64, 64), module=None, joins=(), maps=(), last=()):
+    """The layout of an output of `shape` in a pass where this was seen."""
+    found = Survey({}, {}, {}, 3, image, [], {}, list(joins), set(maps), set(last))
+    return layout_of(Seen(1, shape, joins=len(joins)), module, model, found)
+
+
+def test_tokens_that_joined_are_left_out_and_no_others():
     model = nn.Module()
-    model.num_prefix_tokens = 5
     model.cls_token = nn.Parameter(torch.zeros(1, 1, 8))
-    assert describe(None, torch.zeros(1, 201, 8), model, (224, 224)).prefix == 5
-    assert describe(None, torch.zeros(1, 196, 8), model, (224, 224)).prefix == 0
-    assert describe(None, torch.zeros(1, 14 * 7 + 5, 8), model, (224, 112)).prefix == 5
+    maps, last = {(14, 14)}, {(201, 8), (196, 8), (195, 8)}
+    joined = [Join(197, 1), Join(201, 5)]
+    seen = {"maps": maps, "last": last, "image": (224, 224)}
+    assert described((201, 8), model, joins=joined, **seen).prefix == 5
+    assert described((196, 8), model, **seen).prefix == 0  # before they join
+    assert described((196, 8), model, joins=joined[:1], **seen).prefix == 0  # after they left
+    assert described((195, 8), model, joins=joined[:1], **seen).kind == "other"
+    assert described((201, 8), model, joins=[Join(201, None)], **seen).kind == "other"
+    model.num_prefix_tokens = 4  # what the model says of itself is at odds with what was seen
+    assert described((201, 8), model, joins=joined, **seen).kind == "other"
+    assert described((98 + 4, 8), model, maps={(14, 7)}, last={(102, 8)}, image=(224, 112)).prefix == 4
 
 
-def test_channels_are_told_from_positions_by_the_proportions_of_the_image():
-    model, square = nn.Module(), (64, 64)
-    assert describe(None, torch.zeros(1, 16, 4, 4), model, square).kind == "nchw"
-    assert describe(None, torch.zeros(1, 4, 4, 16), model, square).kind == "nhwc"
-    assert describe(nn.LayerNorm(4), torch.zeros(1, 4, 4, 4), model, square).kind == "nhwc"
-    assert describe(nn.Conv2d(1, 4, 1), torch.zeros(1, 4, 4, 4), model, square).kind == "nchw"
-    assert describe(None, torch.zeros(1, 4, 4, 4), model, square).kind == "nchw"
+def test_channels_before_positions_are_not_averaged():
+    model = nn.Module()
+    assert described((64, 49), model, (224, 224), maps={(7, 7)}).kind == "other"  # either axis fills a grid
+    assert described((49, 64), model, (224, 224), maps={(7, 7)}, last={(49, 64)}).kind == "tokens"
+    assert described((48, 49), model, (224, 224), maps={(7, 7)}, last={(48, 49)}).kind == "other"
+
+
+def test_maps_are_told_from_other_arrays_by_the_sizes_that_convolutions_gave():
+    model, square = nn.Module(), {(4, 4)}
+    assert described((16, 4, 4), model, maps=square).kind == "nchw"
+    assert described((4, 4, 16), model, maps=square).kind == "nhwc"
+    assert described((16, 2, 2), model, maps=square).kind == "nchw"  # halved since
+    assert described((3, 17, 17), model, maps=square).kind == "other"  # attention between 17 tokens
+    assert described((4, 4, 4), model, maps=square, module=nn.LayerNorm(4)).kind == "nhwc"
+    assert described((4, 4, 4), model, maps=square, module=nn.Conv2d(1, 4, 1)).kind == "nchw"
+    assert described((4, 4, 4), model, maps=square).kind == "other"
     model.output_fmt = "NHWC"
-    assert describe(None, torch.zeros(1, 4, 4, 4), model, square).kind == "nhwc"
-    assert describe(None, torch.zeros(1, 8, 4, 32), model, (128, 64)).kind == "nhwc"
-    assert describe(None, torch.zeros(1, 32, 8, 4), model, (128, 64)).kind == "nchw"
+    assert described((4, 4, 4), model, maps=square).kind == "nhwc"
+    assert described((8, 4, 32), model, (128, 64)).kind == "nhwc"
+    assert described((32, 8, 4), model, (128, 64)).kind == "nchw"
+    assert described((2, 3, 4, 5), model).kind == "other"
 
 
 def test_means_are_taken_in_float32():
@@ -144,6 +171,6 @@ def test_fixed_size_models_take_images_of_the_size_they_were_built_for():
 
 @pytest.mark.parametrize("pools", [[], ["avg", "avg"], ["mean"]])
 def test_wrong_poolings_are_refused(pools):
-    layers = trace(nn.Sequential(nn.Conv2d(3, 4, 3)), ["0"], (8, 8))
+    layers = describe_layers(nn.Sequential(nn.Conv2d(3, 4, 3)), ["0"], (8, 8))
     with pytest.raises(InputError):
         plan_features(layers, pools)
