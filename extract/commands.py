@@ -1,12 +1,16 @@
 """The subcommands of `extract`."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-Model = Annotated[str, typer.Option("--model", "-m", help="timm name, hf-hub:org/name or local-dir:/path.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="timm name, hf-hub:org/name, local-dir:/path or transformers:name."),
+]
 ModelKwargs = Annotated[
     list[str] | None,
     typer.Option("--model-kwargs", help="NAME=VALUE ..., handed to timm.create_model."),
@@ -82,6 +86,9 @@ def extract(
         str | None, typer.Option(help="Compile with this backend; alone, with inductor.")
     ] = None,
     img_size: ImgSize = None,
+    in_chans: Annotated[
+        int | None, typer.Option(help="Channels of the images. Default: the model's.")
+    ] = None,
     crop_pct: Annotated[float | None, typer.Option(help="Share of the resized image that is kept.")] = None,
     crop_mode: Annotated[str | None, typer.Option(help="center, squash or border.")] = None,
     interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, ...")] = None,
@@ -130,6 +137,7 @@ def extract(
         "channels_last": channels_last,
         "torchcompile": torchcompile,
         "img_size": img_size,
+        "in_chans": in_chans,
         "crop_pct": crop_pct,
         "crop_mode": crop_mode,
         "interpolation": interpolation,
@@ -160,6 +168,13 @@ def extract(
     else:
         store = run(out=out, progress=True, **options)
     print(f"{store.path}: split {split!r}, {', '.join(store.layers_of(split))}")
+    missing = [row for row, state in enumerate(store.status(split)) if state == 0]
+    if missing:
+        print(
+            f"probecache: {len(missing)} of {len(store.status(split))} rows are still to be written, from "
+            f"row {missing[0]} on, by other processes or by the same command without --rows",
+            file=sys.stderr,
+        )
 
 
 def as_timm(arguments: Sequence[str]) -> list[str]:

@@ -4,11 +4,13 @@ restarted."""
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.reader import Store, open_store
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,58 @@ ALONE = Place()
 
 
 def find_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """From torchrun's RANK, WORLD_SIZE and LOCAL_RANK, else from Slurm's variables, else alone.
+    """From torchrun's RANK, WORLD_SIZE and LOCAL_RANK, else from the Slurm step that this process is a
+    task of, else alone.
+
+    A batch script, an interactive shell and whatever they start without srun run once, however many tasks the
+    allocation has room for: only a step that srun started has tasks beside this one.
 
     >>> find_place({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
     Place(rank=3, world=8, local=1)
+    >>> find_place({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"})
+    Place(rank=2, world=4, local=0)
+    >>> find_place({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"})
+    Place(rank=0, world=1, local=0)
     """
-    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
-        if names[0] in environment and names[1] in environment:
-            try:
-                rank, world, local = (int(environment.get(name, "0")) for name in names)
-            except ValueError as error:
-                raise InputError(f"{', '.join(names)} must be whole numbers: {error}") from error
-            return Place(rank, world, local)
-    return Place()
+    slurm = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if not (names[0] in environment and names[1] in environment):
+        names = slurm
+        if not _in_srun_step(environment) or slurm[0] not in environment or slurm[1] not in environment:
+            return Place()
+    try:
+        rank, world, local = (int(environment.get(name, "0")) for name in names)
+    except ValueError as error:
+        raise InputError(f"{', '.join(names)} must be whole numbers: {error}") from error
+    return Place(rank, world, local)
+
+
+def _in_srun_step(environment: Mapping[str, str]) -> bool:
+    """Whether Slurm numbers this step as srun's steps are numbered; batch scripts, interactive shells and the
+    like have numbers from 2^32 - 16 on."""
+    number = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID", ""))
+    return number.isdigit() and int(number) < 2**32 - 16
+
+
+def wait_for_split(out: str | os.PathLike[str], split: str, seconds: float = 600) -> Store:
+    """The store in `out` once another process has begun `split` in it. Raises ProbecacheError after
+    `seconds`.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            store = open_store(out, partial=True)
+            if split in store.splits:
+                return store
+        except InputError:  # not there yet, or just being made
+            pass
+        if time.monotonic() > end:
+            raise ProbecacheError(
+                f"no process has begun split {split!r} in {os.fspath(out)} in {seconds:.0f} s; this one "
+                f"has no "
+                "shard of its own (more processes than shards): see the others' messages"
+            )
+        time.sleep(0.3)
 
 
 def spawn(count: int, work: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

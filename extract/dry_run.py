@@ -18,6 +18,7 @@ from probecache.extract.pipeline.loop import Forward
 from probecache.extract.prepare import Setup, build_features, prepare
 from probecache.extract.run import shard_rows
 from probecache.extract.settings import Options, Settings, show_options
+from probecache.extract.surroundings import undisturbed
 
 SECONDS = 5.0
 
@@ -54,6 +55,7 @@ class Projection:
 
 
 @show_options
+@undisturbed
 def dry_run(
     model: "str | nn.Module",
     dataset: "str | Dataset[Any]" = "",

@@ -91,11 +91,14 @@ def prepare(
         checkpoint=settings.checkpoint,
         model_kwargs=settings.model_kwargs,
         img_size=settings.img_size,
+        in_chans=settings.in_chans,
         seed=settings.seed,
     )
     preprocess = resolve_preprocess(
         backbone.model,
         img_size=settings.img_size,
+        in_chans=settings.in_chans or settings.model_kwargs.get("in_chans"),
+        processor=backbone.processor,
         crop_pct=settings.crop_pct,
         crop_mode=settings.crop_mode,
         interpolation=settings.interpolation,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import timm
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -14,6 +15,7 @@ from probecache.extract.pipeline.loop import Forward
 from probecache.extract.pipeline.shard_assembler import to_numpy
 from probecache.extract.prepare import Setup, build_features, prepare
 from probecache.extract.settings import Settings
+from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical
 from probecache.store.reader import Store
@@ -41,6 +43,7 @@ class Recomputed:
         return self.error <= self.tolerance
 
 
+@undisturbed
 def recompute(
     store: Store,
     split: str,
@@ -60,8 +63,8 @@ def recompute(
     rows = _draw(store.status(split), n, seed)
     found = []
     for summary, layers in _runs(store, split):
-        name = store.fingerprint.backbone["model"] if model is None else model
-        spec = summary["dataset"] if dataset is None else dataset
+        name = _recorded_model(store) if model is None else model
+        spec = _recorded_dataset(summary["dataset"]) if dataset is None else dataset
         setup = prepare(name, spec, Settings.of(**{**summary["settings"], "device": device}))
         _require_weights(setup, store)
         wanted = [feature for feature in setup.features if feature.name in layers]
@@ -82,6 +85,26 @@ def _runs(store: Store, split: str) -> list[tuple[dict[str, Any], list[str]]]:
             )
         runs.setdefault(canonical(summary["settings"]), (summary, []))[1].append(layer)
     return list(runs.values())
+
+
+def _recorded_model(store: Store) -> str:
+    made = store.fingerprint.backbone
+    module = made.get("source") == "checkpoint" and not (":" in made["model"] or timm.is_model(made["model"]))
+    if made.get("source") == "given" or module:
+        raise InputError(
+            f"{store.path} was made from a Python module ({made['model']}), which no record can bring back; "
+            "recompute from Python: probecache.extract.recompute.recompute(store, split, n, model=the module)"
+        )
+    return str(made["model"])
+
+
+def _recorded_dataset(spec: str) -> str:
+    if spec and "/" not in spec:
+        raise InputError(
+            f"the images came from a Python data set ({spec}), which no record can bring back; recompute "
+            "from Python: probecache.extract.recompute.recompute(store, split, n, dataset=the data set)"
+        )
+    return spec
 
 
 def _require_weights(setup: Setup, store: Store) -> None:

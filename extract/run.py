@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
-from probecache.extract.distributed import Place, find_place
+from probecache.extract.distributed import Place, find_place, wait_for_split
 from probecache.extract.pipeline.batch_size import layer_batch_sizes, one_batch_size
 from probecache.extract.pipeline.loader import FAILED, batch_ranges, open_batches
 from probecache.extract.pipeline.loop import Forward, run_loop
@@ -17,6 +17,7 @@ from probecache.extract.pipeline.progress import show_progress
 from probecache.extract.pipeline.timing import Timing
 from probecache.extract.prepare import Setup, build_features, prepare
 from probecache.extract.settings import Options, Settings, show_options
+from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.layout import SHARD_ROWS, Geometry, Shard
 from probecache.store.reader import Store, open_store
@@ -24,6 +25,7 @@ from probecache.store.writer import SplitWriter, open_writer
 
 
 @show_options
+@undisturbed
 def extract_features(
     model: str | nn.Module,
     dataset: "str | Dataset[Any]" = "",
@@ -35,7 +37,8 @@ def extract_features(
 ) -> Store:
     """Run every image of one split through a frozen backbone and store pooled activations; return the store.
 
-    model       what `timm.create_model` takes, or an `nn.Module` (called on normalised images (n, 3, h, w))
+    model       what `timm.create_model` takes, or 'transformers:NAME_OR_PATH', or an `nn.Module` (called on
+                normalised images (n, channels, h, w))
     dataset     '' for a folder or .tar of class folders at `data_dir`, a timm spec, or a torch Dataset
     out         the store: a path or fsspec URL; an existing one is continued, or refused if made differently
     progress    a live bar on stderr
@@ -45,6 +48,7 @@ def extract_features(
     layers, pool                'penultimate', module names or globs; one pooling, or several, each stored
     dtype                       of what is stored; float16 refuses overflow unless `allow_saturated`
     pretrained, checkpoint, model_kwargs, seed      the weights; seed is that of random ones
+    in_chans                    channels of the images, where the model is to take other than three
     img_size, crop_pct, crop_mode, interpolation, mean, std      None: timm's config for the model
     device, amp_dtype           'auto': CUDA where there is one, and bfloat16 on it, else float32
     channels_last, torchcompile None: on for convnets; None: off, else a backend such as 'inductor'
@@ -56,7 +60,8 @@ def extract_features(
     Rows keep the order of the data set. An image that cannot be read keeps its row, marked failed and holding
     NaN; after the run this raises ProbecacheError unless `allow_failed`. A killed run goes on with the same
     call and computes only shards that were not committed. Raises InputError for what does not exist or does
-    not fit, and FingerprintMismatch where `out` was made differently.
+    not fit, and FingerprintMismatch where `out` was made differently. A module that is given comes back as it
+    was: modes, gradients, device, memory format.
     """
     settings = Settings.of(**options)
     place = place or find_place()
@@ -65,8 +70,8 @@ def extract_features(
     if settings.rows is not None:
         geometry.require_whole_shards(settings.rows)
     rows = place.rows(setup.n_samples, geometry.shard_rows, settings.rows)
-    if rows is None:  # more processes than shards
-        return open_store(out, partial=True)
+    if rows is None:  # more processes than shards: the others make the store
+        return wait_for_split(out, settings.split)
     batch_sizes = layer_batch_sizes(setup, out)
     writer = open_writer(
         out,
@@ -112,13 +117,18 @@ def _compute(
     batches = open_batches(images, setup.preprocess, ranges, workers=setup.workers, pin=pin)
     features = build_features(setup, wanted)
     forward = Forward(features, compute, batch_size)
-    failed: dict[int, str] = {}
 
-    def write(shard: Shard, arrays: Mapping[str, np.ndarray], labels: np.ndarray, status: np.ndarray) -> None:
+    def write(
+        shard: Shard,
+        arrays: Mapping[str, np.ndarray],
+        labels: np.ndarray,
+        status: np.ndarray,
+        reasons: Mapping[int, str],
+    ) -> None:
         if len(status) > 1 and (status == FAILED).all() and not settings.allow_failed:
             raise ProbecacheError(
                 f"none of the images of rows {shard.start}:{shard.stop} could be read, first "
-                f"{images.names[shard.start]!r}: {failed.get(shard.start, '')}"
+                f"{images.names[shard.start]!r}: {reasons.get(shard.start, '')}"
             )
         names = list(images.names[shard.start : shard.stop])
         activations = {name: arrays[name] for name in shard.layers}
@@ -132,7 +142,7 @@ def _compute(
                 writer.renew()
                 show(rows)
 
-            run_loop(forward, features, batches, shards, write, timing, on_batch, failed)
+            failed = run_loop(forward, features, batches, shards, write, timing, on_batch)
     finally:
         timing.stop()
         features.close()

@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
     model_kwargs: Mapping[str, Any]
     seed: int
     img_size: int | None
+    in_chans: int | None
     crop_pct: float | None
     crop_mode: str | None
     interpolation: str | None
@@ -60,6 +61,7 @@ class Settings:
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     img_size: int | None = None
+    in_chans: int | None = None
     crop_pct: float | None = None
     crop_mode: str | None = None
     interpolation: str | None = None
@@ -85,7 +87,7 @@ class Settings:
         for pool in self.pool:
             if pool not in POOLS:
                 raise InputError(f"unknown pooling {pool!r}; allowed: {', '.join(POOLS)}")
-        for name in ("batch_size", "limit", "shard_rows"):
+        for name in ("batch_size", "limit", "shard_rows", "in_chans"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -108,7 +110,7 @@ class Settings:
             options["batch_size"] = None
         for name in ("data_dir", "checkpoint"):
             if options.get(name) is not None:
-                options[name] = str(options[name])
+                options[name] = str(Path(options[name]).expanduser())
         return cls(**options)
 
 

@@ -51,13 +51,30 @@ def block_names(model: nn.Module) -> list[str]:
         if isinstance(child, nn.Sequential | nn.ModuleList):
             numbered = [name for name, _ in child.named_children() if name.isdigit()]
             if numbered:
-                return [f"{container}.{name}" for name in numbered]
+                return [n for name in numbered for n in _runnable(child[int(name)], f"{container}.{name}")]
+    if is_transformers(model):
+        lists = [
+            (name, child)
+            for name, child in model.named_modules()
+            if name.split(".")[-1] in ("layer", "layers")
+            and isinstance(child, nn.ModuleList)
+            and "text" not in name
+        ]
+        return [f"{name}.{number}" for name, child in lists[:1] for number, _ in child.named_children()]
     stages = [name for name, _ in model.named_children() if re.fullmatch(r"(layer|stage|s)\d+", name)]
     if stages:
         return stages
     modules = dict(model.named_modules())
     info = getattr(model, "feature_info", None) or []
-    return [entry["module"] for entry in info if isinstance(entry, dict) and entry.get("module") in modules]
+    named = [entry["module"] for entry in info if isinstance(entry, dict) and entry.get("module") in modules]
+    return [inner for name in named if name for inner in _runnable(modules[name], name)]
+
+
+def _runnable(module: nn.Module, name: str) -> list[str]:
+    """`name`, or, of a list of modules, which never runs itself, what is in it."""
+    if not isinstance(module, nn.ModuleList):
+        return [name]
+    return [inner for key, child in module.named_children() for inner in _runnable(child, f"{name}.{key}")]
 
 
 def resolve_layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:

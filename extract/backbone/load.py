@@ -1,18 +1,18 @@
 """A frozen backbone: the module, what it expects of its images, and what names its weights."""
 
-import logging
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import getproxies
 
 import torch
 from torch import nn
 
+from probecache.extract.backbone.call import is_transformers
+from probecache.extract.backbone.from_transformers import PREFIX, load_from_transformers
+from probecache.extract.backbone.hub import hub_access
 from probecache.extract.backbone.weights import (
     PACKAGES,
     load_state,
@@ -28,7 +28,8 @@ class Backbone:
     """`model` in eval mode without gradients, and everything that decides its outputs.
 
     `source` says where the weights come from (`package:...`, `hub:...`, `checkpoint`, `random:seed=0`,
-    `given`); `weights` is the sha256 of the state dict as it runs.
+    `given`); `weights` is the sha256 of the state dict as it runs. `processor`: settings of the image
+    processor that a transformers model was saved with.
     """
 
     model: nn.Module
@@ -36,15 +37,17 @@ class Backbone:
     source: str
     weights: str
     kwargs: Mapping[str, Any]
+    processor: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the outputs, and no paths: a moved checkpoint is the same backbone."""
+        library = "transformers" if is_transformers(self.model) else "timm"
         return {
             "model": self.name,
             "model_kwargs": dict(self.kwargs),
             "source": self.source,
             "weights": self.weights,
-            "timm": version("timm"),
+            library: version(library),
         }
 
 
@@ -55,20 +58,28 @@ def load_backbone(
     checkpoint: str | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     img_size: int | None = None,
+    in_chans: int | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Make `model` (whatever `timm.create_model` takes, or an `nn.Module`) and load its weights.
 
     `checkpoint` wins over `pretrained`. With neither, weights are random, made under `seed`. `pretrained`
     takes an installed weight package where there is one, else timm's own download. `img_size` is handed to
-    models whose input size is fixed when they are built. Raises InputError for unknown models and weights
-    that do not fit.
+    models whose input size is fixed when they are built; `in_chans` to all that timm builds. A module that is
+    given is used as it is (inside `torch.compile` or `DataParallel`, the module itself), or copied where a
+    checkpoint goes into it. Raises InputError for unknown models and weights that do not fit.
     """
     kwargs = dict(model_kwargs or {})
     if isinstance(model, nn.Module):
+        model = _inner(model)
         if checkpoint:
+            model = copy.deepcopy(model)
             load_state(model, read_checkpoint(checkpoint), checkpoint)
         return _frozen(model, type(model).__qualname__, "checkpoint" if checkpoint else "given", kwargs)
+    if in_chans is not None:
+        kwargs["num_channels" if model.startswith(PREFIX) else "in_chans"] = in_chans
+    if model.startswith(PREFIX):
+        return _transformers(model, kwargs, pretrained, checkpoint, seed)
     if img_size is not None and _fixed_input(model) and "img_size" not in kwargs:
         kwargs["img_size"] = img_size
     if checkpoint:
@@ -92,11 +103,35 @@ def build_for_shapes(
 ) -> nn.Module:
     """The model with random weights, for reading names and shapes: nothing is downloaded or hashed."""
     if isinstance(model, nn.Module):
-        return model.eval()
+        return _inner(model).eval()
     kwargs = dict(model_kwargs or {})
+    if model.startswith(PREFIX):
+        return _transformers(model, kwargs, False, None, 0).model.eval()
     if img_size is not None and _fixed_input(model) and "img_size" not in kwargs:
         kwargs["img_size"] = img_size
     return _create(model, kwargs, seed=0).eval()
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The module that a wrapper of torch's runs: hooks belong on it."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _inner(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return _inner(compiled) if isinstance(compiled, nn.Module) else model
+
+
+def _transformers(
+    name: str, kwargs: dict[str, Any], pretrained: bool, checkpoint: str | None, seed: int
+) -> Backbone:
+    state = read_checkpoint(checkpoint) if checkpoint else None
+    made, processor = load_from_transformers(
+        name, pretrained=pretrained and state is None, seed=seed, kwargs=kwargs
+    )
+    source = "saved" if pretrained else f"random:seed={seed}"
+    if state is not None and checkpoint is not None:
+        load_state(made, state, checkpoint)
+        source = "checkpoint"
+    return _frozen(made, name, source, kwargs, processor)
 
 
 def _from_package(name: str, kwargs: dict[str, Any], seed: int) -> tuple[nn.Module, str] | None:
@@ -111,10 +146,16 @@ def _from_package(name: str, kwargs: dict[str, Any], seed: int) -> tuple[nn.Modu
     return made, package
 
 
-def _frozen(model: nn.Module, name: str, source: str, kwargs: Mapping[str, Any]) -> Backbone:
+def _frozen(
+    model: nn.Module,
+    name: str,
+    source: str,
+    kwargs: Mapping[str, Any],
+    processor: Mapping[str, Any] | None = None,
+) -> Backbone:
     model.eval()
     model.requires_grad_(False)
-    return Backbone(model, name, source, state_hash(model), dict(kwargs))
+    return Backbone(model, name, source, state_hash(model), dict(kwargs), processor)
 
 
 def _fixed_input(name: str) -> bool:
@@ -148,37 +189,6 @@ def _create(name: str, kwargs: Mapping[str, Any], *, seed: int, pretrained: bool
         if pretrained and not (name.startswith("local-dir:") or "Invalid pretrained tag" in str(error)):
             raise ProbecacheError(_no_weights(name, error)) from error
         raise InputError(f"model {name!r} cannot be built: {type(error).__name__}: {_line(error)}") from error
-
-
-@contextmanager
-def hub_access() -> Iterator[None]:
-    """Quiet, and without a network answered from the hub's cache at once instead of after a minute of
-    retries."""
-    from huggingface_hub import constants
-
-    loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    offline = constants.HF_HUB_OFFLINE
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    constants.HF_HUB_OFFLINE = offline or not _reachable(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _reachable(address: str) -> bool:
-    """Whether the host's name resolves; a proxy resolves names itself."""
-    if getproxies().get("https"):
-        return True
-    try:
-        socket.getaddrinfo(urlparse(address).hostname, 443)
-    except OSError:
-        return False
-    return True
 
 
 def _no_weights(name: str, error: Exception) -> str:

@@ -48,7 +48,7 @@ def find_penultimate(model: nn.Module, found: Survey) -> str:
         raise _unsure(model, found, "the model puts out no row per image")
     named = classifiers(model)
     last = _last(model, found, output, named)
-    if last is not None and output.ndim > 2 and output.flatten(1).shape[1] > output.shape[1]:
+    if last is not None and not _is_vector(output):
         raise _unsure(model, found, f"{last!r} acts on each position")
     if last is not None:
         after = (
@@ -61,8 +61,7 @@ def find_penultimate(model: nn.Module, found: Survey) -> str:
     modules = dict(model.named_modules())
     if found.leaves and type(modules[found.leaves[-1]]) is nn.Identity:
         return OUTPUT
-    vector = output.flatten(1).shape[1] == output.shape[1]
-    if vector and any(_same(product, output) for product in found.products):
+    if _is_vector(output) and any(_same(product, output) for product in found.products):
         raise _unsure(model, found, "it ends in a product that no linear layer makes")
     heads = _heads(model, found)
     if heads or named:
@@ -88,10 +87,16 @@ def _last(model: nn.Module, found: Survey, output: Tensor, named: list[str]) -> 
         name
         for name, (calls, given, result) in found.linear.items()
         if calls == 1
-        and (name in named or given.ndim < 4 or given.flatten(1).shape[1] == given.shape[1])
+        and (name in named or given.ndim < 4 or _is_vector(given))
         and any(_same(made, output) for made in _as_probabilities(result))
     ]
-    return next((name for name in equal if name in named), equal[-1] if equal else None)
+    # timm's module may hold the pooling as well: then it is the linear layer in it.
+    vectors = [name for name in equal if name in named and _is_vector(found.linear[name][1])]
+    return vectors[0] if vectors else equal[-1] if equal else None
+
+
+def _is_vector(given: Tensor) -> bool:
+    return given.ndim > 1 and given.flatten(1).shape[1] == given.shape[1]
 
 
 def _as_probabilities(result: Tensor) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """Preprocessing as timm's model config says, each part overridable: the geometry in worker processes, the
 normalisation on the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probecache.extract.backbone.from_transformers import (
+    Processor,
+    normalisation,
+    processed_size,
+    processor_settings,
+)
 from probecache.store.errors import InputError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -18,7 +24,8 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 class Preprocess:
     """timm's evaluation transform: resize to input_size / crop_pct, crop, then (x / 255 - mean) / std.
 
-    input_size is (channels, height, width).
+    input_size is (channels, height, width). Where there is a `processor` (settings of one of
+    transformers'), that one resizes and crops.
     """
 
     input_size: tuple[int, int, int]
@@ -27,16 +34,20 @@ class Preprocess:
     crop_mode: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    processor: Mapping[str, Any] | None = None
 
     @property
     def image(self) -> tuple[int, int]:
         return self.input_size[1], self.input_size[2]
 
     def fingerprint(self) -> dict[str, Any]:
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        found = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     def transform(self) -> Callable[[Any], Tensor]:
         """PIL image -> uint8 tensor (channels, height, width), without the normalisation."""
+        if self.processor is not None:
+            return Processor(self.processor)
         from timm.data import create_transform
 
         geometry = create_transform(
@@ -67,15 +78,24 @@ def resolve_preprocess(
     model: nn.Module,
     *,
     img_size: int | None = None,
+    in_chans: int | None = None,
     crop_pct: float | None = None,
     crop_mode: str | None = None,
     interpolation: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    processor: Mapping[str, Any] | None = None,
 ) -> Preprocess:
-    """timm's `resolve_model_data_config(model)` with what is given here in its place."""
+    """timm's `resolve_model_data_config(model)`, or what a transformers model's `processor` does, with
+    what is given here in its place.
+
+    For a model of one channel the mean over the model's three channels is that of its grey images; for any
+    other number than three, mean and std have to be given.
+    """
     from timm.data import resolve_model_data_config
 
+    size = getattr(model, "pretrained_cfg", {}) or {}
+    channels = in_chans or _channels(model, size)
     if img_size is not None and img_size < 1:
         raise InputError(f"--img-size must be at least 1, got {img_size}")
     if crop_pct is not None and not 0 < crop_pct <= 4:
@@ -85,21 +105,37 @@ def resolve_preprocess(
     if crop_mode is not None and crop_mode not in ("center", "squash", "border"):
         raise InputError(f"unknown crop mode {crop_mode!r}; allowed: center, squash, border")
     for name, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) not in (1, 3):
-            raise InputError(f"--{name} takes one number or one per channel, got {list(values)}")
+        if values is not None and len(values) not in (1, channels):
+            raise InputError(f"--{name} takes one number or one per channel ({channels}), got {list(values)}")
     if std is not None and not all(v > 0 for v in std):
         raise InputError(f"--std must be positive, got {list(std)}")
-    size = getattr(model, "pretrained_cfg", {}) or {}
+    if processor is not None:
+        for option, value in (
+            ("crop-pct", crop_pct),
+            ("crop-mode", crop_mode),
+            ("interpolation", interpolation),
+        ):
+            if value is not None:
+                raise InputError(
+                    f"--{option} is for timm's transform; a transformers model's processor decides"
+                )
+        return _as_processor(processor_settings(processor, img_size), channels, mean, std)
     if img_size is not None:
-        channels = (size.get("input_size") or (3,))[0]
         given: dict[str, Any] = {"input_size": (channels, img_size, img_size)}
     else:
         built = getattr(getattr(model, "patch_embed", None), "img_size", None)
         config = size.get("input_size")
         # A ViT built for another size (--model-kwargs img_size=...) takes images of that size.
-        given = (
-            {"input_size": (config[0], *built)} if built and config and size.get("fixed_input_size") else {}
-        )
+        if not (built and config and size.get("fixed_input_size")):
+            built = config[1:] if config else _configured_size(model)
+        given = {"input_size": (channels, *built)}
+    if channels != 3:
+        if channels == 1:
+            mean, std = mean or _average(size.get("mean")), std or _average(size.get("std"))
+        if mean is None or std is None:
+            raise InputError(
+                f"a model of {channels} channels: give --mean and --std, one number or {channels}"
+            )
     given |= {
         "crop_pct": crop_pct,
         "crop_mode": crop_mode,
@@ -116,3 +152,41 @@ def resolve_preprocess(
         mean=tuple(float(v) for v in config["mean"]),
         std=tuple(float(v) for v in config["std"]),
     )
+
+
+def _average(values: Sequence[float] | None) -> list[float] | None:
+    return [sum(values) / len(values)] if values else None
+
+
+def _channels(model: nn.Module, config: Mapping[str, Any]) -> int:
+    """What the model was built for: as its configuration says, else three."""
+    kwargs = getattr(getattr(model, "config", None), "num_channels", None)
+    return int(kwargs or (config.get("input_size") or (3,))[0])
+
+
+def _configured_size(model: nn.Module) -> tuple[int, int]:
+    """(height, width) in a transformers configuration, else 224 x 224, which is timm's default."""
+    config = getattr(model, "config", None)
+    side = getattr(getattr(config, "vision_config", None) or config, "image_size", None) or 224
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return int(height), int(width)
+
+
+def _as_processor(
+    settings: Mapping[str, Any], channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocess:
+    own = normalisation(settings)
+    size = processed_size(settings, channels)
+    return Preprocess(
+        input_size=size,
+        interpolation="processor",
+        crop_pct=1.0,
+        crop_mode="processor",
+        mean=_per_channel(mean or own[0], size[0]),
+        std=_per_channel(std or own[1], size[0]),
+        processor=settings,
+    )
+
+
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    return tuple(map(float, values)) if len(values) == channels else (float(values[0]),) * channels

@@ -34,9 +34,12 @@ class Compute:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Inference mode, autocast where asked for, and no TF32: float32 means float32."""
+        """No gradients, autocast where asked for, and no TF32: float32 means float32.
+
+        Not inference mode: what the caller's module keeps of a pass could not be trained with afterwards.
+        """
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
+            stack.enter_context(torch.no_grad())
             if self.amp_dtype != torch.float32:
                 stack.enter_context(torch.autocast(self.device.type, self.amp_dtype))
             if self.device.type == "cuda":
@@ -83,8 +86,9 @@ def choose_compute(
 class PinnedRing:
     """`slots` sets of pinned host buffers that device outputs are copied into on a side stream.
 
-    `put` starts the copy and returns (slot, event) at once; `take` waits for the event and gives the buffers;
-    `give_back` frees the slot. `put` blocks while all slots are in use, which bounds memory.
+    `free_slot` waits for a set that nobody uses, which bounds memory; `put` starts a copy into it and
+    returns, at once, the event that says when it is done; `buffers` are the set's tensors, valid from that
+    event on; `give_back` frees the set.
     """
 
     def __init__(

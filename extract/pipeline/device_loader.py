@@ -65,7 +65,7 @@ class Feed:
 
     def _run(self) -> None:
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 move = self._to_cuda() if self._device.type == "cuda" else self._to_device
                 while not self._stop.is_set():
                     with self._timing.work("decode"):

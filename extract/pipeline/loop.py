@@ -2,10 +2,9 @@
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from probecache.extract.backbone.features import Features
 from probecache.extract.pipeline.device import Compute, PinnedRing
 from probecache.extract.pipeline.device_loader import Feed
 from probecache.extract.pipeline.loader import Batch
-from probecache.extract.pipeline.shard_assembler import Drain, Rows
+from probecache.extract.pipeline.shard_assembler import Drain, Rows, Write
 from probecache.extract.pipeline.timing import Timing
 from probecache.store.errors import ProbecacheError
 
@@ -80,22 +79,21 @@ def run_loop(
     features: Features,
     batches: Iterator[Batch],
     shards: Sequence[Any],
-    write: Callable[[Any, Mapping[str, np.ndarray], np.ndarray, np.ndarray], None],
+    write: Write,
     timing: Timing,
     on_batch: Callable[[int], None],
-    failed: dict[int, str],
-) -> None:
-    """Push `batches` through the backbone and hand every finished shard to `write`, in order.
+) -> dict[int, str]:
+    """Push `batches` through the backbone and hand every finished shard to `write`, in order; return the rows
+    that could not be read, with their reasons.
 
-    Memory is bounded by the queues: some batches of images, some of rows, one shard. `failed` is filled with
-    the rows that could not be read and their reasons. Any error ends the run after the shard that is being
-    written.
+    Memory is bounded by the queues: some batches of images, some of rows, one shard. Any error ends the run
+    after the shard that is being written.
     """
     compute = forward.compute
     names = [f.name for f in features.features]
     neurons = [f.neurons for f in features.features]
     feed = Feed(batches, compute.device, compute.channels_last, timing)
-    drain = Drain(shards, names, neurons, features.dtype, write, timing, failed)
+    drain = Drain(shards, names, neurons, features.dtype, write, timing)
     finished = False
     try:
         with compute.precision():
@@ -104,6 +102,7 @@ def run_loop(
         with timing.wait("write"):
             finished = True
             drain.close()
+        return drain.failed
     finally:
         feed.close()
         if not finished:

@@ -15,6 +15,7 @@ from probecache.extract.pipeline.loader import FAILED, Batch
 from probecache.extract.pipeline.timing import Timing
 
 DEPTH = 4
+Write = Callable[[Any, Mapping[str, np.ndarray], np.ndarray, np.ndarray, Mapping[int, str]], None]
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class Rows:
 
 class Drain:
     """`put` rows in order of their shards; every full shard goes to `write(shard, activations, labels,
-    status)`.
+    status, reasons)`, the last being why rows failed.
 
     At most DEPTH batches and one shard are held. A failed write is raised by the next `put`, or by `close`.
+    `failed` maps the rows that could not be read so far to their reasons.
     """
 
     def __init__(
@@ -42,9 +44,8 @@ class Drain:
         names: Sequence[str],
         neurons: Sequence[int],
         dtype: torch.dtype,
-        write: Callable[[Any, Mapping[str, np.ndarray], np.ndarray, np.ndarray], None],
+        write: Write,
         timing: Timing,
-        failed: dict[int, str],
     ) -> None:
         self._shards = list(shards)
         self._names = list(names)
@@ -55,7 +56,7 @@ class Drain:
         self._queue: Queue[Rows | None] = Queue(DEPTH)
         self.error: BaseException | None = None
         self.busy = False
-        self._failed = failed
+        self.failed: dict[int, str] = {}
         self._thread = Thread(target=self._run, name="probecache-drain", daemon=True)
         self._thread.start()
 
@@ -99,7 +100,8 @@ class Drain:
                 if rows.batch.stop == shard.stop:
                     self.busy = True
                     with self._timing.work("write"):
-                        self._write(shard, arrays, labels, status)
+                        reasons = {row: why for row, why in self.failed.items() if row >= shard.start}
+                        self._write(shard, arrays, labels, status, reasons)
                     self.busy, shard = False, None
         except BaseException as error:
             self.error, self.busy = error, False
@@ -127,7 +129,7 @@ class Drain:
                 if failed.any():
                     arrays[name][part][failed] = np.nan
             labels[part], status[part] = batch.labels, batch.status
-            self._failed.update(batch.errors)
+            self.failed.update(batch.errors)
         if rows.done is not None:
             rows.done()
 

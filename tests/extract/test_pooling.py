@@ -90,6 +90,7 @@ def test_families(name, kwargs, layer, kind, prefix, has_class):
     )
     with torch.inference_mode():
         outputs = dict(zip([f.name for f in features], module(images), strict=True))
+        module.close()
         x = (images.float() / 255 - 0.5) / 0.5
         expected = model.forward_head(model.forward_features(x), pre_logits=True)
     handle.remove()

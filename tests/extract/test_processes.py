@@ -118,7 +118,13 @@ def test_devices_starts_processes(digits, tmp_path):
 
 def test_places():
     assert find_place({}) == Place(0, 1, 0)
-    assert find_place({"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "1"}) == Place(5, 6, 1)
+    assert find_place(
+        {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_LOCALID": "1"}
+    ) == Place(5, 6, 1)
+    # What sbatch gives to the script itself, srun's numbers for such a script, a shell of salloc's.
+    batch = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4"}
+    for number in ({}, {"SLURM_STEP_ID": "4294967291"}, {"SLURM_STEPID": "4294967290"}):
+        assert find_place({**batch, "SLURM_STEP_NUM_TASKS": "4", **number}) == Place()
     with pytest.raises(InputError, match="whole numbers"):
         find_place({"RANK": "x", "WORLD_SIZE": "2"})
     with pytest.raises(InputError, match="outside"):
@@ -134,3 +140,31 @@ def test_ranges_cover_every_row_once(n_samples, world):
     rows = [row for part in ranges if part for row in range(*part)]
     assert rows == list(range(n_samples))
     assert all(part[0] % 8 == 0 for part in ranges if part)
+
+
+@pytest.mark.parametrize("first", ["with rows", "without"])
+def test_more_processes_than_shards_each_end_well(digits, tmp_path, first):
+    """Two processes as torchrun starts them, one shard: the one without rows waits for the store."""
+    out = tmp_path / "out.zarr"
+    arguments = command(digits, out, "--limit", "60", "--device", "cpu")
+    order = [1, 0] if first == "with rows" else [0, 1]
+    processes = []
+    for rank in order:
+        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+        processes.append(
+            subprocess.Popen(
+                arguments, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )
+    for process in processes:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+    assert open_store(out).matrix("train", "penultimate").shape[0] == 60
+
+
+def test_a_part_says_that_it_is_one(digits, tmp_path):
+    out = tmp_path / "out.zarr"
+    arguments = command(digits, out, "--limit", "128", "--device", "cpu", "--rows", "0:64")
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert "64 of 128 rows are still to be written, from row 64 on" in done.stderr

@@ -1,0 +1,69 @@
+"""The caller's world: what a run changes for its own purposes comes back as it was, whatever happens.
+
+A module of the caller's: mode of every submodule, `requires_grad`, the very tensors (their device and memory
+format), whether or not an error ends the run. torch's defaults, random states and switches: inside they are
+what the fingerprint says (float32 means float32), outside what they were.
+"""
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def undisturbed(function: Function) -> Function:
+    """`function(model, ...)` or `function(..., model=...)`, after which the caller's module and torch's
+    settings are as they were."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        modules = [value for value in (*args, kwargs.get("model")) if isinstance(value, nn.Module)]
+        with ExitStack() as stack:
+            for module in modules:
+                stack.enter_context(borrowed(module))
+            stack.enter_context(own_settings())
+            return function(*args, **kwargs)
+
+    return cast(Function, call)
+
+
+@contextmanager
+def borrowed(module: nn.Module) -> Iterator[None]:
+    """Put back, at the end, `module`'s modes, its gradients' switches and the storage of its tensors."""
+    modes = [(part, part.training) for part in module.modules()]
+    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
+    kept = [(tensor, tensor.data, tensor.requires_grad) for tensor in tensors]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for tensor, data, requires_grad in kept:
+            tensor.data = data
+            tensor.requires_grad_(requires_grad)
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """torch as it is when nobody has changed a default, for a while; random states are put back."""
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, dtype)
+        stack.callback(torch.set_float32_matmul_precision, precision)
+        stack.callback(torch.set_rng_state, states[0])
+        stack.callback(np.random.set_state, states[1])
+        stack.callback(random.setstate, states[2])
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
+        stack.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
