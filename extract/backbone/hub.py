@@ -57,7 +57,7 @@ def _connects(address: str, seconds: float) -> bool:
             line.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
             # 407: the client, which knows the password, will be let through
             return line.recv(64).split(b" ")[1:2] in ([b"200"], [b"407"])
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that is none
         return False
 
 

@@ -23,15 +23,20 @@ def server():
                 line, _ = listening.accept()
             except OSError:
                 return
+            lines.append(line)
             if answers:
                 line.recv(200)
                 line.sendall(answers[0])
-            else:
-                time.sleep(5)
 
-    threading.Thread(target=serve, daemon=True).start()
+    lines: list[socket.socket] = []
+    serving = threading.Thread(target=serve, daemon=True)
+    serving.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}", answers
+    listening.shutdown(socket.SHUT_RDWR)
     listening.close()
+    serving.join(5)
+    for line in lines:
+        line.close()
 
 
 def seconds(address):
@@ -52,8 +57,12 @@ def test_a_host_that_listens_and_one_that_does_not(server, monkeypatch):
 
 
 def test_a_resolver_that_hangs(monkeypatch):
+    def hang(*_):
+        time.sleep(2)
+        raise OSError
+
     monkeypatch.setattr(hub, "getproxies", dict)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(5))
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
     assert not seconds("https://hub.example")
 
 

