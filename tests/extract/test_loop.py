@@ -133,7 +133,7 @@ def test_drain_holds_at_most_its_queue():
         release.wait()
 
     shards = [Shard(i, i, i + 1) for i in range(100)]
-    drain = Drain(shards, ["a"], [2], torch.float32, write, Timing(), {})
+    drain = Drain(shards, ["a"], [2], torch.float32, write, Timing())
     rows = [
         Rows(Batch(i, torch.empty(0), np.zeros(1, np.int64), np.ones(1, np.uint8), {}), [torch.zeros(1, 2)])
         for i in range(100)
