@@ -168,6 +168,26 @@ def _one_or_list(values: list[Any]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
+def compare(
+    a: str = typer.Argument(help="RESULTS of a sweep with --save-predictions."),
+    b: str = typer.Argument(help="RESULTS to compare them with; may be the same."),
+    target: str = typer.Option(None, "--target", help="One for both, or A,B."),
+    layer: str = typer.Option(None, "--layer", help="One for both, or A,B: two layers are compared."),
+    selection: str = typer.Option(None, "--selection", help="One for both, or A,B."),
+    shots: str = typer.Option(None, "--shots", help="One for both, or A,B."),
+    fraction: str = typer.Option(None, "--fraction", help="One for both, or A,B."),
+    l2: str = typer.Option(None, "--l2", help="One for both, or A,B."),
+    groups: Path = typer.Option(None, "--groups", help="CSV: sample, group. Resampled as wholes."),
+    bootstrap: int = typer.Option(5000, "--bootstrap", help="Resamples."),
+    out: Path = typer.Option(None, "--out", help="Folder to write, or FILE.csv."),
+) -> None:
+    """Paired tests of two sweeps' probes on the same test samples: A's accuracy less B's."""
+    from probecache.analyze.findings.compare_output import compare_results
+
+    chosen = {"layer": layer, "selection": selection, "shots": shots, "fraction": fraction, "l2": l2}
+    compare_results(a, b, chosen | {"target": target}, groups=groups, bootstrap=bootstrap, out=out)
+
+
 def report(
     results: list[str] = typer.Argument(help="RESULTS folders, and CKA folders beside them."),
     out: Path = typer.Option(..., "--out", help="Folder for index.html, figures and tables."),
@@ -278,5 +298,6 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "cka": cka,
     "redundancy": redundancy,
     "critical": critical,
+    "compare": compare,
     "report": report,
 }

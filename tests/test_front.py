@@ -34,6 +34,7 @@ def test_the_public_surface_is_frozen():
         "UnfinishedSplit",
         "attribution",
         "cka",
+        "compare",
         "critical_mass",
         "extract_features",
         "fit_probe",

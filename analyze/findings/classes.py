@@ -13,6 +13,8 @@ import xarray as xr
 from probecache.analyze.findings.summary import seed_band
 from probecache.store.errors import InputError
 
+SHARE = (0.0, 1.0)  # what an accuracy, and a Gini index, can be
+
 
 def class_effects(results: xr.Dataset, *, confidence: float = 0.95) -> xr.Dataset:
     """Per-class accuracy against fraction, its spread, the worst class, and what each class loses.
@@ -34,18 +36,19 @@ def class_effects(results: xr.Dataset, *, confidence: float = 0.95) -> xr.Datase
     if "selection" in full.dims and "random" in full["selection"]:
         full = full.sel({"selection": "random"}, drop=True)
     measures = {
-        "class_accuracy": (accuracy, "accuracy of the class"),
-        "loss": (full - accuracy, "accuracy lost by the class"),
-        "gini": (gini(accuracy), "Gini index of the class accuracies"),
+        "class_accuracy": (accuracy, "accuracy of the class", SHARE),
+        "loss": (full - accuracy, "accuracy lost by the class", (-1.0, 1.0)),
+        "gini": (gini(accuracy), "Gini index of the class accuracies", SHARE),
         "coefficient_of_variation": (
             accuracy.std("class") / accuracy.mean("class"),
             "coefficient of variation of the class accuracies",
+            (0.0, np.inf),
         ),
-        "worst_accuracy": (accuracy.min("class"), "accuracy of the worst class"),
+        "worst_accuracy": (accuracy.min("class"), "accuracy of the worst class", SHARE),
     }
     out = xr.Dataset()
-    for name, (values, label) in measures.items():
-        band = seed_band(values, confidence)
+    for name, (values, label, within) in measures.items():
+        band = seed_band(values, confidence, within=within)
         for part, end in (("mean", ""), ("low", "_low"), ("high", "_high")):
             out[name + end] = band[part].assign_attrs(long_name=label, units="1")
     return out.assign_attrs(confidence=confidence, seeds=accuracy.sizes["seed"])

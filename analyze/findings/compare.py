@@ -1,0 +1,137 @@
+"""Paired comparison of two probes, or of two sweeps', by what each predicts for the same test samples."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from probecache.analyze.findings.intervals import (
+    bootstrap_means,
+    effective_samples,
+    holm,
+    mcnemar,
+    wilson,
+)
+from probecache.analyze.findings.sides import Results, aligned, group_numbers, paired, sides
+from probecache.store.errors import InputError
+
+if TYPE_CHECKING:
+    from probecache.analyze.probes.fitted import FittedProbe
+    from probecache.store.reader import Store
+
+
+def compare(
+    a: "Results | FittedProbe | np.ndarray",
+    b: "Results | FittedProbe | np.ndarray",
+    truth: Any = None,
+    *,
+    groups: Any = None,
+    store: "Store | str | tuple[Store | str, Store | str] | None" = None,
+    split: str = "test",
+    bootstrap: int = 5000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> xr.Dataset:
+    """accuracy(a) - accuracy(b) on the same samples, with an interval and tests that are paired.
+
+    Parameters
+    ----------
+    a, b : two RESULTS (or paths) of sweeps that kept predictions; two `FittedProbe`s, with `store`; or two
+        arrays of predictions (samples,), with `truth`. Results are matched by the values of each coordinate;
+        along one where the two have one value each they may differ, and that is what is compared: two
+        layers, say, as results.sel(layer=["layer3"]) and results.sel(layer=["layer4"]).
+    truth : (samples,), for arrays.
+    groups : what samples belong together (a subject, a video): one value per sample, or {sample name: group}.
+        Groups are then resampled as wholes.
+    store, split : for fitted probes, what they predict; two stores where their backbones differ.
+    bootstrap : resamples. confidence : of the intervals. seed : of the resampling.
+
+    Returns
+    -------
+    Dataset over the coordinates that both have, without `seed`, over which accuracies are averaged:
+    `accuracy_a`, `accuracy_b` with Wilson bounds `_low` and `_high`; `difference` with bounds (percentiles of
+    the bootstrap over samples) and `p`, two-sided, of the same; `p_holm`, corrected for all comparisons in
+    the Dataset. With `seed`: `only_a`, `only_b`, samples that only one got right, `p_mcnemar` (exact) and
+    `p_mcnemar_holm`; it takes samples as independent, whatever their groups. `n_samples`, `n_groups`. NaN
+    where either was not measured.
+
+    Samples are matched by name; those that only one side has are left out and counted in the attribute
+    `samples_left_out`.
+
+    Raises InputError where nothing can be paired: no predictions, no sample or no coordinate in common, or
+    other labels for the same samples.
+    """
+    if not 0 < confidence < 1 or bootstrap < 100:
+        raise InputError(f"got confidence {confidence}, bootstrap {bootstrap}; allowed: (0, 1), 100 or more")
+    left, right = sides(a, b, truth, store, split)
+    numbers = group_numbers(groups, left)
+    rows, left_out = paired(left, right)
+    left, right = left.take(rows[0]), right.take(rows[1])
+    numbers = np.unique(numbers[rows[0]], return_inverse=True)[1]
+    first, second, contrast = aligned(left.right, right.right)
+    for name in sorted(left.about.keys() & right.about.keys()):
+        if left.about[name] != right.about[name]:
+            contrast[name] = f"{left.about[name]} against {right.about[name]}"
+    known = first.notnull() & second.notnull()
+    first, second = first.where(known), second.where(known)
+    out = _mcnemar(first, second)
+    over = [d for d in ("seed",) if d in first.dims]
+    out = out.merge(_bootstrap(first.mean(over), second.mean(over), numbers, bootstrap, confidence, seed))
+    out["n_samples"] = (), first.sizes["sample"]
+    out["n_groups"] = (), len(np.unique(numbers))
+    about = {"samples_left_out": left_out, "confidence": confidence, "bootstrap": bootstrap, "seed": seed}
+    return out.assign_attrs(contrast | about)
+
+
+def _mcnemar(first: xr.DataArray, second: xr.DataArray) -> xr.Dataset:
+    known = first.notnull().any("sample")
+    only_a, only_b = ((x > y).sum("sample") for x, y in ((first, second), (second, first)))
+    p = only_a.copy(data=mcnemar(only_a.values, only_b.values)).where(known)
+    return xr.Dataset(
+        {
+            "only_a": only_a.where(known).assign_attrs(long_name="samples that only a got right"),
+            "only_b": only_b.where(known).assign_attrs(long_name="samples that only b got right"),
+            "p_mcnemar": p,
+            "p_mcnemar_holm": p.copy(data=holm(p.values)),
+        }
+    )
+
+
+def _bootstrap(
+    first: xr.DataArray,
+    second: xr.DataArray,
+    groups: np.ndarray,
+    draws: int,
+    confidence: float,
+    seed: int,
+) -> xr.Dataset:
+    """Accuracies, their difference and its p, over the dimensions but `sample`."""
+    dims = [str(d) for d in first.dims if d != "sample"]
+    shape = tuple(first.sizes[d] for d in dims)
+    tables = [x.transpose("sample", *dims).values.reshape(len(groups), -1) for x in (first, second)]
+    sizes = np.bincount(groups).astype(np.float64)
+    sums = []
+    for table in tables:
+        total = np.zeros((len(sizes), table.shape[1]))
+        np.add.at(total, groups, table)
+        sums.append(total)
+    found: dict[str, np.ndarray] = {}
+    n = sizes.sum()
+    for name, total in zip(("accuracy_a", "accuracy_b"), sums, strict=True):
+        found[name] = total.sum(axis=0) / n
+        bounds = wilson(found[name], effective_samples(total, sizes), confidence)
+        found |= dict(zip((f"{name}_low", f"{name}_high"), bounds, strict=True))
+    found["difference"] = found["accuracy_a"] - found["accuracy_b"]
+    measured = np.isfinite(found["difference"])
+    drawn = np.full((draws, len(measured)), np.nan)
+    if measured.any():
+        gap = (sums[0] - sums[1])[:, measured]
+        drawn[:, measured] = bootstrap_means(gap, sizes, draws, seed)
+    tail = (1 - confidence) / 2
+    found["difference_low"], found["difference_high"] = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    # around no difference, the draws are as far from zero as these are from the difference itself
+    beyond = np.abs(drawn - found["difference"]) >= np.abs(found["difference"]) - 1e-12
+    found["p"] = np.where(measured, (1 + beyond.sum(axis=0)) / (1 + draws), np.nan)
+    found["p_holm"] = holm(found["p"])
+    coords = {d: first[d] for d in dims if d in first.coords}
+    return xr.Dataset({name: (dims, values.reshape(shape)) for name, values in found.items()}, coords)
