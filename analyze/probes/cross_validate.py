@@ -14,7 +14,7 @@ from probecache.analyze.probes.design.gram import class_targets, moments
 from probecache.analyze.probes.folds import fold_numbers
 from probecache.analyze.probes.kinds.ridge import fit_ridge
 from probecache.analyze.probes.score import predict, r_squared
-from probecache.analyze.probes.shared_state import SharedState, task_weights
+from probecache.analyze.probes.shared_state import SharedState, task_weights, units
 from probecache.analyze.tasks.rows import rows_of
 
 FOLDS = 5
@@ -59,7 +59,7 @@ def _targets(shared: SharedState) -> Tensor:
 
 def _panels(shared: SharedState, held: np.ndarray, orders: list[np.ndarray]) -> Panels:
     task = shared.task
-    mean, scale = (task.mean, task.scale) if shared.standardize else (None, None)
+    mean, scale = units(task, shared.standardize)
     return Panels(rows_of(task.train, held), mean, scale, shared.device, orders)
 
 

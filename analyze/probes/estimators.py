@@ -36,7 +36,7 @@ class _Probe(ClassifierMixin, BaseEstimator):
         constant = scale <= 1e-7 * np.abs(mean)
         scale = np.where(constant | (scale == 0), 1.0, scale)
         if not self.standardize:
-            mean, scale = mean * 0, scale * 0 + 1
+            scale = scale * 0 + 1
         d = X.shape[1]
         ready = ((X - mean) / scale).astype(np.float32)
         task = Task(

@@ -109,10 +109,22 @@ def _fit_batch(shared: SharedState, request: ProbeRequest) -> dict[str, np.ndarr
     out = {name: getattr(fitted, name) for name in ("objective", "grad_norm", "n_iter", "converged")}
     out |= score(fitted, probes, shared, orders, request)
     if request.return_coef and fitted.weights is not None:
-        out["coef"], out["intercept"] = fitted.weights[..., 1:], fitted.weights[..., 0]
+        out["coef"] = fitted.weights[..., 1:]
+        out["intercept"] = _intercept(fitted.weights, shared, orders, probes)
     m = len(probes)
     out["seconds"] = torch.full((m,), (time.perf_counter() - begun) / m, dtype=torch.float64)
     return {name: probes.to_grid(value.cpu().numpy()) for name, value in out.items()}
+
+
+def _intercept(
+    weights: torch.Tensor, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder
+) -> torch.Tensor:
+    """(m, c): of standardised columns; or float64, of columns as stored, which were centred for the fit."""
+    if shared.standardize:
+        return weights[..., 0]
+    means = np.stack([shared.task.mean[order] for order in orders])[probes.group]  # (m, d')
+    shift = torch.from_numpy(means).to(weights.device, torch.float64)
+    return weights[..., 0].double() - (weights[..., 1:].double() @ shift[:, :, None])[..., 0]
 
 
 def _check(task: Task, kind: Kind) -> None:

@@ -135,12 +135,21 @@ def share(
     n = task.train.shape[0]
     chosen = some_rows(n, SAMPLE_ROWS)
     rows = np.arange(n) if chosen is None else chosen
-    mean, scale = (task.mean, task.scale) if standardize else (None, None)
+    mean, scale = units(task, standardize)
     sample = Panels(_take_rows(task, rows), mean, scale, device)
     gram_limit = GRAM_LIMIT if device.type == "cpu" else 2**33
     if memory_limit is not None:
         gram_limit = min(gram_limit, memory_limit // 8)
     return SharedState(task, standardize, device, found, sample, labels[rows], gram_limit)
+
+
+def units(task: Task, standardize: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What is subtracted from the columns and what they are divided by, float32 (d,) each.
+
+    Columns are centred even where they are not standardised: an intercept that nothing penalises makes up for
+    it, and float32 sums of columns whose means are far larger than their spreads would lose the spreads.
+    """
+    return task.mean, task.scale if standardize else np.ones_like(task.scale)
 
 
 def some_rows(n: int, count: int) -> np.ndarray | None:
@@ -155,9 +164,13 @@ def task_panels(
     orders: list[np.ndarray] | None = None,
     keep: bool = False,
     test: bool = False,
+    as_stored: bool = False,
 ) -> Panels:
-    """Panels of the training rows, or of the test rows in the training rows' standard units."""
-    mean, scale = (task.mean, task.scale) if standardize else (None, None)
+    """Panels of the training rows, or of the test rows in the training rows' `units`.
+
+    as_stored: columns that are not standardised are not centred either, for kinds that see the difference.
+    """
+    mean, scale = (None, None) if as_stored and not standardize else units(task, standardize)
     return Panels(task.test if test else task.train, mean, scale, device, orders or [], keep=keep)
 
 

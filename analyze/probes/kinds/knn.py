@@ -22,6 +22,7 @@ from probecache.analyze.tasks.size import LayerSize
 from probecache.store.errors import InputError
 
 TEST_ROWS = 1024
+PARALLEL = 100  # squared means over variances from which cosines are taken in float64
 
 
 def knn_votes(
@@ -48,16 +49,17 @@ def knn_votes(
         raise InputError(f"got temperature={temperature}; it must be above 0")
     found = torch.empty(len(sizes), n_classes, test.n_samples, device=labels.device)
     rank = np.argsort(sizes, kind="stable")
+    dtype = torch.float64 if _nearly_parallel(train) else torch.float32
     for rows, panel in _strips(test):
-        similarity = torch.zeros(panel.shape[1], n, device=panel.device)
-        square = torch.zeros(panel.shape[1], 1, device=panel.device)
-        train_square = torch.zeros(n, device=panel.device)
+        similarity = torch.zeros(panel.shape[1], n, dtype=dtype, device=panel.device)
+        square = torch.zeros(panel.shape[1], 1, dtype=dtype, device=panel.device)
+        train_square = torch.zeros(n, dtype=dtype, device=panel.device)
         done = 1  # panel row 0 is the intercept's
         for f in rank:
             stop = 1 + int(sizes[f])
-            left = panel[done:stop].T  # (rows, added columns)
+            left = panel[done:stop].T.to(dtype)  # (rows, added columns)
             for part in train:
-                right = part.of(0)[done:stop]
+                right = part.of(0)[done:stop].to(dtype)
                 similarity[:, part.rows].addmm_(left, right)
                 train_square[part.rows] += right.square().sum(dim=0)
             square += left.square().sum(dim=1, keepdim=True)
@@ -65,10 +67,21 @@ def knn_votes(
             length = (square.sqrt() * train_square.sqrt()).clamp_(min=1e-12)
             nearest, index = (similarity / length).topk(neighbors, dim=1)
             # Above the best one nothing is lost: the exponent is at most 0 and cannot overflow.
-            vote = torch.exp((nearest - nearest[:, :1]) / temperature)
+            vote = torch.exp((nearest - nearest[:, :1]) / temperature).float()
             votes = torch.zeros(panel.shape[1], n_classes, device=panel.device)
             found[f, :, rows] = votes.scatter_add_(1, labels[index], vote).T
     return found
+
+
+def _nearly_parallel(train: Panels) -> bool:
+    """Whether a column's mean hides its spread, so that cosines differ in digits that float32 has not."""
+    for panel in train:
+        columns = panel.of(0)[1:]
+        mean = columns.mean(dim=1, dtype=torch.float64)
+        spread = (columns - mean[:, None].float()).square().sum(dtype=torch.float64) / columns.shape[1]
+        if bool(mean.square().sum() > PARALLEL * spread):
+            return True
+    return False
 
 
 def _strips(test: Panels) -> Iterator[tuple[slice, Tensor]]:
@@ -102,8 +115,8 @@ class Knn:
         labels = torch.from_numpy(task.train_labels).to(device)
         found = []
         for g, order in enumerate(orders):
-            train = task_panels(task, shared.standardize, device, [order], keep=True)
-            test = task_panels(task, shared.standardize, device, [order], test=True)
+            train = task_panels(task, shared.standardize, device, [order], keep=True, as_stored=True)
+            test = task_panels(task, shared.standardize, device, [order], test=True, as_stored=True)
             ks, which = np.unique(probes.size[probes.group == g], return_inverse=True)
             found.append(knn_votes(train, test, labels, len(task.classes), ks)[which])
         nothing = torch.full((len(probes),), torch.nan, dtype=torch.float64)

@@ -72,7 +72,9 @@ class Logistic:
                 batch, tol=request.tol, max_iter=request.max_iter, search=search_dtype(device)
             )
             if bool(kernel.converged.all()):
-                return Fitted(**{name: getattr(kernel, name) for name in FOUND}, weights=kernel.x)
+                found = {name: getattr(kernel, name) for name in FOUND}
+                found["converged"] = found["converged"] & ~batch.has_no_minimum(found["objective"])
+                return Fitted(**found, weights=kernel.x)
         preconditioner, start = precondition_and_start(shared, orders, groups, widths, l2s)
         # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
         search = torch.float32 if shared.is_scarce else search_dtype(device)
@@ -99,6 +101,7 @@ class Logistic:
             x[kernel.converged] = kernel.x[kernel.converged]
             for name, values in found.items():
                 values[kernel.converged] = getattr(kernel, name)[kernel.converged]
+        found["converged"] &= ~batch.has_no_minimum(found["objective"])
         return Fitted(**found, weights=x)
 
     def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:

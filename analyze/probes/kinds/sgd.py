@@ -101,12 +101,15 @@ class Sgd:
         found, objective, grad_norm = [], [], []
         for g, order in enumerate(orders):
             sizes = probes.size[probes.group == g]
-            panels = task_panels(task, shared.standardize, device, [order], keep=True)
+            panels = task_panels(task, shared.standardize, device, [order], keep=True, as_stored=True)
             x = fit_sgd(panels, truth, sizes, self.schedule, weights=weights)
             zero = torch.zeros(len(sizes), dtype=torch.int64, device=device)
             widths = torch.from_numpy(sizes + 1).to(device)
             batch = Batch(panels, zero, widths, zero.double(), truth, weights)
             f, gradient = batch.evaluate(x, torch.arange(len(x), device=device))
+            if not shared.standardize:  # it walks on the columns as stored, and is scored on centred ones
+                mean = torch.from_numpy(task.mean[order]).to(device).double()
+                x[..., 0] += (x[..., 1:].double() @ mean).float()
             found.append(x)
             objective.append(f)
             grad_norm.append(dot(gradient, gradient).sqrt())

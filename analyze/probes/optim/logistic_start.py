@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
-from probecache.analyze.probes.optim.preconditioner import Preconditioner, cholesky, gram_factor
+from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner, cholesky, gram_factor
 from probecache.analyze.probes.optim.start import best_scale, newton_start
 from probecache.analyze.probes.shared_state import SharedState, some_rows
 
@@ -56,5 +56,5 @@ def precondition_and_start(
                     continue
                 leading = index[: int(all_widths[mine].max())]
                 grams = levels[i].grams[:, leading[:, None], leading]
-                factors.append(cholesky(grams, l2, most=1e-2))
+                factors.append(cholesky(grams, l2, most=1e-2, least=NULL))
     return Preconditioner(factors, which, mask), start

@@ -20,6 +20,9 @@ from probecache.store.errors import InputError
 # Where there is no factor, steps of a probe's intercepts are longer by k / 20: nothing penalises them, and
 # near a perfect fit they are what is left to move. From k / 10 to k / 40 it saves a third of the evaluations.
 INTERCEPT = 20
+# Of a column's diagonal: what l2 is at least in a factor of float32 products. Directions that columns do not
+# span (columns twice) have nothing but rounding there; weights of 1e5 that cancel each other came of it.
+NULL = 1e-5
 
 
 @dataclass(frozen=True)
@@ -75,19 +78,22 @@ def _solve(factor: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
 
 def gram_factor(moments: Moments, l2: float, n_classes: int) -> Tensor:
     """Cholesky factor float32 (1, w, w) of the Hessian at zero weights, near enough: Gram / classes + l2."""
-    return cholesky(moments.gram[None] / (4 if n_classes == 2 else n_classes), l2, most=1e-2).float()
+    softness = 4 if n_classes == 2 else n_classes
+    return cholesky(moments.gram[None] / softness, l2, most=1e-2, least=NULL).float()
 
 
-def cholesky(matrix: Tensor, ridge: float, most: float = 1e-4) -> Tensor:
+def cholesky(matrix: Tensor, ridge: float, most: float = 1e-4, least: float = 0.0) -> Tensor:
     """Lower factors of (..., w, w) with `ridge` added to the diagonal, the intercept's row 0 left out.
 
     Rounding may leave a singular Gram (duplicate columns, n < d) slightly negative: the ridge is then raised,
-    at most by `most` times the mean diagonal.
+    at most by `most` times the mean diagonal. Where the ridge is smaller than `least` of a column's own
+    diagonal, that is added instead.
     """
     size = float(matrix.diagonal(dim1=-2, dim2=-1).mean())
     for extra in (e for e in (0.0, 1e-12, 1e-9, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2) if e <= most):
         shifted = matrix.clone()
-        shifted.diagonal(dim1=-2, dim2=-1)[..., 1:] += ridge + extra * size
+        slopes = shifted.diagonal(dim1=-2, dim2=-1)[..., 1:]
+        slopes += (least * slopes).clamp(min=ridge) + extra * size
         shifted.diagonal(dim1=-2, dim2=-1)[..., 0] += extra * size
         factor, failed = torch.linalg.cholesky_ex(shifted)
         if not bool(failed.any()):
