@@ -156,7 +156,7 @@ def nodes(files: Files, key: str) -> dict[str, bytes]:
 def read_split(files: Files, name: str) -> Split:
     """A split's description from its own document, validated."""
     where = f"{files.url}/{name}"
-    attributes = metadata.parse_group(read_document(files, name), where)
+    attributes = _own_group(files, name)
     ours, names = attributes["probecache"], attributes.get("class_names")
     try:
         geometry = Geometry(ours.get("n_samples"), ours.get("shard_rows"))
@@ -187,7 +187,7 @@ def require_own(files: Files, root: dict[str, Any], split: Split) -> None:
 def read_layer(files: Files, split: Split, name: str) -> Layer:
     """A layer's description from its own document, validated."""
     where = f"{files.url}/{split.name}/{name}"
-    ours = metadata.parse_group(read_document(files, f"{split.name}/{name}"), where)["probecache"]
+    ours = _own_group(files, f"{split.name}/{name}")["probecache"]
     compression, complete, attrs, report = (
         ours.get(k) for k in ("compression", "complete", "attrs", "report")
     )
@@ -269,6 +269,16 @@ def root_document(files: Files) -> dict[str, Any]:
             except DamagedStore:
                 documents |= {k: d for k, d in old.items() if k == key}
     return metadata.group_document({"probecache": read_root(files)}, documents)
+
+
+def _own_group(files: Files, key: str) -> dict[str, Any]:
+    """Attributes of a split's or layer's group."""
+    try:
+        return metadata.parse_group(read_document(files, key), f"{files.url}/{key}")
+    except NotAStore:
+        raise DamagedStore(
+            f"{files.url}/{key}/zarr.json is none of this store's documents (probecache repair restores it)"
+        ) from None
 
 
 def read_document(files: Files, key: str) -> bytes:

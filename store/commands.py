@@ -103,7 +103,14 @@ def verify(
             f"error {result.error:.2g} (row {result.worst_row}), {result.tolerance:.2g} allowed"
         )
     if damages:
-        print(f"{store}: {len(damages)} damaged or missing pieces (probecache repair drops what is damaged)")
+        damaged = sum(damage.harmful for damage in damages)
+        if damaged:
+            print(f"{store}: {damaged} damaged or missing pieces (probecache repair drops what is damaged)")
+        else:
+            print(
+                f"{store}: {len(damages)} pieces are not written yet, what is there is whole (the command "
+                "that writes them continues)"
+            )
     elif good:
         print(f"{store}: every byte is as it was written")
     return 0 if good else 1

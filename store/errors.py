@@ -23,9 +23,9 @@ class ProbecacheError(Exception):
 class DamagedStore(ProbecacheError):
     """Bytes that must be there are missing, short or changed; `why` is the message without the place."""
 
-    def __init__(self, message: str, why: str = "") -> None:
+    def __init__(self, message: str, why: str = "", shard: int | None = None) -> None:
         super().__init__(message)
-        self.why = why
+        self.why, self.shard = why, shard
 
 
 class UnfinishedSplit(ProbecacheError):

@@ -1,14 +1,16 @@
 """Read a store: every panel is checked against its crc32c and its shard's commit on the way in."""
 
 import os
-from collections.abc import Iterator
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from probecache.store import catalog
 from probecache.store.catalog import Layer, Split
+from probecache.store.claims import being_written
 from probecache.store.errors import DamagedStore, InputError, UnfinishedSplit, close_names
 from probecache.store.fingerprint import Fingerprint, digest
 from probecache.store.format import chunks
@@ -18,7 +20,15 @@ from probecache.store.layout import DTYPES, MISSING, MOMENTS, Shard
 from probecache.store.reading import commits
 from probecache.store.reading.datatree import split_tree
 from probecache.store.reading.prefetch import prefetched
-from probecache.store.reading.read_matrix import Columns, column_index, read_matrix, require_room, row_range
+from probecache.store.reading.read_matrix import (
+    Columns,
+    Rows,
+    column_index,
+    panels_of_rows,
+    read_matrix,
+    require_room,
+    row_range,
+)
 from probecache.store.reading.read_rows import decode_rows
 from probecache.store.reading.targets import read_target
 from probecache.store.storage.files import Files, open_files
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = np.ndarray[Any, Any]
+Read = TypeVar("Read")
 
 
 def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) -> "Store":
@@ -106,7 +117,7 @@ class Store:
         return self._splits[split][0]
 
     def layer_info(self, split: str, layer: str) -> Layer:
-        info = self.split_info(split)
+        self.split_info(split)
         names = self._splits[split][1]
         if layer not in names:
             raise InputError(
@@ -115,10 +126,41 @@ class Store:
             )
         key = split, layer
         if key not in self._layers:
-            found = catalog.read_layer(self.files, info, layer)
-            catalog.require_arrays(self.files, found)
-            self._layers[key] = found
+
+            def read() -> Layer:
+                found = catalog.read_layer(self.files, self.split_info(split), layer)
+                catalog.require_arrays(self.files, found)
+                return found
+
+            self._layers[key] = self._steady(split, read)
         return self._layers[key]
+
+    def _steady(self, split: str, read: Callable[[], Read]) -> Read:
+        """`read()`, once more where it met damage: a writer may have changed the store between two reads.
+
+        Beside a living writer it is tried for a second and a half; what the writer's claim covers is not
+        damaged but unfinished.
+        """
+        for attempt in range(6):
+            try:
+                return read()
+            except DamagedStore as error:
+                holder = being_written(self.files, split)
+                if attempt and holder is None:
+                    raise
+                if attempt == 5:
+                    holder = None if error.shard is None else being_written(self.files, split, error.shard)
+                    if holder is None:
+                        raise
+                    raise UnfinishedSplit(
+                        f"split {split!r} in {self.path}: shard {error.shard} is being written by {holder}: "
+                        "read it again when that is done"
+                    ) from None
+                if attempt:
+                    time.sleep(0.05 * 2**attempt)
+                self._layers.clear()
+                self.__dict__.pop("_splits", None)  # it may have grown
+        raise AssertionError
 
     def report(self, split: str, layer: str) -> dict[str, Any]:
         """Counts of non-finite and saturated values, and the summary of the run that finished the layer."""
@@ -170,6 +212,9 @@ class Store:
         return out
 
     def row_arrays(self, split: str) -> tuple[Array, list[str], Array]:
+        return self._steady(split, lambda: self._row_arrays(split))
+
+    def _row_arrays(self, split: str) -> tuple[Array, list[str], Array]:
         info = self.split_info(split)
         n = info.geometry.n_samples
         found = self._committed(info, (0, n), finished=False)
@@ -245,19 +290,35 @@ class Store:
         split: str,
         layer: str,
         columns: Columns = None,
-        rows: tuple[int, int] | slice | None = None,
+        rows: Rows = None,
         dtype: Any = None,
     ) -> Array:
         """Activations, (rows, neurons or columns), in the stored dtype unless `dtype` is given.
+
+        columns  whole numbers, in the order they are wanted; default all
+        rows     likewise, or a pair (start, stop) as a tuple, or a slice; default all
 
         Panels of full rows are read and checked, `columns` taken from each: no random access inside a shard.
         Memory: the result, and one panel (about 4 MiB) per reading thread.
         """
         info = self.layer_info(split, layer)
-        start, stop = row_range(rows, info.geometry.n_samples)
         taken = column_index(columns, info.spec.neurons, layer)
-        found = self._committed(info, (start, stop), self._finished(info)) if stop > start else []
-        return read_matrix(self.files, info, found, (start, stop), taken, dtype)
+        asked = row_range(rows, info.geometry.n_samples)
+
+        def read(start: int, stop: int) -> Array:
+            now = self.layer_info(split, layer)
+            found = self._committed(now, (start, stop), self._finished(now)) if stop > start else []
+            return read_matrix(self.files, now, found, (start, stop), taken, dtype)
+
+        if isinstance(asked, tuple):
+            return self._steady(split, lambda: read(*asked))
+        width = info.spec.neurons if taken is None else len(taken)
+        kind = np.dtype(DTYPES[info.spec.dtype] if dtype is None else dtype)
+        require_room(len(asked) * width * kind.itemsize, f"{len(asked)} rows of {info.key} in {self.path}")
+        out = np.empty((len(asked), width), kind)
+        for at, start, stop in panels_of_rows(asked, info.form.panel):
+            out[at] = self._steady(split, partial(read, start, stop))[asked[at] - start]
+        return out
 
     def blocks(
         self,
@@ -284,7 +345,7 @@ class Store:
         split: str,
         layer: str,
         columns: Columns = None,
-        rows: tuple[int, int] | slice | None = None,
+        rows: Rows = None,
         device: Any = "cpu",
     ) -> "torch.Tensor":
         """`matrix` as a torch tensor of the stored dtype, sharing its memory on the CPU."""

@@ -5,13 +5,17 @@ from typing import Any
 
 from probecache.store import catalog
 from probecache.store.catalog import Layer, Split
-from probecache.store.errors import DamagedStore, NotAStore, ProbecacheError
+from probecache.store.claims import Claims
+from probecache.store.damage import Damage
+from probecache.store.errors import DamagedStore, InputError, NotAStore, ProbecacheError
 from probecache.store.format import metadata
 from probecache.store.format.target_array import parse_target_array
 from probecache.store.storage.files import Files, open_files
-from probecache.store.verify import Damage, verify
-from probecache.store.writing.create import metadata_changed, open_layers, write_root
+from probecache.store.verify import verify, verify_shard
+from probecache.store.writing.create import metadata_changed, write_array_documents, write_root
 from probecache.store.writing.layer_shards import finish_layer
+
+_ROUNDS = 4
 
 
 def repair(path: str) -> list[Damage]:
@@ -19,46 +23,96 @@ def repair(path: str) -> list[Damage]:
 
     The command that wrote the store then writes the dropped shards, and no other, again. Group documents are
     restored from the copy in the store's top document, and that from the copies of its fingerprint in the
-    splits. DamagedStore if a document cannot be restored.
+    splits. It is a writer like others: it claims each shard and looks at it once more before it drops it, so
+    what a living writer holds, or has written meanwhile, stays.
+
+    On return `verify` names nothing but what is still to be written. DamagedStore names what is left where
+    a document cannot be restored or a piece stays damaged, when all else was mended.
     """
     files = open_files(path)
-    found = list(verify(path))
-    for damage in found:
-        if damage.kind == "document" and damage.piece.count("/") <= 2:
-            _restore(files, damage.piece)
-    root = catalog.read_root(files)
-    for name in catalog.children(files, ""):
-        split = catalog.read_split(files, name)
-        catalog.require_own(files, root, split)
-        layers = [catalog.read_layer(files, split, child) for child in catalog.layer_names(files, split)]
-        mine = [d for d in found if d.split == name]
-        _drop(files, split, layers, mine)
-        _drop_targets(files, split, mine)
-        for layer in layers:
-            open_layers(files, split, [layer.spec], layer.compression)  # its arrays' documents
-            damaged = [d for d in mine if d.layer in (None, layer.spec.name)]
-            if any(d.kind in ("rows", "shard") for d in damaged):
-                _write(files, replace(layer, complete=0))
-            elif any(d.kind == "moments" for d in damaged):
-                finish_layer(files, layer, {})
-    metadata_changed(files)
+    found: list[Damage] = []
+    last: list[Damage] = []
+    for _ in range(_ROUNDS):  # a restored document shows what was hidden behind it
+        left = [damage for damage in verify(path) if damage.harmful]
+        if not left or left == last:
+            break
+        found += [damage for damage in left if damage not in found]
+        failed = _mend(files, left)
+        last = left
+    else:
+        left = [damage for damage in verify(path) if damage.harmful]
+    if left:
+        why = f" ({failed[0]})" if failed else ""
+        raise DamagedStore(f"{files.url}: {len(left)} pieces stay damaged, first {left[0]}{why}")
     return found
 
 
-def _drop(files: Files, split: Split, layers: list[Layer], found: list[Damage]) -> None:
-    """Delete the commits of the damaged shards.
+def _mend(files: Files, found: list[Damage]) -> list[ProbecacheError]:
+    """One round over what was found; the errors of what could not be done."""
+    failed: list[ProbecacheError] = []
+    for damage in found:
+        if damage.kind == "document" and damage.piece.count("/") <= 2:
+            try:
+                _restore(files, damage.piece)
+            except ProbecacheError as error:
+                failed.append(error)
+    root = catalog.read_root(files)
+    for name in catalog.children(files, ""):
+        try:
+            split = catalog.read_split(files, name)
+            catalog.require_own(files, root, split)
+        except ProbecacheError as error:
+            failed.append(error)
+            continue
+        mine = [d for d in found if d.split == name]
+        if not mine:
+            continue
+        write_array_documents(files, name, split.arrays())
+        dropped = _drop(files, split, mine)
+        _drop_targets(files, split, [*dropped, *(d for d in mine if d.kind == "target")])
+        for child in catalog.layer_names(files, split):
+            try:
+                layer = catalog.read_layer(files, split, child)
+            except ProbecacheError as error:
+                failed.append(error)
+                continue
+            write_array_documents(files, layer.key, layer.arrays())
+            if any(d.layer in (None, child) for d in dropped):
+                _write(files, replace(layer, complete=0))
+            elif any(d.kind == "moments" and d.layer == child for d in mine):
+                finish_layer(files, layer, {})
+    metadata_changed(files)
+    return failed
+
+
+def _drop(files: Files, split: Split, found: list[Damage]) -> list[Damage]:
+    """Delete the commits of the damaged shards; those that were damaged still when they were claimed.
 
     Damaged labels take every layer's shard of these rows along.
     """
-    for damage in found:
-        if damage.shard is None or damage.kind == "unwritten":
-            continue
-        shard = split.geometry.shard(damage.shard)
-        for layer in layers:
-            if damage.kind == "rows" or layer.spec.name == damage.layer:
-                files.delete(layer.commit_key(shard))
-        if damage.kind == "rows":
-            files.delete(split.commit_key(shard))
+    claims = Claims(files, split.name)
+    claims.sweep()
+    dropped = []
+    try:
+        for index in sorted({d.shard for d in found if d.kind in ("rows", "shard") and d.shard is not None}):
+            try:
+                claims.take([index])
+            except InputError:  # a living writer's: what it holds is its business
+                continue
+            for damage in verify_shard(files, split.name, index):
+                keys = [f"{split.name}/{damage.layer}/commit/c/{index}/0"]
+                if damage.kind == "rows":
+                    shard = split.geometry.shard(index)
+                    keys = [f"{split.name}/{n}/commit/c/{index}/0" for n in catalog.layer_names(files, split)]
+                    keys.append(split.commit_key(shard))
+                if damage.harmful:
+                    dropped.append(damage)
+                    for key in keys:
+                        files.delete(key)
+            claims.release(index)
+    finally:
+        claims.close()
+    return dropped
 
 
 def _drop_targets(files: Files, split: Split, found: list[Damage]) -> None:
@@ -69,7 +123,7 @@ def _drop_targets(files: Files, split: Split, found: list[Damage]) -> None:
         mine = rows | {d.shard for d in found if d.kind == "target" and d.piece == f"target {name}"}
         commits = tuple((0, 0) if i in mine else commit for i, commit in enumerate(target.commits))
         document = metadata.render(replace(target, commits=commits).document())
-        if files.read(f"{target.key}/zarr.json") != document:
+        if files.read_many([f"{target.key}/zarr.json"])[0] != document:
             files.write({f"{target.key}/zarr.json": [document]})
 
 
@@ -97,7 +151,10 @@ def _restore(files: Files, piece: str) -> None:
         metadata.parse_group(document, f"{files.url}/{key}")
         files.write({piece: [document]})
     elif _broken(files, key):
-        raise DamagedStore(f"{files.url}/{piece} cannot be restored: no copy in the top zarr.json")
+        raise DamagedStore(
+            f"{files.url}/{piece} cannot be restored: no copy in the top zarr.json: move "
+            f"{files.url}/{key} away, then run the command that wrote it"
+        )
 
 
 def _restore_root(files: Files, copies: dict[str, dict[str, Any]]) -> None:

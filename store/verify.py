@@ -1,14 +1,14 @@
 """Read every byte of a store and name each piece that is missing or is not what was committed."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from probecache.store import catalog
 from probecache.store.catalog import Layer, Split
-from probecache.store.errors import DamagedStore, NotAStore, ProbecacheError
+from probecache.store.damage import Damage, settled
+from probecache.store.errors import DamagedStore, InputError, NotAStore, ProbecacheError
 from probecache.store.format import chunks, metadata, moments
 from probecache.store.format.chunks import BadChunk
 from probecache.store.layout import FAILED, OK, ROW_ARRAYS, Shard
@@ -21,71 +21,87 @@ from probecache.store.storage.files import Files, open_files
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Damage:
-    """One damaged or missing piece. None: not of one split, layer or shard but of what holds them.
-
-    kind  document   a zarr.json; `piece` is its path
-          rows       labels, identity or status of a shard
-          shard      activations, moments or commit of a shard of a layer
-          target     a shard of a target other than `label`; `piece` names it
-          moments    a layer's merged moments or counts
-          unwritten  a shard that no writer has committed
-    """
-
-    kind: str
-    split: str | None
-    layer: str | None
-    shard: int | None
-    rows: tuple[int, int] | None
-    piece: str
-    why: str
-
-    def __str__(self) -> str:
-        parts = [f"split {self.split}" if self.split else "", f"layer {self.layer}" if self.layer else ""]
-        parts += [f"shard {self.shard}" if self.shard is not None else ""]
-        parts += [f"rows {self.rows[0]}:{self.rows[1]}" if self.rows else "", f"{self.piece}: {self.why}"]
-        return ", ".join(part for part in parts if part)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def verify(path: str) -> Iterator[Damage]:
     """Each damaged piece of the store at `path`, in order; none: every byte is what was written.
 
     Checked: documents byte for byte, every checksum, that each chunk is the one its commit names and lies
-    in its
-    own place, that failed rows are NaN and others are counted where they are not finite, that the moments
-    follow
-    from the data. Memory: one shard. NotAStore if nothing of a store is there.
+    in its own place, that failed rows are NaN and others are counted where they are not finite, that the
+    moments follow from the data. What a living writer is changing is no damage but of kind "unwritten".
+    Memory: one shard. NotAStore if nothing of a store is there.
     """
     files = open_files(path)
-    yield from _root(files)
+    yield from settled(files, None, list(_root(files)), lambda: list(_root(files)))
     root = _good_root(files)
     for name in catalog.children(files, ""):
+
+        def documents(name: str = name) -> list[Damage]:
+            return list(_split_documents(files, root, name))
+
+        yield from settled(files, name, documents(), documents)
         try:
             split = catalog.read_split(files, name)
             if root is not None:
                 catalog.require_own(files, root, split)
-        except ProbecacheError as error:
-            yield _document(name, None, f"{name}/zarr.json", error)
+        except ProbecacheError:
             continue
-        yield from _group(files, name, name, None, split.attributes(), split.arrays())
         status: dict[int, Array] = {}
         yield from _rows(files, split, status)
         if split.streaming:
             yield Damage("unwritten", name, None, None, None, "stream", "was not finished")
         for target in catalog.target_names(files, split):
-            yield from _target(files, split, target)
+
+            def of_target(split: Split = split, target: str = target) -> list[Damage]:
+                return list(_target(files, catalog.read_split(files, split.name), target))
+
+            yield from settled(files, name, of_target(), of_target)
         for child in catalog.layer_names(files, split):
+
+            def of_layer(split: Split = split, child: str = child) -> list[Damage]:
+                return list(_layer_documents(files, catalog.read_split(files, split.name), child))
+
+            yield from settled(files, name, of_layer(), of_layer)
             try:
-                layer = catalog.read_layer(files, split, child)
-            except ProbecacheError as error:
-                yield _document(name, child, f"{name}/{child}/zarr.json", error)
+                layer = catalog.read_layer(files, catalog.read_split(files, name), child)
+            except ProbecacheError:
                 continue
-            yield from _group(files, layer.key, name, child, layer.attributes(), layer.arrays())
             yield from _layer(files, layer, status)
+
+
+def _split_documents(files: Files, root: dict[str, Any] | None, name: str) -> Iterator[Damage]:
+    try:
+        split = catalog.read_split(files, name)
+        if root is not None:
+            catalog.require_own(files, root, split)
+    except ProbecacheError as error:
+        yield _document(name, None, f"{name}/zarr.json", error)
+        return
+    yield from _group(files, name, name, None, split.attributes(), split.arrays())
+
+
+def _layer_documents(files: Files, split: Split, child: str) -> Iterator[Damage]:
+    try:
+        layer = catalog.read_layer(files, split, child)
+    except ProbecacheError as error:
+        yield _document(split.name, child, f"{split.name}/{child}/zarr.json", error)
+        return
+    yield from _group(files, layer.key, split.name, child, layer.attributes(), layer.arrays())
+
+
+def verify_shard(files: Files, split: str, index: int) -> list[Damage]:
+    """What is damaged or missing of one shard of a split now: its rows, and its part of each layer."""
+    now = catalog.read_split(files, split)
+    if index >= now.geometry.n_shards:
+        return []
+    s, status = now.geometry.shard(index), dict[int, Array]()
+    found = _shard_rows(files, now, s, commits.read_commits(files, now, [s])[0], status, _held(files, now))
+    for child in catalog.layer_names(files, now):
+        try:
+            layer = catalog.read_layer(files, now, child)
+        except ProbecacheError:  # its document is damaged, and is named by itself
+            continue
+        committed = commits.read_commits(files, layer, [s])[0]
+        found += _shard(files, layer, s, committed, status.get(index))[1]
+    return found
 
 
 def _root(files: Files) -> Iterator[Damage]:
@@ -96,7 +112,7 @@ def _root(files: Files) -> Iterator[Damage]:
             raise
         yield _document(None, None, "zarr.json", error)
         return
-    raw = files.read("zarr.json")
+    raw = files.read_many(["zarr.json"])[0]
     listed = catalog.copies(files)
     for key in sorted(listed):
         split, _, child = key.partition("/")
@@ -148,26 +164,57 @@ def _group(
 
 def _rows(files: Files, split: Split, status: dict[int, Array]) -> Iterator[Damage]:
     """Labels, identity and status, shard by shard; leaves each good shard's status in `status`."""
-    shards = list(split.geometry.shards())
+    shards, held = list(split.geometry.shards()), _held(files, split)
     for s, committed in zip(shards, commits.read_commits(files, split, shards), strict=True):
-        span = s.start, s.stop
-        if isinstance(committed, BadChunk):
-            yield Damage("rows", split.name, None, s.index, span, "commit", str(committed))
-        elif committed[0] < s.rows:
-            lacking = s.start + committed[0], s.stop
-            yield Damage("unwritten", split.name, None, s.index, lacking, "rows", "not written")
-        if isinstance(committed, BadChunk) or not committed[0]:
-            continue
-        try:
-            labels, _, status[s.index] = decode_rows(files, split, s, committed)
-        except BadChunk as error:
-            piece, _, why = str(error).partition(": ")
-            yield Damage("rows", split.name, None, s.index, span, piece, why)
-            continue
-        beyond = int(np.count_nonzero((labels < -1) | (labels >= len(split.class_names))))
-        if beyond and not split.streaming:  # whose classes are known at its end
-            why = f"{beyond} labels are outside the {len(split.class_names)} class names"
-            yield Damage("rows", split.name, None, s.index, span, "label", why)
+
+        def again(index: int = s.index) -> list[Damage]:
+            now = catalog.read_split(files, split.name)
+            shard = now.geometry.shard(index)
+            return _shard_rows(
+                files, now, shard, commits.read_commits(files, now, [shard])[0], status, _held(files, now)
+            )
+
+        yield from settled(files, split.name, _shard_rows(files, split, s, committed, status, held), again)
+
+
+def _held(files: Files, split: Split) -> dict[str, set[str]]:
+    """For each layer, the shards that it may have a commit of: a dropped commit leaves its folder."""
+    return {n: set(files.names(f"{split.name}/{n}/commit/c")) for n in catalog.layer_names(files, split)}
+
+
+def _shard_rows(
+    files: Files,
+    split: Split,
+    s: Shard,
+    committed: tuple[int, Array] | BadChunk,
+    status: dict[int, Array],
+    held: dict[str, set[str]],
+) -> list[Damage]:
+    """What is wrong with a shard's rows, whose status is left in `status`; `held`: what layers may hold."""
+
+    def damage(piece: str, why: str, kind: str = "rows", start: int = s.start) -> Damage:
+        return Damage(kind, split.name, None, s.index, (start, s.stop), piece, why)
+
+    status.pop(s.index, None)
+    if isinstance(committed, BadChunk):
+        return [damage("commit", str(committed))]
+    found = []
+    if committed[0] < s.rows:
+        found.append(damage("rows", "not written", "unwritten", s.start + committed[0]))
+    if not committed[0]:
+        folders = [n for n, there in held.items() if str(s.index) in there]
+        if any(files.size(f"{split.name}/{n}/commit/c/{s.index}/0") is not None for n in folders):
+            return [damage("commit", "is missing, but layers hold these rows")]
+        return found
+    try:
+        labels, _, status[s.index] = decode_rows(files, split, s, committed)
+    except BadChunk as error:
+        piece, _, why = str(error).partition(": ")
+        return [*found, damage(piece, why)]
+    beyond = int(np.count_nonzero((labels < -1) | (labels >= len(split.class_names))))
+    if beyond and not split.streaming:  # whose classes are known at its end
+        found.append(damage("label", f"{beyond} labels are outside the {len(split.class_names)} class names"))
+    return found
 
 
 def _target(files: Files, split: Split, name: str) -> Iterator[Damage]:
@@ -178,7 +225,7 @@ def _target(files: Files, split: Split, name: str) -> Iterator[Damage]:
     except ProbecacheError as error:
         yield _document(split.name, None, document, error)
         return
-    if files.read(document) != metadata.render(target.document()):
+    if files.read_many([document])[0] != metadata.render(target.document()):
         yield Damage("document", split.name, None, None, None, document, "does not fit its split's size")
     for s, values in zip(split.geometry.shards(), read_chunks(files, target), strict=True):
         where = split.name, None, s.index, (s.start, s.stop), f"target {name}"
@@ -192,34 +239,54 @@ def _target(files: Files, split: Split, name: str) -> Iterator[Damage]:
 def _layer(files: Files, layer: Layer, status: dict[int, Array]) -> Iterator[Damage]:
     shards, whole = list(layer.geometry.shards()), True
     total: Array | None = None
-    finished = layer.complete == layer.geometry.n_samples
+    parts: list[Array | None] = [None]
+
+    def fresh() -> Layer:
+        return catalog.read_layer(files, catalog.read_split(files, layer.split), layer.spec.name)
+
     for s, committed in zip(shards, commits.read_commits(files, layer, shards), strict=True):
-        if isinstance(committed, BadChunk):
+
+        def again(index: int = s.index) -> list[Damage]:
+            now = fresh()
+            shard = now.geometry.shard(index)
+            rows = catalog.read_split(files, layer.split)
+            _shard_rows(files, rows, shard, commits.read_commits(files, rows, [shard])[0], status, {})
+            committed = commits.read_commits(files, now, [shard])[0]
+            parts[0], found = _shard(files, now, shard, committed, status.get(index))
+            return found
+
+        parts[0], found = _shard(files, layer, s, committed, status.get(s.index))
+        yield from settled(files, layer.split, found, again)
+        if parts[0] is None:
             whole = False
-            yield _shard_damage(layer, s, "commit", str(committed))
-            continue
-        if committed[0] < s.rows:
-            whole = False
-            lacking = s.start + committed[0], s.stop
-            kind, why = ("shard", "its commit is missing") if finished else ("unwritten", "not written")
-            yield Damage(kind, layer.split, layer.spec.name, s.index, lacking, "activations", why)
-        if committed[0]:
-            part, found = _shard(files, layer, s, committed, status.get(s.index))
-            yield from found
-            if part is None:
-                whole = False
-            else:
-                total = part if total is None else moments.merge(total, part)
-    if whole and total is not None:
-        yield from _merged(files, layer, total, finished)
+        else:
+            total = parts[0] if total is None else moments.merge(total, parts[0])
+    if not whole or total is None:
+        return
+
+    def once_more() -> list[Damage]:
+        now = fresh()
+        merged = commits.merged_moments(files, now)
+        return [] if merged is None else list(_merged(files, now, merged))
+
+    yield from settled(files, layer.split, list(_merged(files, layer, total)), once_more)
 
 
 def _shard(
-    files: Files, layer: Layer, s: Shard, committed: tuple[int, Array], status: Array | None
+    files: Files, layer: Layer, s: Shard, committed: tuple[int, Array] | BadChunk, status: Array | None
 ) -> tuple[Array | None, list[Damage]]:
-    """A shard's stored moments, None if they are damaged, and what is wrong with the shard."""
+    """A shard's stored moments, None if not all of them are there, and what is wrong with the shard."""
+    if isinstance(committed, BadChunk):
+        return None, [_shard_damage(layer, s, "commit", str(committed))]
     rows, crcs = committed
     found: list[Damage] = []
+    if rows < s.rows:
+        finished = layer.complete == layer.geometry.n_samples
+        kind, why = ("shard", "its commit is missing") if finished else ("unwritten", "not written")
+        lacking = s.start + rows, s.stop
+        found.append(Damage(kind, layer.split, layer.spec.name, s.index, lacking, "activations", why))
+        if not rows:
+            return None, found
     part = None
     try:
         part = commits.read_partial(files, layer, s, int(crcs[0]))
@@ -227,10 +294,11 @@ def _shard(
         found.append(_shard_damage(layer, s, "partial", str(error).removeprefix("partial: ")))
     try:
         values = read_matrix(files, layer, [(s, rows, crcs)], (s.start, s.start + rows), None)
-    except DamagedStore as error:
-        found.append(_shard_damage(layer, s, "activations", error.why))
+    except (DamagedStore, InputError) as error:  # InputError: a link in its place
+        why = error.why if isinstance(error, DamagedStore) else str(error)
+        found.append(_shard_damage(layer, s, "activations", why))
         return None, found
-    if part is None or status is None:
+    if part is None or status is None or len(status) < rows:
         return None, found
     ok = status[:rows] == OK
     if not np.isnan(values[status[:rows] == FAILED].astype(np.float32)).all():
@@ -242,20 +310,20 @@ def _shard(
     if not same.all():
         names = [metadata.STATISTICS[i] for i in np.flatnonzero(~same.all(axis=1))]
         found.append(_shard_damage(layer, s, "partial", f"{', '.join(names)} do not agree with the data"))
-    return part, found
+    return (part if rows == s.rows else None), found
 
 
 def _shard_damage(layer: Layer, s: Shard, piece: str, why: str) -> Damage:
     return Damage("shard", layer.split, layer.spec.name, s.index, (s.start, s.stop), piece, why)
 
 
-def _merged(files: Files, layer: Layer, total: Array, finished: bool) -> Iterator[Damage]:
+def _merged(files: Files, layer: Layer, total: Array) -> Iterator[Damage]:
     """The layer's moments and counts against those that its shards give."""
 
     def damage(piece: str, why: str) -> Damage:
         return Damage("moments", layer.split, layer.spec.name, None, None, piece, why)
 
-    if not finished:
+    if layer.complete != layer.geometry.n_samples:
         yield damage("moments", "every shard is written but the run did not finish")
         return
     for name, values in moments.summary(total).items():

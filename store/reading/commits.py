@@ -6,7 +6,7 @@ import numpy as np
 
 from probecache.store.catalog import Layer, Split
 from probecache.store.errors import DamagedStore
-from probecache.store.format import chunks, metadata
+from probecache.store.format import chunks, metadata, moments
 from probecache.store.format.chunks import BadChunk
 from probecache.store.layout import ROW_ARRAYS, Shard
 from probecache.store.storage.files import Files
@@ -56,6 +56,24 @@ def read_partial(files: Files, layer: Layer, shard: Shard, crc: int) -> Array:
     return np.frombuffer(payload, "<f8").reshape(len(metadata.STATISTICS), -1)
 
 
+def merged_moments(files: Files, layer: Layer) -> Array | None:
+    """Statistics of all rows of a layer (8, neurons), or None while a shard is not committed."""
+    shards = list(layer.geometry.shards())
+    commits = read_commits(files, layer, shards)
+    total: Array | None = None
+    for s, committed in zip(shards, commits, strict=True):
+        if isinstance(committed, BadChunk) or committed[0] < s.rows:
+            return None
+    for s, committed in zip(shards, commits, strict=True):
+        assert not isinstance(committed, BadChunk)
+        try:
+            part = read_partial(files, layer, s, int(committed[1][0]))
+            total = part if total is None else moments.merge(total, part)
+        except BadChunk as error:
+            raise damaged(files, layer, s, str(error)) from None
+    return total
+
+
 def damaged(files: Files, owner: Split | Layer, shard: Shard, why: str) -> DamagedStore:
     """The error that names a damaged piece: split, layer, shard, rows, and what to do."""
     layer = f", layer {owner.spec.name!r}" if isinstance(owner, Layer) else ""
@@ -64,4 +82,5 @@ def damaged(files: Files, owner: Split | Layer, shard: Shard, why: str) -> Damag
         f"{files.url}: split {split!r}{layer}, shard {shard.index}, rows {shard.start}:{shard.stop}: {why} "
         "(probecache repair drops it, the command that wrote the store then writes it again)",
         why,
+        shard.index,
     )

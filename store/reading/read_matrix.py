@@ -1,7 +1,7 @@
 """Read rows and columns of a layer: full-row panels, checked, straight into the result where they fit it."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
 Columns = Sequence[int] | Array | None
+Rows = tuple[int, int] | slice | Sequence[int] | Array | None
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ def require_room(size: int, what: str) -> None:
         )
 
 
-def row_range(rows: tuple[int, int] | slice | None, n: int) -> tuple[int, int]:
-    """(start, stop) of the rows asked for, checked against `n`."""
+def row_range(rows: Rows, n: int) -> "tuple[int, int] | Array":
+    """(start, stop) of the rows asked for, or their numbers; checked against `n`."""
     if rows is None:
         return 0, n
     if isinstance(rows, slice):
@@ -145,6 +146,10 @@ def row_range(rows: tuple[int, int] | slice | None, n: int) -> tuple[int, int]:
         if step != 1:
             raise InputError(f"rows {rows}: only steps of 1")
         return start, max(start, stop)
+    if not isinstance(rows, tuple):
+        return _index(rows, n, "rows", f"0:{n}")
+    if len(rows) != 2 or not all(isinstance(r, int | np.integer) and not isinstance(r, bool) for r in rows):
+        raise InputError(f"rows {rows!r:.80}: a tuple is (start, stop); give other rows as a list of numbers")
     start, stop = int(rows[0]), int(rows[1])
     if not 0 <= start <= stop <= n:
         raise InputError(f"rows {start}:{stop} are outside 0:{n}")
@@ -155,9 +160,28 @@ def column_index(columns: Columns, d: int, layer: str) -> Array | None:
     """The columns asked for as an index array, checked against `d`; None for all."""
     if columns is None:
         return None
-    index = np.asarray(columns)
-    if index.ndim != 1 or index.dtype.kind not in "iu":
-        raise InputError(f"columns are {index.dtype} {index.shape}: use a one-dimensional list of integers")
-    if len(index) and not (index.min() >= 0 and index.max() < d):
-        raise InputError(f"columns {index.min()} to {index.max()} are outside layer {layer!r}'s 0:{d}")
+    return _index(columns, d, "columns", f"layer {layer!r}'s 0:{d}")
+
+
+def _index(asked: Any, n: int, what: str, allowed: str) -> Array:
+    index = np.asarray(asked)
+    if index.size == 0 and index.ndim == 1:
+        return np.empty(0, np.intp)
+    if index.ndim != 1 or index.dtype.kind not in "iu" or isinstance(asked, np.ma.MaskedArray):
+        raise InputError(f"{what} are {index.dtype} {index.shape}: use a one-dimensional list of integers")
+    if not (index.min() >= 0 and index.max() < n):
+        raise InputError(f"{what} {index.min()} to {index.max()} are outside {allowed}")
     return index.astype(np.intp)
+
+
+def panels_of_rows(rows: Array, panel: int) -> Iterator[tuple[Array, int, int]]:
+    """(places in `rows`, start, stop): runs of the split that lie in one panel and cover the rows there.
+
+    >>> [(at.tolist(), low, high) for at, low, high in panels_of_rows(np.array([9, 1, 3, 1]), 4)]
+    [([1, 2, 3], 1, 4), ([0], 9, 10)]
+    """
+    order = np.argsort(rows, kind="stable")
+    borders = np.flatnonzero(np.diff(rows[order] // panel)) + 1
+    for at in np.split(order, borders):
+        if len(at):
+            yield np.sort(at), int(rows[at].min()), int(rows[at].max()) + 1

@@ -33,9 +33,17 @@ class LocalFiles:
         self._real = os.path.realpath(self.root)
 
     def _path(self, key: str) -> str:
+        """Where an object lies. It may be a link itself: that is replaced or removed, never followed."""
         path = os.path.join(self._real, key) if key else self._real
-        if os.path.realpath(path) != os.path.normpath(path):
+        folder = os.path.dirname(path) if key else path
+        if os.path.realpath(folder) != os.path.normpath(folder) or os.path.basename(path) == "..":
             raise InputError(f"{self.url}/{key} leads out of the store by a link or '..': refused")
+        return path
+
+    def _no_link(self, key: str) -> str:
+        path = self._path(key)
+        if os.path.islink(path) and key:
+            raise InputError(f"{self.url}/{key} leads out of the store by a link: refused")
         return path
 
     @contextlib.contextmanager
@@ -51,9 +59,12 @@ class LocalFiles:
             raise read_failed(error, f"{self.url}/{key}") from error
 
     def read(self, key: str, most: int = DOCUMENT_BYTES) -> bytes | None:
+        path = self._path(key)
+        if os.path.islink(path):
+            raise BadChunk("it is a link, not a file")
         try:
             with self._reading(key):
-                return read_bounded(self._path(key), most)
+                return read_bounded(path, most)
         except _NOTHING:
             return None
 
@@ -68,7 +79,7 @@ class LocalFiles:
 
     def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
         with self._reading(key):
-            descriptor = open_regular(self._path(key))
+            descriptor = open_regular(self._no_link(key))
             try:
                 return _read_into(descriptor, start, [part.data for part in out if len(part)])
             finally:
@@ -77,7 +88,7 @@ class LocalFiles:
     def size(self, key: str) -> int | None:
         try:
             with self._reading(key):
-                found = os.stat(self._path(key))
+                found = os.stat(self._no_link(key))
         except _NOTHING:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
@@ -152,7 +163,7 @@ class LocalFiles:
     def names(self, key: str) -> list[str]:
         try:
             with self._reading(key):
-                return sorted(os.listdir(self._path(key)))
+                return sorted(os.listdir(self._no_link(key)))
         except _NOTHING:
             return []
 
@@ -160,15 +171,19 @@ class LocalFiles:
         path = self._path(key)
         try:
             written = os.lstat(path).st_mtime
-            probe = f"{path}.{mark()}.tmp"  # the file server's clock, not ours
-            with open(probe, "xb"):
-                now = os.stat(probe).st_mtime
-            _remove(probe)
         except _NOTHING:
             return None
         except OSError as error:
-            raise write_failed(error, f"{self.url}/{key}", path) from error
-        return now - written
+            raise read_failed(error, f"{self.url}/{key}") from error
+        probe = f"{path}.{mark()}.tmp"  # the file server's clock, not ours
+        try:
+            with open(probe, "xb"):
+                return os.stat(probe).st_mtime - written
+        except OSError:  # one who may only read
+            return time.time() - written
+        finally:
+            with contextlib.suppress(OSError):
+                _remove(probe)
 
     def sweep(self, key: str) -> None:
         now = time.time()

@@ -73,11 +73,13 @@ def grow_split(files: Files, split: Split) -> None:
 
 def write_arrays_of(files: Files, split: Split) -> None:
     """The documents of all arrays of a split and its layers, where they are not what follows from theirs."""
-    _write_arrays(files, split.name, split.arrays())
+    write_array_documents(files, split.name, split.arrays())
     for child in catalog.layer_names(files, split):
-        _write_arrays(files, f"{split.name}/{child}", catalog.read_layer(files, split, child).arrays())
+        write_array_documents(
+            files, f"{split.name}/{child}", catalog.read_layer(files, split, child).arrays()
+        )
     for child in catalog.target_names(files, split):
-        _write_arrays(files, split.name, {child: catalog.read_target(files, split, child).document()})
+        write_array_documents(files, split.name, {child: catalog.read_target(files, split, child).document()})
 
 
 def open_layers(
@@ -108,7 +110,7 @@ def open_layers(
                 layer = Layer(split.name, spec, compression, split.geometry)
                 _write_documents(files, key, layer)
             require_equal(_described(layer.spec, layer.compression), asked, where)
-            _write_arrays(files, key, layer.arrays())
+            write_array_documents(files, key, layer.arrays())
         layers.append(layer)
     metadata_changed(files)
     return layers
@@ -175,7 +177,8 @@ def _write_documents(files: Files, key: str, owner: Split | Layer) -> None:
     files.write(arrays, then={f"{key}/zarr.json": [metadata.render(group)]})
 
 
-def _write_arrays(files: Files, key: str, documents: dict[str, dict[str, Any]]) -> None:
+def write_array_documents(files: Files, key: str, documents: dict[str, dict[str, Any]]) -> None:
+    """The documents of a group's arrays, where they are not these already."""
     keys = [f"{key}/{name}/zarr.json" for name in documents]
     rendered = [metadata.render(document) for document in documents.values()]
     stored = files.read_many(keys)

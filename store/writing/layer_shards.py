@@ -9,9 +9,9 @@ import numpy as np
 from probecache.store.catalog import Layer
 from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.format import chunks, metadata, moments, shard_format
-from probecache.store.format.chunks import BadChunk, Pieces
+from probecache.store.format.chunks import Pieces
 from probecache.store.layout import DTYPES, OK, Shard
-from probecache.store.reading.commits import damaged, read_commits, read_partial
+from probecache.store.reading.commits import merged_moments
 from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
@@ -75,21 +75,3 @@ def finish_layer(files: Files, layer: Layer, summary: Mapping[str, Any]) -> bool
     items[f"{layer.key}/zarr.json"] = [metadata.render(metadata.group_document(done.attributes()))]
     files.write(items)
     return True
-
-
-def merged_moments(files: Files, layer: Layer) -> Array | None:
-    """Statistics of all rows of a layer (8, neurons), or None while a shard is not committed."""
-    shards = list(layer.geometry.shards())
-    commits = read_commits(files, layer, shards)
-    total: Array | None = None
-    for s, committed in zip(shards, commits, strict=True):
-        if isinstance(committed, BadChunk) or committed[0] < s.rows:
-            return None
-    for s, committed in zip(shards, commits, strict=True):
-        assert not isinstance(committed, BadChunk)
-        try:
-            part = read_partial(files, layer, s, int(committed[1][0]))
-            total = part if total is None else moments.merge(total, part)
-        except BadChunk as error:
-            raise damaged(files, layer, s, str(error)) from None
-    return total
