@@ -146,7 +146,7 @@ class Store:
                 return read()
             except DamagedStore as error:
                 holder = being_written(self.files, split)
-                if attempt and holder is None:
+                if attempt > 1 and holder is None:
                     raise
                 if attempt == 5:
                     holder = None if error.shard is None else being_written(self.files, split, error.shard)

@@ -260,6 +260,6 @@ class SplitWriter:
         # as they are stored now: another writer may have made the split grow meanwhile
         layers = [catalog.read_layer(self.files, stored, name) for name in self.layers]
         whole = [finish_layer(self.files, layer, summary or {}) for layer in layers]
-        self.close()
         metadata_changed(self.files)
+        self.close()
         return open_store(self.files.url, partial=not all(whole))
