@@ -1,10 +1,11 @@
 """Batches of uint8 images, decoded ahead by worker processes; boundaries depend on shards and batch size
 alone."""
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
 from probecache.extract.datasets.images import Images
 from probecache.extract.datasets.preprocess import Preprocess
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, ProbecacheError
 
 OK, FAILED = 1, 2
 CHUNK = 32  # images that a process decodes before it hands them over
@@ -65,18 +66,80 @@ def open_batches(
     ready = _in_memory(images, preprocess)
     if ready is not None or not ranges:
         return _slices(ready, images, ranges)
-    chunks = [rows[i : i + CHUNK] for rows in ranges for i in range(0, len(rows), CHUNK)]
+    ahead = plan_ahead(workers, 4 * math.prod(preprocess.input_size), _shared_memory())
+    chunks = [rows[i : i + ahead.chunk] for rows in ranges for i in range(0, len(rows), ahead.chunk)]
     workers = min(workers, len(chunks))
     loader = DataLoader(
         _Rows(images, preprocess),
         batch_sampler=chunks,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_Collate(preprocess.input_size),
-        prefetch_factor=4 if workers else None,
+        collate_fn=_Collate(preprocess.input_size, ahead.shared),
+        prefetch_factor=ahead.prefetch if workers else None,
         worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # it draws a seed: not from the caller's
     )
     # The processes start here, before the caller starts threads.
-    return _join(iter(loader), ranges, pin)
+    return _join(_reported(iter(loader)), ranges, ahead.chunk, pin)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """How far processes decode ahead: `chunk` images at a time, `prefetch` chunks for each process, handed
+    over in shared memory, or else through a pipe, which copies them once more."""
+
+    chunk: int
+    prefetch: int
+    shared: bool = True
+
+
+def plan_ahead(workers: int, image_bytes: int, shared_memory: int | None) -> Ahead:
+    """What fits into half of the shared memory there is (None: not limited); values do not depend on it.
+
+    >>> plan_ahead(2, 4 * 3 * 224 * 224, None)
+    Ahead(chunk=32, prefetch=4, shared=True)
+    >>> plan_ahead(2, 4 * 3 * 518 * 518, 64 << 20)
+    Ahead(chunk=1, prefetch=2, shared=True)
+    """
+    chunk, prefetch = CHUNK, 4
+    while workers and shared_memory is not None:
+        # Beside those that wait, each process fills a chunk, and the main one reads one of each.
+        if workers * (prefetch + 2) * chunk * image_bytes <= shared_memory // 2:
+            break
+        if prefetch > 2:
+            prefetch = 2
+        elif chunk > 1:
+            chunk //= 2
+        else:
+            return Ahead(CHUNK, 2, shared=False)
+    return Ahead(chunk, prefetch)
+
+
+def _shared_memory() -> int | None:
+    """Bytes free in /dev/shm, where Linux keeps shared memory; None where there is no such place."""
+    try:
+        place = os.statvfs("/dev/shm")
+    except OSError:
+        return None
+    return place.f_bavail * place.f_frsize
+
+
+def _reported(chunks: Iterator[Batch]) -> Iterator[Batch]:
+    """The chunks as they come; a decoding process that was killed is said in one line with what to do."""
+    while True:
+        try:
+            chunk = next(chunks)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            reason = str(error).strip().split("\n")[0]
+            if "worker" not in reason.lower():
+                raise
+            raise ProbecacheError(
+                f"a decoding process died: {reason:.200}; where shared memory (/dev/shm) or memory is short, "
+                "give fewer --workers or --workers 0"
+            ) from error
+        images: Any = chunk.images
+        yield replace(chunk, images=torch.from_numpy(images)) if isinstance(images, np.ndarray) else chunk
 
 
 def default_workers(device: str) -> int:
@@ -86,10 +149,10 @@ def default_workers(device: str) -> int:
     return min(cores, 32) if device == "cuda" else max(1, cores // 4)
 
 
-def _join(chunks: Iterator[Batch], ranges: Sequence[Sequence[int]], pin: bool) -> Iterator[Batch]:
+def _join(chunks: Iterator[Batch], ranges: Sequence[Sequence[int]], chunk: int, pin: bool) -> Iterator[Batch]:
     """Chunks put together to batches of the given rows."""
     for rows in ranges:
-        parts = [next(chunks) for _ in range(0, len(rows), CHUNK)]
+        parts = [next(chunks) for _ in range(0, len(rows), chunk)]
         if len(parts) == 1 and not pin:
             yield parts[0]
             continue
@@ -166,13 +229,13 @@ class _Rows(Dataset[Any]):
 
 
 class _Collate:
-    def __init__(self, size: tuple[int, int, int]) -> None:
-        self.size = size
+    def __init__(self, size: tuple[int, int, int], shared: bool = True) -> None:
+        self.size, self.shared = size, shared
 
     def __call__(self, items: Sequence[tuple[int, Tensor | None, int, str]]) -> Batch:
         dtype = next((image.dtype for _, image, _, _ in items if image is not None), torch.uint8)
         stacked = torch.empty(len(items), *self.size, dtype=dtype)
-        if get_worker_info() is not None:
+        if get_worker_info() is not None and self.shared:
             # Filled in place: the batch goes to the main process without another copy.
             stacked.share_memory_()
         for slot, (_, image, _, _) in zip(stacked, items, strict=True):
@@ -180,9 +243,11 @@ class _Collate:
                 slot.zero_()
             else:
                 slot.copy_(image)
+        # torch hands tensors over in shared memory, and an array through the pipe.
+        images: Any = stacked.numpy() if get_worker_info() is not None and not self.shared else stacked
         return Batch(
             items[0][0],
-            stacked,
+            images,
             np.array([label for _, _, label, _ in items], np.int64),
             np.array([FAILED if image is None else OK for _, image, _, _ in items], np.uint8),
             {row: reason for row, image, _, reason in items if image is None},

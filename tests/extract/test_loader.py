@@ -1,0 +1,54 @@
+"""Decoding processes in places that are short of shared memory, and ones that die."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from probecache.extract.datasets.open import open_images
+from probecache.extract.datasets.preprocess import resolve_preprocess
+from probecache.extract.pipeline import loader
+from probecache.store.errors import ProbecacheError
+
+
+def loaded(photos, workers):
+    images, preprocess = open_images("", photos), resolve_preprocess(nn.Identity(), img_size=32)
+    ranges = loader.batch_ranges([(0, len(images))], 9)
+    found = list(loader.open_batches(images, preprocess, ranges, workers=workers))
+    images.close()
+    return torch.cat([batch.images for batch in found]), [len(batch.labels) for batch in found]
+
+
+@pytest.mark.parametrize(
+    ("free", "chunk", "shared"), [(None, 32, True), (1 << 20, 4, True), (1 << 10, 32, False)]
+)
+def test_little_shared_memory_changes_no_batch(photos, monkeypatch, free, chunk, shared):
+    monkeypatch.setattr(loader, "_shared_memory", lambda: free)
+    ahead = loader.plan_ahead(2, 4 * 3 * 32 * 32, free)
+    assert (ahead.chunk, ahead.shared) == (chunk, shared)
+    images, sizes = loaded(photos, 2)
+    plain, plain_sizes = loaded(photos, 0)
+    assert sizes == plain_sizes
+    assert torch.equal(images, plain)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7, 32])
+@pytest.mark.parametrize("free", [1 << 12, 1 << 20, 64 << 20, 1 << 30])
+@pytest.mark.parametrize("side", [32, 224, 518])
+def test_what_is_planned_fits(workers, free, side):
+    size = 4 * 3 * side * side
+    ahead = loader.plan_ahead(workers, size, free)
+    assert not ahead.shared or workers * (ahead.prefetch + 2) * ahead.chunk * size <= free // 2
+    assert ahead.shared or workers * 4 * size > free // 2
+
+
+def test_a_decoding_process_that_was_killed_is_said_in_one_line():
+    def source():
+        yield loader.Batch(0, torch.empty(0), np.empty(0), np.empty(0), {})
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible\nthat")
+
+    chunks = loader._reported(source())
+    next(chunks)
+    with pytest.raises(ProbecacheError, match=r"shared memory .*--workers") as error:
+        next(chunks)
+    assert "\n" not in str(error.value)
