@@ -137,7 +137,7 @@ def _decode_rate(setup: Setup, batch_size: int) -> float:
 def _free_space(out: str | Path) -> int | None:
     if "://" in str(out):
         return None
-    place = Path(out).absolute()
+    place = Path(out).expanduser().absolute()
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free

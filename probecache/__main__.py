@@ -1,5 +1,6 @@
 """The command line: subcommands from each folder's `commands.py`, errors to exit codes, and the demo."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,10 +95,22 @@ def main(argv: "Sequence[str] | None" = None) -> None:
 
     Errors are one line on stderr; `--debug`, anywhere on the line, shows the traceback as well.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal of few letters gets `\\u732b` for those that it lacks, and not the end of the command.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    arguments = [_home(a) for a in (sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     sys.exit(_run(arguments, debug))
+
+
+def _home(argument: str) -> str:
+    """`--out=~/f` as shells give it to us, with the home folder in it."""
+    flag, equals, value = argument.partition("=")
+    if flag.startswith("--") and value.startswith("~/"):
+        return f"{flag}{equals}{os.path.expanduser(value)}"
+    return os.path.expanduser(argument) if argument.startswith("~/") else argument
 
 
 def _run(arguments: list[str], debug: bool) -> int:

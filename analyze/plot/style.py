@@ -141,7 +141,7 @@ def legend_below(figure: "Figure", axes: list[Any]) -> None:
 
 def save(figure: "Figure", path: str | Path) -> Path:
     """Write a figure; the suffix decides the format. The same figure gives the same bytes."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix not in FORMATS:
         raise InputError(f"figure {path} ends in {path.suffix or 'nothing'}: use .svg, .png or .pdf")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -203,7 +203,7 @@ def _usable(
 def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
     """A new .csv or .parquet file, whole or not at all; InputError as `check_table` says."""
     check_table(path)
-    path = Path(path)
+    path = Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         if path.suffix == ".csv":
@@ -219,7 +219,7 @@ def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
 
 def check_table(path: str | os.PathLike[str]) -> None:
     """InputError unless `write_table` can write there: called before any work."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"got --out {path}; allowed: a file ending in .csv or .parquet")
     if path.exists():

@@ -131,7 +131,7 @@ class FittedProbe:
             "layer_size": str(self.layer_size),
         }
         about["checksum"] = _checksum(tensors, about)
-        path = Path(path)
+        path = Path(path).expanduser()
         temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             temporary.write_bytes(save(tensors, about))

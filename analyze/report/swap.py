@@ -16,7 +16,7 @@ _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux's renameat2
 
 def check_folder(out: str | Path) -> None:
     """InputError unless `out` is a report, an empty folder, or nothing yet: other files are not ours."""
-    out = Path(out)
+    out = Path(out).expanduser()
     if (out.exists() and not out.is_dir()) or (out / "zarr.json").exists():
         raise InputError(
             f"got --out {out}, which is a file, a store or RESULTS: name a folder for the report"

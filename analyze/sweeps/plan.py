@@ -140,7 +140,7 @@ class SweepPlan:
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The names and values of a TOML or YAML file, by its suffix (.toml, .yaml, .yml)."""
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

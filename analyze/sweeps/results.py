@@ -42,7 +42,7 @@ class Results:
     """
 
     def __init__(self, path: str | Path, grid: Grid, settings: Mapping[str, Any]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         if "://" in str(path):
             raise InputError(
                 f"got RESULTS {path}; allowed: a local folder, copy it to the object store after"
@@ -120,7 +120,7 @@ class Results:
     def describe(self, attributes: Mapping[str, Any]) -> None:
         """Set attributes of RESULTS, in one atomic replacement of its zarr.json."""
         file = self.path / "zarr.json"
-        metadata = json.loads(file.read_text())
+        metadata = json.loads(file.read_text(encoding="utf-8"))
         metadata["attributes"] |= attributes
         _replace(file, json.dumps(metadata))
 
@@ -184,7 +184,7 @@ class Results:
 
 def open_results(path: str | Path) -> xr.Dataset:
     """RESULTS as a lazy xarray Dataset, or InputError where the path holds none."""
-    _attributes(Path(path))
+    _attributes(Path(path).expanduser())
     return xr.open_zarr(path)
 
 
@@ -238,7 +238,7 @@ def _differences(there: Any, wanted: Any, name: str = "") -> list[str]:
 
 def _attributes(path: Path) -> dict[str, Any]:
     try:
-        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+        attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
         if "settings" in attributes and "failures" in attributes:
             return attributes
     except (OSError, ValueError, KeyError, TypeError):
@@ -282,5 +282,5 @@ def _beside(path: Path, what: str) -> Path:
 
 def _replace(file: Path, text: str) -> None:
     temporary = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from probecache.store.errors import InputError
 from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces
 from probecache.store.storage.local import LocalFiles
 from probecache.store.storage.remote import RemoteFiles
@@ -67,8 +68,14 @@ class Files(Protocol):
 
 
 def open_files(path: str | os.PathLike[str]) -> Files:
-    """A file system rooted at `path`: a local folder, or a URL if it has a scheme."""
+    """A file system rooted at `path`: a local folder, `~` being the home folder, or a URL if it has a
+    scheme.
+    """
     text = os.fspath(path)
+    if text.startswith("~"):
+        text = os.path.expanduser(text)
+        if text.startswith("~"):
+            raise InputError(f"{text!r}: there is no such home folder here; give the whole path")
     if "://" not in text:
         return LocalFiles(Path(text))
     if text.startswith("file://"):
