@@ -1,5 +1,6 @@
 """The subcommands of `analyze`. Heavy imports are inside the functions: `--help` loads no torch."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,8 +278,11 @@ def _weights(text: str | None) -> Any:
     """'balanced', or 'cat=2,dog=0.5' as a mapping, for the plan to check."""
     if text is None or "=" not in text:
         return text
-    pairs = (part.rpartition("=") for part in text.split(",") if part.strip())
-    return {name.strip(): _number(weight.strip()) for name, _, weight in pairs}
+    # A name may hold commas and equals signs, as ImageNet's do: its `=` is the last before a comma.
+    pairs = re.findall(r"(.+?)=([^=,]*)(?:,|$)", text)
+    if "".join(f"{name}={weight}," for name, weight in pairs).rstrip(",") != text.rstrip(","):
+        return text
+    return {name.strip(): _number(weight.strip()) for name, weight in pairs}
 
 
 def _number(text: str) -> Any:
