@@ -335,3 +335,16 @@ def test_a_function_that_gives_no_number_is_named(own):
 
 def test_names_of_the_other_variables_are_reserved():
     assert {*VARIABLES, *CHOSEN, *DIMS} - {"accuracy"} <= RESERVED
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_a_gpu_gives_the_same_numbers(name):
+    kinds = METRICS[name].kinds
+    scores, truth = made(8, absent=(2,))
+    if "classes" not in kinds:
+        truth = np.random.default_rng(0).normal(size=(N, 8)).round(1)
+    there = get_metric(name).compute(scores.cuda(), torch.from_numpy(truth), 8)
+    assert there.is_cuda
+    np.testing.assert_allclose(there.cpu().numpy(), one(name, scores, truth, 8), rtol=1e-12)
