@@ -27,6 +27,7 @@ _PUBLIC = {
     "open_store": "store.reader",
     "open_writer": "store.streaming.open",
     "write_arrays": "store.arrays",
+    "import_features": "store.importing.features",
     "write_targets": "store.importing.targets",
     "main": "__main__",
     "extract_features": "extract.run",

@@ -1,9 +1,9 @@
 """Put features that were made elsewhere into a store, through the same writer as extraction."""
 
 import os
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,15 @@ from probecache.store import catalog
 from probecache.store.catalog import Split
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import Fingerprint
+from probecache.store.importing.formats.matrix import Matrix
 from probecache.store.layout import DTYPES, LayerSpec, Shard
 from probecache.store.reader import Store
 from probecache.store.storage.files import open_files
+from probecache.store.streaming.batch import as_numpy
+from probecache.store.targets import MAX_CLASSES, make_target
 from probecache.store.writer import open_writer
 from probecache.store.writing.merge_rows import require_same_split
 
-MAX_CLASSES = 1_000_000  # each has a name in the split's document
 Array = np.ndarray[Any, Any]
 
 
@@ -27,8 +29,8 @@ def write_arrays(
     *,
     split: str,
     layer: str,
-    activations: Array,
-    labels: Array | Sequence[int],
+    activations: Array | Matrix,
+    labels: Array | Sequence[int] | Sequence[str] | None = None,
     samples: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     status: Array | None = None,
@@ -42,41 +44,31 @@ def write_arrays(
 ) -> Store:
     """Store `activations` (samples, neurons) as one layer; returns the store.
 
-    Read shard by shard, so a memory-mapped array is never loaded whole (three at a time: the disk works while
-    the next ones are checked and summed). Killed, the same call goes on where it stopped; FingerprintMismatch
-    if the store holds other values, labels or identity than those given.
+    Read shard by shard and in order, so a memory-mapped array, or another that gives arrays for slices of
+    rows (h5py's, zarr's), is never loaded whole; three at a time: the disk works while the next are summed.
+    Killed, the same call goes on where it stopped; FingerprintMismatch if the store holds other values,
+    labels or identity than those given.
 
-    labels       (samples,) integers
+    labels       (samples,) integers, -1 where there is none; or texts, each of which is a class. Default:
+                 what the split has, else -1
     samples      what identifies the rows; default the row numbers
-    class_names  default what the split has, else "0", "1", ... up to the largest label
+    class_names  default what the split has, else "0", "1", ... up to the largest label, or the texts in order
     status       (samples,) OK = 1 or FAILED = 2 (stored as NaN)
     dtype        float16, bfloat16 or float32; default the array's own, float32 for any other
     fingerprint  where the features come from; default says only "arrays"
     """
-    values, classes = _checked(activations), np.asarray(labels)
+    values, stored = _checked(activations), _stored_split(path, split)
     n, d = values.shape
-    if classes.shape != (n,) or classes.dtype.kind not in "iu":
-        raise InputError(f"labels are {classes.dtype} {classes.shape}: use ({n},) integers, one per row")
     if samples is not None and len(samples) != n:
         raise InputError(f"{len(samples)} samples for {n} rows of activations")
+    classes, class_names = _classes(labels, class_names, n, path, stored)
 
     def names(start: int, stop: int) -> list[str]:
         return [str(name) for name in (range(start, stop) if samples is None else samples[start:stop])]
 
-    stored = _stored_split(path, split)
     if stored is not None:  # before anything is made: labels of other data leave the store as it was
         require_same_split(open_files(path), stored, classes, names)
-    largest = int(classes.max())
-    if largest >= MAX_CLASSES:
-        raise InputError(
-            f"labels reach {largest}: number the classes from 0, at most {MAX_CLASSES:,} of them"
-        )
-    if class_names is None:
-        known = [] if stored is None else list(stored.class_names)
-        class_names = known if len(known) > largest else [str(i) for i in range(largest + 1)]
-    elif len(class_names) <= largest:
-        raise InputError(f"{len(class_names)} class names for labels up to {largest}: name every class")
-    own = {v: k for k, v in DTYPES.items()}.get(values.dtype, "float32")
+    own = {v: k for k, v in DTYPES.items()}.get(values.dtype.newbyteorder("="), "float32")
     with open_writer(
         path,
         split=split,
@@ -90,36 +82,27 @@ def write_arrays(
         allow_saturated=allow_saturated,
     ) as writer:
 
-        def write(shard: Shard) -> None:
+        def write(shard: Shard, rows: Array) -> None:
             at, known = slice(shard.start, shard.stop), names(shard.start, shard.stop)
             states = None if status is None else np.asarray(status)[at]
-            writer.write(shard, {layer: np.asarray(values[at])}, classes[at], known, states)
+            writer.write(shard, {layer: rows}, classes[at], known, states)
 
-        for shard in writer.finished():
-            at, known = slice(shard.start, shard.stop), names(shard.start, shard.stop)
-            writer.require_same(shard, layer, np.asarray(values[at]), classes[at], known)
+        pending = {shard.index: shard for shard in writer.pending()}
+        ahead = _ahead(writer.split.geometry.shard_rows * d * values.dtype.itemsize)
+        waiting: deque[Future[None]] = deque()
         with ThreadPoolExecutor(3) as pool:  # two compute while one waits for the disk
-            for _ in pool.map(write, writer.pending()):
-                pass
+            for shard in sorted([*writer.finished(), *pending.values()], key=lambda s: s.index):
+                at = slice(shard.start, shard.stop)
+                rows_of = np.asarray(values[at])
+                if shard.index in pending:
+                    waiting.append(pool.submit(write, pending[shard.index], rows_of))
+                else:
+                    writer.require_same(shard, layer, rows_of, classes[at], names(shard.start, shard.stop))
+                if len(waiting) > ahead:
+                    waiting.popleft().result()
+            for future in waiting:
+                future.result()
         return writer.finish()
-
-
-def load_npy(path: str | os.PathLike[str], what: str) -> Array:
-    """A .npy file, memory-mapped; never unpickled."""
-    try:
-        found = np.load(Path(path), mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{what}: no file {os.fspath(path)!r}") from None
-    except (ValueError, OSError, EOFError) as error:
-        reason = str(error).split("\n")[0]
-        if "pickle" in reason:  # numpy's advice would run what the file says
-            reason = "it is of another format, or holds Python objects"
-        raise InputError(f"{what}: {os.fspath(path)!r} is not a .npy file of numbers ({reason})") from None
-    if not isinstance(found, np.ndarray):
-        held = ", ".join(found.files)
-        found.close()
-        raise InputError(f"{what}: {os.fspath(path)!r} is an archive of {held}: save the one array as .npy")
-    return found
 
 
 def _stored_split(path: str | os.PathLike[str], split: str) -> Split | None:
@@ -129,13 +112,55 @@ def _stored_split(path: str | os.PathLike[str], split: str) -> Split | None:
     return catalog.read_split(files, split)
 
 
-def _checked(activations: Array) -> Array:
-    try:
-        values = activations if isinstance(activations, np.ndarray) else np.asarray(activations)
-    except (TypeError, ValueError, RuntimeError) as error:  # torch's bfloat16 or a GPU's tensor, ragged lists
-        raise InputError(f"activations are no numpy array ({error}): convert them first") from None
-    if values.ndim != 2 or 0 in values.shape:
+def _classes(
+    labels: Any, class_names: Sequence[str] | None, n: int, path: str | os.PathLike[str], stored: Split | None
+) -> tuple[Array, Sequence[str]]:
+    """Labels as positions in the class names; those of the split where none are given."""
+    known = [] if stored is None else list(stored.class_names)
+    if labels is None:
+        classes = np.full(n, -1, np.int64)
+        if stored is not None:
+            found = Store(open_files(path), partial=True).labels(stored.name)[:n]
+            classes[: len(found)] = found
+        return classes, known if class_names is None else class_names
+    classes = np.asarray(labels)
+    if classes.dtype.kind in "OUTb":
+        text = make_target("labels", labels, "classes", class_names)
+        if class_names is None and set(text.names) <= set(known):
+            text = make_target("labels", labels, "classes", known)
+        classes, class_names = text.values, text.names
+    if classes.shape != (n,) or classes.dtype.kind not in "iu":
+        raise InputError(f"labels are {classes.dtype} {classes.shape}: use ({n},) integers, one per row")
+    smallest, largest = int(classes.min()), int(classes.max())
+    if smallest < -1:
+        raise InputError(f"labels go down to {smallest}: number the classes from 0, -1 is unlabelled")
+    if largest >= MAX_CLASSES:
+        raise InputError(
+            f"labels reach {largest}: number the classes from 0, at most {MAX_CLASSES:,} of them"
+        )
+    if class_names is None:
+        class_names = known if len(known) > largest else [str(i) for i in range(largest + 1)]
+    elif len(class_names) <= largest:
+        raise InputError(f"{len(class_names)} class names for labels up to {largest}: name every class")
+    return classes, class_names
+
+
+def _ahead(shard_bytes: int) -> int:
+    """Shards that wait to be written while the next one is read: three, fewer where they are large."""
+    return max(0, min(2, (1 << 29) // max(1, shard_bytes) - 1))
+
+
+def _checked(activations: Any) -> Any:
+    """What gives (samples, neurons) numbers by rows: an array, or what is like one but not in memory."""
+    lazy = all(hasattr(activations, name) for name in ("shape", "dtype", "__getitem__"))
+    if lazy and isinstance(activations.dtype, np.dtype):
+        values = activations
+    else:
+        values = as_numpy(activations, "activations")
+    if len(values.shape) != 2 or 0 in values.shape:
         raise InputError(f"activations have shape {values.shape}: use (samples, neurons), neither of them 0")
     if values.dtype.kind not in "fiu" and values.dtype != DTYPES["bfloat16"]:
         raise InputError(f"activations are {values.dtype}: use float16, bfloat16, float32 or other numbers")
+    if values.dtype.itemsize > 8:
+        raise InputError(f"activations are {values.dtype}: use numbers of at most 64 bits")
     return values

@@ -230,7 +230,7 @@ class SplitWriter:
             return
         require_same_rows(self.files, self.split, s, stored, labels, names)
         got = read_matrix(self.files, layer, [(s, *found)], (s.start, s.stop), None)
-        ok, given = stored[2] == OK, cast_rows(values, layer.spec.dtype)
+        ok, given = stored[2] == OK, np.ascontiguousarray(cast_rows(values, layer.spec.dtype))
         other = np.flatnonzero((got.view(np.uint8) != given.view(np.uint8)).any(axis=1) & ok)
         if len(other):
             row = s.start + int(other[0])

@@ -37,6 +37,7 @@ def test_the_public_surface_is_frozen():
         "compare",
         "critical_mass",
         "extract_features",
+        "import_features",
         "fit_probe",
         "geometry",
         "load_probe",

@@ -40,7 +40,8 @@ def partial(block: Array) -> Array:
         _widen(panel, x)
         least, most = x.min(axis=0), x.max(axis=0)
         if not np.all((least > -bound) & (most < bound)):  # NaN compares false
-            others = merge(others, _with_gaps(panel.astype(np.float64), limit))
+            with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+                others = merge(others, _with_gaps(panel.astype(np.float64), limit))
             continue
         np.minimum(low, least, out=low)
         np.maximum(high, most, out=high)

@@ -7,6 +7,82 @@ from typing import Annotated
 import typer
 
 
+def import_files(
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="Folder or URL of the store; made if missing.")
+    ],
+    split: Annotated[str, typer.Option("--split", help="Name of the split, such as train.")],
+    layer: Annotated[str, typer.Option("--layer", help="Name of the layer, such as penultimate.")],
+    activations: Annotated[
+        str,
+        typer.Option(
+            "--activations",
+            help="FILE[:KEY] or pattern, samples x neurons: .npy .npz .pt .safetensors .h5 .parquet .zarr.",
+        ),
+    ],
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", help="FILE[:COLUMN], (samples,) integers or texts; also .csv .tsv .jsonl."),
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Text file: one line per row that identifies it.")
+    ] = None,
+    class_names: Annotated[Path | None, typer.Option(help="Text file: one class name per line.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float16, bfloat16 or float32 (default: as it is).")
+    ] = None,
+    rows: Annotated[str | None, typer.Option(help="a:b, whole shards: write only these rows.")] = None,
+    shard_rows: Annotated[int | None, typer.Option(help="Rows per shard (default 8192).")] = None,
+    compression: Annotated[str | None, typer.Option(help="zstd, or nothing.")] = None,
+    allow_saturated: Annotated[
+        bool, typer.Option("--allow-saturated", help="Keep non-finite values.")
+    ] = False,
+) -> None:
+    """Put features in files into a store, as one layer of one split; larger than memory, bit by bit."""
+    from probecache.store.importing.features import import_features
+
+    written = import_features(
+        store,
+        split=split,
+        layer=layer,
+        activations=activations,
+        labels=labels,
+        samples=None if samples is None else _lines(samples, "--samples"),
+        class_names=None if class_names is None else _lines(class_names, "--class-names"),
+        dtype=dtype,
+        rows=None if rows is None else parse_rows(rows),
+        shard_rows=shard_rows,
+        compression=compression,
+        allow_saturated=allow_saturated,
+    )
+    n, d = written.shape(split, layer)
+    print(f"{store}: split {split}, layer {layer}: {n} samples x {d} neurons")
+
+
+def parse_rows(text: str) -> tuple[int, int]:
+    """'a:b' as two numbers.
+
+    >>> parse_rows("8192:16384")
+    (8192, 16384)
+    """
+    from probecache.store.errors import InputError
+
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdigit() and stop.isdigit()):
+        raise InputError(f"--rows {text!r}: write a:b with whole numbers, such as 0:8192")
+    return int(start), int(stop)
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    from probecache.store.errors import InputError
+    from probecache.store.importing.tables.text import read_lines
+
+    try:
+        return read_lines(path)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+
+
 def target(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
     split: Annotated[str, typer.Option("--split", help="Name of the split whose rows are labelled.")],
@@ -34,4 +110,4 @@ def target(
     print(f"{store}: {write_label_file(store, split, wanted, replace)}")
 
 
-COMMANDS: dict[str, Callable[..., object]] = {"target": target}
+COMMANDS: dict[str, Callable[..., object]] = {"import": import_files, "target": target}

@@ -77,16 +77,9 @@ def as_batch(
 
 def as_numpy(value: Any, what: str) -> Array:
     """An array, or a torch tensor of any device and dtype, as numpy's."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            import torch
-
-            return np.asarray(value.contiguous().view(torch.uint16).numpy().view(DTYPES["bfloat16"]))
-        value = value.numpy()
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
+        array = numpy_of(value) if hasattr(value, "detach") else np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of sparse tensors
         raise InputError(f"{what} is no array ({str(error).splitlines()[0]:.80})") from None
     if array.ndim == 0 or (array.dtype.kind not in "fiub" and array.dtype != DTYPES["bfloat16"]):
         raise InputError(f"{what} is {array.dtype} {array.shape}: use numbers, one row per sample")

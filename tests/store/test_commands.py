@@ -55,7 +55,7 @@ def test_import_and_info(files, capsys):
         ({"activations": "text.npy"}, [], "is not a .npy file of numbers"),
         ({"activations": "cube.npy"}, [], "activations have shape (2, 3, 4)"),
         ({"labels": "short.npy"}, [], "labels are int64 (19,): use (20,) integers"),
-        ({"labels": "X.npy"}, [], "labels are float32"),
+        ({"labels": "X.npy"}, [], "holds labels (20, 3): use (samples,)"),
         ({"split": "a/b"}, [], "split 'a/b' cannot be a group name"),
         ({"layer": "label"}, [], "layer 'label' cannot be a group name"),
         ({}, ["--dtype", "float64"], "dtype 'float64' of layer 'l': allowed float16, bfloat16, float32"),

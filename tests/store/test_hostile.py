@@ -146,7 +146,7 @@ def test_a_zstd_panel_that_unpacks_to_more_is_refused(tmp_path):
 
 def test_nothing_is_unpickled(tmp_path):
     np.save(tmp_path / "X.npy", np.array([[object()]], dtype=object), allow_pickle=True)
-    from probecache.store.arrays import load_npy
+    from probecache.store.importing.formats.open import open_matrix
 
     with pytest.raises(pc.InputError, match=r"not a \.npy file of numbers"):
-        load_npy(tmp_path / "X.npy", "--activations")
+        open_matrix(str(tmp_path / "X.npy"), "--activations")

@@ -1,0 +1,29 @@
+""".h5: a dataset, read by rows."""
+
+from pathlib import Path
+from typing import Any
+
+from probecache.store.errors import InputError
+from probecache.store.importing.formats.matrix import Matrix, missing_library, pick
+
+
+def open_h5(path: Path, key: str | None) -> Matrix:
+    try:
+        import h5py
+    except ImportError:
+        raise missing_library(repr(str(path)), "h5py") from None
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{str(path)!r} is no HDF5 file ({str(error).splitlines()[0]:.120})") from None
+    names: list[str] = []
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            names.append(name)
+
+    file.visititems(visit)
+    found: Matrix = file[pick(names, None if key is None else key.strip("/"), repr(str(path)), "dataset")]
+    if found.dtype.kind == "O" and h5py.check_string_dtype(found.dtype) is not None:
+        return found.asstr()[()]  # type: ignore[attr-defined]  # labels: as many texts as rows
+    return found
