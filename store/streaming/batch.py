@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from probecache.store.errors import InputError
+from probecache.store.importing.formats.tensors import numpy_of
 from probecache.store.layout import DTYPES, LayerSpec
 from probecache.store.writing.layer_shards import cast_rows
 
