@@ -211,7 +211,8 @@ def _shard_rows(
     except BadChunk as error:
         piece, _, why = str(error).partition(": ")
         return [*found, damage(piece, why)]
-    beyond = int(np.count_nonzero((labels < -1) | (labels >= len(split.class_names))))
+    named = len(split.class_names) or np.iinfo(np.int64).max  # a data set may name no classes
+    beyond = int(np.count_nonzero((labels < -1) | (labels >= named)))
     if beyond and not split.streaming:  # whose classes are known at its end
         found.append(damage("label", f"{beyond} labels are outside the {len(split.class_names)} class names"))
     return found
