@@ -110,6 +110,20 @@ def extract(
     download: Annotated[
         bool, typer.Option("--dataset-download", help="Let the data set fetch itself.")
     ] = False,
+    split_folders: Annotated[
+        bool | None,
+        typer.Option(
+            "--split-folders/--no-split-folders",
+            help="Folders named like splits are splits, or classes. Default: where it is plain.",
+        ),
+    ] = None,
+    class_from: Annotated[
+        str, typer.Option(help="A class is its leaf folder, the top one, or the path. Default: auto.")
+    ] = "auto",
+    input_key: Annotated[str | None, typer.Option(help="Column of the image, where it is not plain.")] = None,
+    target_key: Annotated[
+        str | None, typer.Option(help="Column of the label, or none, where it is not plain.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Sizes, time and room on disk; writes nothing.")
     ] = False,
@@ -150,6 +164,10 @@ def extract(
         "allow_failed": allow_failed,
         "allow_saturated": allow_saturated,
         "download": download,
+        "split_folders": split_folders,
+        "class_from": class_from,
+        "input_key": input_key,
+        "target_key": target_key,
     }
     if dry_run:
         from probecache.extract.dry_run import dry_run as plan

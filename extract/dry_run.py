@@ -25,7 +25,8 @@ SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Projection:
-    """Sizes in bytes, rates in images per second; `free` is None where the store is not on a local disk."""
+    """Sizes in bytes, rates in images per second; `free` is None where the store is not on a local disk.
+    `inventory`: a line for each kind of file that is left out."""
 
     features: tuple[tuple[str, str, int, int], ...]  # name, pool, neurons, bytes
     n_samples: int
@@ -35,6 +36,7 @@ class Projection:
     forward_rate: float
     decode_rate: float
     free: int | None
+    inventory: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -85,11 +87,14 @@ def dry_run(
         forward_rate=_forward_rate(setup, batch_size),
         decode_rate=_decode_rate(setup, batch_size) * max(setup.workers, 1),
         free=_free_space(out),
+        inventory=tuple(setup.images.inventory.lines(None)),
     )
 
 
 def print_plan(plan: Projection) -> None:
     """The projection on stdout."""
+    for line in plan.inventory:
+        print(line)
     for name, pool, neurons, size in plan.features:
         print(f"{name:<24} {pool:<8} {neurons:>8} neurons  {_size(size):>10}")
     print(f"{plan.n_samples} rows in {plan.shards} shards, {_size(plan.total)} in all")
@@ -130,7 +135,6 @@ def _decode_rate(setup: Setup, batch_size: int) -> float:
         done += len(batch.labels)
         if time.perf_counter() - start > SECONDS / 5:
             break
-    setup.images.close()
     return done / (time.perf_counter() - start)
 
 

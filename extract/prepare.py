@@ -25,7 +25,7 @@ from probecache.store.layout import LayerSpec
 
 @dataclass(frozen=True)
 class Setup:
-    """What `prepare` found; no image has been read yet."""
+    """What `prepare` found; no image has been decoded, but for a few items of a torch Dataset."""
 
     settings: Settings
     backbone: Backbone
@@ -84,7 +84,14 @@ def prepare(
 ) -> Setup:
     """Open the data, build the backbone and resolve its layers. Raises InputError for whatever does not
     exist."""
-    images = open_images(dataset, settings.data_dir, settings.split, download=settings.download)
+    images = open_images(
+        dataset,
+        settings.data_dir,
+        settings.split,
+        settings.choices,
+        download=settings.download,
+        in_process=settings.workers == 0,
+    )
     backbone = load_backbone(
         model,
         pretrained=settings.pretrained,

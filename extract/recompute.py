@@ -141,7 +141,6 @@ def _run(
                         found[feature.name].append(to_numpy(output.cpu()).astype(np.float32))
     finally:
         features.close()
-        setup.images.close()
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

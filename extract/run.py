@@ -1,5 +1,6 @@
 """`extract_features`: images and a frozen backbone in, a store of pooled activations out."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,8 @@ from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.layout import SHARD_ROWS, Geometry, Shard
 from probecache.store.reader import Store, open_store
 from probecache.store.writer import SplitWriter, open_writer
+
+LOGGER = logging.getLogger("probecache.extract")
 
 
 @show_options
@@ -55,6 +58,8 @@ def extract_features(
     batch_size, workers         None or 'auto': the largest that fits; None: by the cores
     rows, limit                 (a, b), whole shards of the split; only its first rows
     shard_rows, compression     None: 8192; None, or 'zstd'
+    split_folders, class_from   whether folders named like splits are; a class is 'leaf', 'top', 'path'
+    input_key, target_key       columns of the image and of the label, where several could be
     allow_failed, download      accept images that cannot be read; let the data set's reader download
 
     Rows keep the order of the data set. An image that cannot be read keeps its row, marked failed and holding
@@ -66,6 +71,8 @@ def extract_features(
     settings = Settings.of(**options)
     place = place or find_place()
     setup = prepare(model, dataset, settings, place)
+    if place.rank == 0:
+        _say(setup)
     geometry = Geometry(setup.n_samples, shard_rows(out, settings))
     if settings.rows is not None:
         geometry.require_whole_shards(settings.rows)
@@ -91,6 +98,12 @@ def extract_features(
         store = writer.finish(summary=summary)
     _report_failures(setup, store)
     return store
+
+
+def _say(setup: Setup) -> None:
+    """What of the data is left out, through `logging`: on stderr where the caller has set up nothing else."""
+    for line in setup.images.inventory.lines():
+        LOGGER.warning("%s: %s", setup.images.inventory.where, line)
 
 
 def shard_rows(out: str | Path, settings: Settings) -> int:
@@ -146,7 +159,6 @@ def _compute(
     finally:
         timing.stop()
         features.close()
-        images.close()
     return {
         **timing.summary(),
         "batch_size": batch_size,
@@ -155,6 +167,7 @@ def _compute(
         "failed": len(failed),
         "first_failures": [f"{images.names[row]}: {reason}" for row, reason in sorted(failed.items())[:5]],
         "dataset": images.spec,
+        "inventory": images.inventory.summary(),
         "settings": _plain(asdict(settings)),
     }
 

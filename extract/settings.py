@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from probecache.extract.backbone.features import DTYPES
 from probecache.extract.backbone.pooling import POOLS
+from probecache.extract.datasets.splits import Choices
 from probecache.store.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -45,6 +46,10 @@ class Options(TypedDict, total=False):
     allow_failed: bool
     allow_saturated: bool
     download: bool
+    split_folders: bool | None
+    class_from: str
+    input_key: str | None
+    target_key: str | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ class Settings:
     allow_failed: bool = False
     allow_saturated: bool = False
     download: bool = False
+    split_folders: bool | None = None
+    class_from: str = "auto"
+    input_key: str | None = None
+    target_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -93,6 +102,12 @@ class Settings:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.workers is not None and self.workers < 0:
             raise InputError(f"--workers must be at least 0, got {self.workers}")
+        _ = self.choices  # checked before anything is opened
+
+    @property
+    def choices(self) -> Choices:
+        """What the caller decided about folders, classes and columns."""
+        return Choices(self.split_folders, self.class_from, self.input_key, self.target_key)
 
     @classmethod
     def of(cls, **options: Any) -> "Settings":

@@ -1,99 +1,125 @@
-"""A folder or a .tar of class folders, through timm's readers.
+"""A folder or a .tar of class folders: every image a row, in timm's order; a failure stays with its row."""
 
-timm's own data sets put the next image in the place of one that they cannot read; here a failure stays with
-its row.
-"""
-
-import tarfile
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from probecache.extract.datasets.images import Images, names_by_label
-from probecache.extract.datasets.tar import BLOCK, require_whole
+from probecache.extract.datasets.decode import decode
+from probecache.extract.datasets.images import Images, digest_rows
+from probecache.extract.datasets.inventory import Inventory, is_hidden, kind_of, printable, unique_names, walk
+from probecache.extract.datasets.splits import Choices, Sorted, sort_out
+from probecache.extract.datasets.tar import Member, Slices, read_members
 from probecache.store.errors import InputError, close_names
 
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation", "eval", "evaluation"),
-    "test": ("test", "testing"),
-}
-KNOWN_SPLITS = {name for names in SPLITS.values() for name in names}
+
+def open_folder(data_dir: str | Path | None, split: str, choices: Choices) -> Images:
+    """The images below `data_dir` that belong to `split`.
+
+    A folder or a .tar with splits in it, at any depth and under any common spelling, gives the images of that
+    split alone; one without gives all of them. Classes are folders. Raises InputError where there is nothing
+    to read, and where folders can be understood in two ways.
+    """
+    root = _root(data_dir)
+    inventory = Inventory(f"--data-dir {printable(str(root))!r}")
+    if root.is_file():
+        return _open_tar(root, split, choices, inventory)
+    paths = walk(root, inventory)
+    found = _sorted(paths, split, choices, inventory)
+    files = _Files(str(root), tuple(paths[row] for row in found.rows))
+    content = digest_rows(len(found.rows), files.read, files.size)
+    return _images(files, found, content, inventory)
 
 
-def open_folder(data_dir: str | Path | None, split: str, mode: str) -> Images:
-    """`data_dir/split` (or one of timm's synonyms of `split`) where it is there, else `data_dir` itself."""
-    root = _check_folder(data_dir, split)
-    from timm.data import create_dataset
-
-    try:
-        reader = create_dataset("", root=str(root), split=split, is_training=False).reader
-        if root.is_file():
-            require_whole(root, _end_of_images(reader))
-    except tarfile.TarError as error:
-        raise InputError(
-            f"--data-dir {str(root)!r} cannot be read ({error}); it must be a whole, uncompressed .tar"
-        ) from error
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = (str(error).strip() or "nothing found").split("\n")[0]
-        raise InputError(f"--data-dir {str(root)!r}, split {split!r}, cannot be opened: {reason}") from error
-    # the reader of a .tar has other names for these
-    targets = getattr(reader, "targets", None)
-    if targets is None:
-        targets = [target for _, target in reader.samples]
-    classes = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
-    labels = np.asarray(targets, dtype=np.int64)
-    return Images(_Files(reader, mode), "", tuple(reader.filenames()), labels, names_by_label(classes))
+def _sorted(paths: list[str], split: str, choices: Choices, inventory: Inventory) -> Sorted:
+    if not paths:
+        raise inventory.nothing("no images")
+    return sort_out(paths, split, choices, inventory)
 
 
-def _end_of_images(reader: Any) -> int:
-    """First byte behind the last image of a .tar: timm has read every header up to there."""
-    ends = [0]
-    for image, _, inner in reader.samples:  # `inner`: the archive within the archive that holds the image
-        member = image if inner is None else inner
-        ends.append(member.offset_data + -(-member.size // BLOCK) * BLOCK)
-    return max(ends)
+def _images(source: Any, found: Sorted, content: str, inventory: Inventory) -> Images:
+    names = unique_names(found.names, inventory.where)
+    labels = np.asarray(found.labels, np.int64)
+    return Images(source, "", names, labels, found.classes, content, inventory)
 
 
+@dataclass(frozen=True)
 class _Files:
-    """timm's reader as a sequence of (PIL image, label); what cannot be read raises."""
+    """Files below a folder as a sequence of PIL images; what cannot be read raises."""
 
-    def __init__(self, reader: Any, mode: str) -> None:
-        self.reader = reader
-        self.mode = mode
+    root: str
+    paths: tuple[str, ...]
 
-    def __getitem__(self, row: int) -> tuple[Any, int]:
-        from PIL import Image
+    def __getitem__(self, row: int) -> Any:
+        return decode(os.path.join(self.root, self.paths[row]))
 
-        stream, label, *_ = self.reader[row]
-        with stream, Image.open(stream) as image:
-            return image.convert(self.mode), label
+    def size(self, row: int) -> int:
+        return os.path.getsize(os.path.join(self.root, self.paths[row]))
 
-    def close_files(self) -> None:
-        state = getattr(self.reader, "tar_state", None)  # timm keeps archives open
-        for archive in state.values() if isinstance(state, dict) else [state]:
-            if archive is not None and archive.tf is not None:
-                archive.tf.close()
-                archive.reset()
+    def read(self, row: int, most: int) -> bytes:
+        with open(os.path.join(self.root, self.paths[row]), "rb") as file:
+            return file.read(most)
 
 
-def _check_folder(data_dir: str | Path | None, split: str) -> Path:
+def _open_tar(path: Path, split: str, choices: Choices, inventory: Inventory) -> Images:
+    files = _tar_images(path, inventory)
+    found = _sorted([file.name for file in files], split, choices, inventory)
+    places = np.array([(files[row].offset, files[row].size) for row in found.rows], np.int64).reshape(-1, 2)
+    slices = Slices((str(path),), np.zeros(len(places), np.intp), places)
+    content = digest_rows(len(places), lambda row, most: slices.read(row)[:most], slices.size)
+    return _images(SliceImages(slices), found, content, inventory)
+
+
+@dataclass(frozen=True)
+class SliceImages:
+    """Files inside archives as a sequence of PIL images; what cannot be read raises."""
+
+    slices: Slices
+
+    def __getitem__(self, row: int) -> Any:
+        return decode(self.slices.read(row))
+
+
+def _tar_images(path: Path, inventory: Inventory) -> list[Member]:
+    """The images of an archive, each name once: of several files of one name the last, as unpacking has it.
+
+    An archive within the archive counts as a folder of its name (ImageNet comes as a .tar of class .tars).
+    """
+    files: dict[str, Member] = {}
+    for member in read_members(path, inventory):
+        for file in _opened(path, member, inventory):
+            if file.name in files:
+                inventory.leave_out("files that a later one of the same name replaces", file.name)
+            elif not kind_of(file.name, inventory):
+                continue
+            files[file.name] = file
+    return list(files.values())
+
+
+def _opened(path: Path, member: Member, inventory: Inventory) -> list[Member]:
+    stem, suffix = os.path.splitext(member.name)
+    if suffix.lower() != ".tar" or any(map(is_hidden, member.name.split("/"))):
+        return [member]
+    return [
+        Member(f"{stem}/{inner.name}", inner.offset, inner.size)
+        for inner in read_members(path, inventory, (member.offset, member.size))
+    ]
+
+
+def _root(data_dir: str | Path | None) -> Path:
     if data_dir is None or str(data_dir) == "":
         raise InputError(
             "no data given; name a folder or .tar of class folders with --data-dir, or a --dataset"
         )
-    root = Path(data_dir)
-    if root.is_file() and root.suffix == ".tar":
+    root = Path(data_dir).expanduser()
+    if root.is_file() and root.suffix.lower() == ".tar":
         return root
     if not root.is_dir():
         near = close_names(root.name, [p.name for p in root.parent.iterdir()]) if root.parent.is_dir() else ""
         raise InputError(
-            f"--data-dir {str(root)!r} is neither a folder nor a .tar file" + (f"; {near}" if near else "")
+            f"--data-dir {printable(str(root))!r} is neither a folder nor a .tar file"
+            + (f"; {printable(near)}" if near else "")
         )
-    splits = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name in KNOWN_SPLITS)
-    same = next((names for names in SPLITS.values() if split in names), (split,))
-    # timm would read all splits as one here.
-    if splits and not (root / split).is_dir() and not set(same) & set(splits):
-        raise InputError(f"--data-dir {str(root)!r} has no split {split!r}; it has: {', '.join(splits)}")
     return root

@@ -1,83 +1,214 @@
-"""Hugging Face data sets, through timm's readers: `hfds/NAME` by row, `hfids/NAME` as a stream.
+"""Hugging Face data sets: `hfds/NAME` by row, `hfids/NAME` as a stream, or a loaded `datasets.Dataset`.
 
-NAME is a data set of the hub or a local folder. What a stream cannot do without an index it does by passing
-over rows: it is read in its own order, without shuffling, by one process.
+NAME is a data set of the hub or a local folder. Images are taken undecoded, so that they are decoded as every
+other image is and one that cannot be costs its own row. What a stream cannot do without an index it does by
+passing over rows: it is read in its own order, without shuffling, by one process.
 """
 
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from probecache.extract.datasets.images import Images, names_by_label
+from probecache.extract.datasets.decode import decode
+from probecache.extract.datasets.images import Images, digest_rows
+from probecache.extract.datasets.inventory import Inventory
+from probecache.extract.datasets.labels import labels_from_text, to_label, to_labels
+from probecache.extract.datasets.splits import Choices
+from probecache.extract.datasets.torch_dataset import IMAGE_KEYS, LABEL_KEYS, find_column
 from probecache.store.errors import InputError
 
+STREAM_ROWS = 16  # whose bytes stand for the content of a stream
 
-def open_hub(spec: str, data_dir: str | Path | None, split: str, mode: str, *, download: bool) -> Images:
+
+def open_hub(
+    spec: str, data_dir: str | Path | None, split: str, choices: Choices, *, download: bool = False
+) -> Images:
     """The rows of `split`, identified by their numbers; `data_dir` is the cache of the package `datasets`.
 
-    Raises InputError where the package or the data set is missing, and for a stream whose length nobody
-    knows.
+    Raises InputError where the package or the data set is missing, where it is not plain which columns hold
+    image and label, and for a stream whose length nobody knows.
     """
-    from timm.data import create_dataset
-
-    streamed = spec.startswith("hfids/")
-    options: dict[str, Any] = {"download": download} if streamed else {}
+    prefix, _, name = spec.partition("/")
+    cache = None if data_dir is None else str(Path(data_dir).expanduser())
     try:
-        root = None if data_dir is None else str(data_dir)
-        reader = create_dataset(spec, root=root, split=split, is_training=False, **options).reader
-        count = len(reader)
+        import datasets
+
+        if prefix == "hfds":
+            table = datasets.load_dataset(name, split=split, cache_dir=cache)
+        else:
+            builder = datasets.load_dataset_builder(name, cache_dir=cache)
+            if download:
+                builder.download_and_prepare()
     except ImportError as error:
         raise InputError(
             f"dataset {spec!r} needs another package: {error}; pip install 'probecache[hf]'"
         ) from error
     except Exception as error:
         reason = (str(error).strip() or "nothing found").split("\n")[0]
-        if "length is unknown" in reason:
-            reason = f"the length of the stream is not recorded; use hfds/{spec.removeprefix('hfids/')}"
         raise InputError(
             f"dataset {spec!r}, split {split!r}, cannot be opened: {type(error).__name__}: {reason}"
         ) from error
-    source: Any = _Stream(reader, count, mode) if streamed else _Rows(reader, mode)
-    labels = None if streamed else _labels(reader)
-    names = tuple(map(str, range(count)))
-    return Images(source, spec, names, labels, names_by_label(reader.class_to_idx), sequential=streamed)
+    return (
+        open_table(table, spec, choices)
+        if prefix == "hfds"
+        else _open_stream(builder, spec, split, download, choices)
+    )
+
+
+def is_table(dataset: Any) -> bool:
+    """Whether this is a `datasets.Dataset` whose rows are as they were stored."""
+    ours = type(dataset).__module__ == "datasets.arrow_dataset" and type(dataset).__name__ == "Dataset"
+    return ours and dataset.format["type"] is None
+
+
+def open_table(table: Any, spec: str, choices: Choices) -> Images:
+    """The rows of a `datasets.Dataset`."""
+    where = f"dataset {spec!r}"
+    inventory = Inventory(where)
+    image, label = _columns(table.features, choices, where)
+    labels, classes = _labels(table, label, where)
+    if label is None:
+        inventory.note(f"no label column is read: all {len(table)} rows are unlabelled (-1)")
+    if not len(table):
+        raise inventory.nothing("no rows")
+    rows = _Rows(_undecoded(table.select_columns([image]), image), image)
+    content = digest_rows(len(table), lambda row, most: rows.content(row)[:most])
+    return Images(rows, spec, tuple(map(str, range(len(table)))), labels, classes, content, inventory)
+
+
+def _open_stream(builder: Any, spec: str, split: str, download: bool, choices: Choices) -> Images:
+    where = f"dataset {spec!r}, split {split!r},"
+    splits = builder.info.splits or {}
+    if split not in splits and splits:
+        raise InputError(f"{where} cannot be opened: it has the splits {', '.join(splits)}")
+    count = getattr(splits.get(split), "num_examples", None)
+    if not count:
+        name = spec.removeprefix("hfids/")
+        raise InputError(
+            f"{where} cannot be opened: the length of the stream is not recorded; use hfds/{name}"
+        )
+    rows = _rows_of(builder, split, download)
+    features: Any = builder.info.features or rows.features or next(iter(rows.take(1)), {})
+    image, label = _columns(features, choices, where)
+    names = _class_names(features, label)
+    source = _Stream(builder, split, download, count, (image, label), names, where)
+    content = digest_rows(min(count, STREAM_ROWS), lambda row, most: source.content(row)[:most])
+    numbers = tuple(map(str, range(count)))
+    return Images(source, spec, numbers, None, names, content, Inventory(where), sequential=True)
+
+
+def _columns(features: Any, choices: Choices, where: str) -> tuple[str, str | None]:
+    """Columns of the image and of the label. A name that is usual decides, else a type that only one has."""
+    columns = list(features)
+    kinds = {column: type(features[column]).__name__ for column in columns}
+    image = find_column(columns, choices.input_key, IMAGE_KEYS, where, "image", "--input-key")
+    image = image or _only(columns, kinds, "Image")
+    if image is None:
+        raise InputError(
+            f"{where} has no plain column for the image: name one of {', '.join(columns)} with --input-key"
+        )
+    label = find_column(columns, choices.target_key, LABEL_KEYS, where, "label", "--target-key")
+    others = [column for column in columns if column != image]
+    if label is None and choices.target_key is None:
+        label = _only(others, kinds, "ClassLabel")
+        if label is None and others:
+            raise InputError(
+                f"{where} has no plain column for the label: name one of {', '.join(others)} with "
+                "--target-key, or none"
+            )
+    return image, label
+
+
+def _only(columns: Sequence[str], kinds: dict[str, str], kind: str) -> str | None:
+    found = [column for column in columns if kinds[column] == kind]
+    return found[0] if len(found) == 1 else None
+
+
+def _class_names(features: Any, label: str | None) -> tuple[str, ...]:
+    return tuple(getattr(features[label], "names", None) or ()) if label is not None else ()
+
+
+def _labels(table: Any, column: str | None, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The label column, read without the images."""
+    if column is None:
+        return np.full(len(table), -1, np.int64), ()
+    values = list(table.select_columns([column])[:][column])
+    names = _class_names(table.features, column)
+    if any(isinstance(value, str) for value in values):
+        return labels_from_text(values, where)
+    return to_labels(values, where, names), names
+
+
+def _undecoded(rows: Any, column: str) -> Any:
+    from datasets import Image
+
+    return rows.cast_column(column, Image(decode=False))
+
+
+def _rows_of(builder: Any, split: str, download: bool) -> Any:
+    if download:
+        return builder.as_dataset(split=split).to_iterable_dataset()
+    return builder.as_streaming_dataset(split=split)
+
+
+def _content(image: Any) -> bytes:
+    """The bytes of an undecoded image; none where a row has none."""
+    if image is None or (not image.get("bytes") and not image.get("path")):
+        return b""
+    return image.get("bytes") or Path(image["path"]).read_bytes()
 
 
 class _Rows:
-    """timm's `hfds` reader as a sequence of (PIL image, label); what cannot be read raises."""
+    """A table as a sequence of PIL images; what cannot be read raises."""
 
-    def __init__(self, reader: Any, mode: str) -> None:
-        self.reader = reader
-        self.mode = mode
+    def __init__(self, table: Any, column: str) -> None:
+        self.table = table
+        self.column = column
 
-    def __getitem__(self, row: int) -> tuple[Any, Any]:
-        stream, label, *_ = self.reader[row]
-        return _decode(stream, self.mode), label
+    def content(self, row: int) -> bytes:
+        return _content(self.table[row][self.column])
+
+    def __getitem__(self, row: int) -> Any:
+        return decode(self.content(row))
 
 
 class _Stream:
-    """A stream as a sequence of (PIL image, label): fast for rows in order, correct for any.
+    """A stream as a sequence of (PIL image, label): fast for rows in order, correct for any."""
 
-    Images are taken undecoded, so that one that cannot be decoded costs its own row and not the stream.
-    """
-
-    def __init__(self, reader: Any, count: int, mode: str) -> None:
-        self.reader = reader
-        self.count = count
-        self.mode = mode
+    def __init__(
+        self,
+        builder: Any,
+        split: str,
+        download: bool,
+        count: int,
+        columns: tuple[str, str | None],
+        classes: tuple[str, ...],
+        where: str,
+    ) -> None:
+        self.builder, self.split, self.download, self.count = builder, split, download, count
+        self.columns, self.classes, self.where = columns, classes, where
         self._rest: Iterator[Any] | None = None
         self._next = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rest": None, "_next": 0}
 
-    def __getitem__(self, row: int) -> tuple[Any, Any]:
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        item = self._item(row)
+        label = None if self.columns[1] is None else item.get(self.columns[1])
+        number = to_label(label, f"{self.where} row {row}: its label", self.classes)
+        return decode(_content(item[self.columns[0]])), number
+
+    def content(self, row: int) -> bytes:
+        return _content(self._item(row)[self.columns[0]])
+
+    def _item(self, row: int) -> Any:
         if self._rest is None or row < self._next:
-            self._rest, self._next = iter(self._open(row)), row
+            rows = _undecoded(_rows_of(self.builder, self.split, self.download), self.columns[0])
+            self._rest, self._next = iter(rows.skip(row)), row
         item = next(islice(self._rest, row - self._next, None), None)
         self._next = row + 1
         if item is None:
@@ -85,34 +216,4 @@ class _Stream:
                 f"the stream ended before row {row}; {self.count} rows are recorded: repair the data set's "
                 "metadata, or use hfds/NAME, which counts"
             )
-        image = item[self.reader.input_key]
-        content = image.get("bytes") or Path(image["path"]).read_bytes()
-        return _decode(io.BytesIO(content), self.mode), item.get(self.reader.target_key)
-
-    def _open(self, first: int) -> Any:
-        from datasets import Image
-
-        builder, split = self.reader.builder, self.reader.split
-        rows = (
-            builder.as_dataset(split=split).to_iterable_dataset()
-            if self.reader.download
-            else builder.as_streaming_dataset(split=split)
-        )
-        return rows.cast_column(self.reader.input_key, Image(decode=False)).skip(first)
-
-
-def _decode(stream: Any, mode: str) -> Any:
-    from PIL import Image
-
-    with stream, Image.open(stream) as image:
-        return image.convert(mode)
-
-
-def _labels(reader: Any) -> np.ndarray | None:
-    """The label column, read without the images; None where it holds other than whole numbers."""
-    if reader.label_key not in reader.dataset.column_names:
-        columns = ", ".join(reader.dataset.column_names)
-        raise InputError(f"the data set has no column {reader.label_key!r}; it has: {columns}")
-    labels = reader.dataset.select_columns([reader.label_key])[:][reader.label_key]
-    whole = all(isinstance(label, int) for label in labels)
-    return np.asarray(labels, dtype=np.int64) if whole else None
+        return item

@@ -5,10 +5,8 @@ timm's reader passes over the shards from the front and drops what it cannot rea
 rows; from an index rows keep their place, a resumed run starts where it stopped, and decoding is parallel.
 """
 
-import io
 import json
 import re
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,28 +14,46 @@ from typing import Any
 
 import numpy as np
 
-from probecache.extract.datasets.images import Images
-from probecache.extract.datasets.tar import require_end
+from probecache.extract.datasets.folders import SliceImages
+from probecache.extract.datasets.images import Images, digest_rows
+from probecache.extract.datasets.inventory import (
+    Inventory,
+    image_suffixes,
+    is_hidden,
+    printable,
+    unique_names,
+)
+from probecache.extract.datasets.labels import labels_from_text, to_labels
+from probecache.extract.datasets.tar import Member, Slices, read_members
 from probecache.store.errors import InputError
 
 IMAGES = ("jpg", "png", "webp", "jpeg")  # of several, the first of these is the sample's image
+MAX_LABEL = 1 << 20  # bytes of a .cls or .json file
 _MEMBER = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def open_shards(spec: str, data_dir: str | Path | None, split: str, mode: str) -> Images:
+def open_shards(spec: str, data_dir: str | Path | None, split: str) -> Images:
     """The samples of `split` in the order of the shards and within them.
 
     spec 'wds/PATTERN.tar' names the shards in `data_dir` (`*`, `?`, `{000..127}`); any other 'wds/NAME' takes
     those that `_info.json` or `info.json` lists for the split, as timm does, else SPLIT.tar, SPLIT-0000.tar
     and so on. A row is identified by shard and key. Labels come from `.cls`, or, where the info file has an
-    `alt_label`, from that field of `.json`; -1 where a sample has none. Raises InputError for shards that are
-    missing, remote or compressed, and where their number of samples is not that of the info file.
+    `alt_label`, from that field of `.json`; -1 where a sample has none; names become classes. Raises
+    InputError for shards that are missing, remote or compressed, whose keys repeat, and where their number of
+    samples is not that of the info file.
     """
     found = _find(spec.removeprefix("wds/"), data_dir, split)
-    parts = [_index(path, found.label_field) for path in found.paths]
-    names = tuple(
-        f"{path.name}/{key}" for path, part in zip(found.paths, parts, strict=True) for key in part.keys
+    where = f"dataset {spec!r}"
+    inventory = Inventory(where)
+    parts = [_index(path, found.label_field, inventory) for path in found.paths]
+    names = unique_names(
+        (
+            f"{name}/{key}"
+            for name, part in zip(_shard_names(found.paths), parts, strict=True)
+            for key in part.keys
+        ),
+        where,
     )
     if found.count not in (None, len(names)):
         raise InputError(
@@ -46,15 +62,29 @@ def open_shards(spec: str, data_dir: str | Path | None, split: str, mode: str) -
             "the info file"
         )
     if not names:
-        raise InputError(f"dataset {spec!r}: no samples in {', '.join(p.name for p in found.paths[:3])}")
-    source = _Shards(
+        raise inventory.nothing(f"no samples in {', '.join(p.name for p in found.paths[:3])}")
+    slices = Slices(
         tuple(str(path) for path in found.paths),
         np.repeat(np.arange(len(parts)), [len(part.keys) for part in parts]),
         np.concatenate([np.asarray(part.places, np.int64).reshape(-1, 2) for part in parts]),
-        np.concatenate([np.asarray(part.labels, np.int64) for part in parts]),
-        mode,
     )
-    return Images(source, spec, names, source.labels, ())
+    labels, classes = _labels([label for part in parts for label in part.labels], where)
+    for row in np.flatnonzero(slices.places[:, 1] == 0):
+        inventory.leave_out("samples without an image (their rows are marked failed)", names[row])
+    content = digest_rows(len(names), lambda row, most: slices.read(row)[:most], slices.size)
+    return Images(SliceImages(slices), spec, names, labels, classes, content, inventory)
+
+
+def _shard_names(paths: Sequence[Path]) -> list[str]:
+    """Shards by their names, with their folders where two share one."""
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
+
+
+def _labels(values: Sequence[Any], where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    if any(isinstance(value, str) for value in values):
+        return labels_from_text([None if v is None else str(v) for v in values], where)
+    return to_labels(list(values), where), ()
 
 
 @dataclass(frozen=True)
@@ -68,37 +98,11 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Index:
-    """One shard: keys, (offset, size) of the images with (0, 0) where there is none, labels."""
+    """One shard: keys, (offset, size) of the images with (0, 0) where there is none, labels as they stand."""
 
     keys: list[str]
     places: list[tuple[int, int]]
-    labels: list[int]
-
-
-@dataclass(frozen=True)
-class _Shards:
-    """A sequence of (PIL image, label); what cannot be read raises.
-
-    Row i is the file at `places[i]` = (offset, size) in `paths[shard[i]]`.
-    """
-
-    paths: tuple[str, ...]
-    shard: np.ndarray
-    places: np.ndarray
-    labels: np.ndarray
-    mode: str
-
-    def __getitem__(self, row: int) -> tuple[Any, int]:
-        from PIL import Image
-
-        offset, size = (int(v) for v in self.places[row])
-        if not size:
-            raise ValueError(f"the sample has no {', '.join(IMAGES)}, or an empty one")
-        with open(self.paths[self.shard[row]], "rb") as file:
-            file.seek(offset)
-            content = file.read(size)
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert(self.mode), int(self.labels[row])
+    labels: list[Any]
 
 
 def _find(name: str, data_dir: str | Path | None, split: str) -> _Found:
@@ -108,7 +112,7 @@ def _find(name: str, data_dir: str | Path | None, split: str) -> _Found:
         raise InputError(
             f"--data-dir {str(data_dir)!r}: shards are read by row and must lie on a disk; fetch them first"
         )
-    root = Path(data_dir)
+    root = Path(data_dir).expanduser()
     if root.is_file():
         return _Found([root])
     if not root.is_dir():
@@ -141,10 +145,10 @@ def _info(root: Path) -> Mapping[str, Any]:
     for path in (root / "_info.json", root / "info.json"):
         if path.is_file():
             try:
-                splits = json.loads(path.read_text())["splits"]
+                splits = json.loads(path.read_text(encoding="utf-8-sig"))["splits"]
                 if all(isinstance(info["filenames"], list) for info in splits.values()):
                     return splits
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 pass
             raise InputError(f"{path} is no info file: it must map splits to their filenames and num_samples")
     return {}
@@ -170,50 +174,82 @@ def _some_tars(root: Path) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "no .tar"
 
 
-def _index(path: Path, label_field: str) -> _Index:
+def _index(path: Path, label_field: str, inventory: Inventory) -> _Index:
     """Keys, image places and labels of one shard, from the headers of its files."""
     index = _Index([], [], [])
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for key, files in _samples(tar):
-                image = next((files[kind] for kind in IMAGES if kind in files), None)
-                index.keys.append(key)
-                index.places.append((image.offset_data, image.size) if image else (0, 0))
-                index.labels.append(_label(tar, files, label_field, f"{path}, sample {key!r}"))
-            require_end(tar)
-    except (tarfile.TarError, OSError) as error:
-        raise InputError(
-            f"shard {str(path)!r} cannot be read ({str(error) or type(error).__name__}); it must be a whole, "
-            "uncompressed .tar on a disk"
-        ) from error
+    known: set[str] = set()
+    with open(path, "rb") as shard:
+        for key, files in _samples(path, inventory):
+            where = f"shard {printable(str(path))!r}, sample {printable(key)!r}"
+            if key in known:
+                raise InputError(
+                    f"{where}: its files are not neighbours, so that it would be several samples; sort the "
+                    "shard by name"
+                )
+            known.add(key)
+            image = _image(files, where, inventory)
+            index.keys.append(key)
+            index.places.append((image.offset, image.size) if image else (0, 0))
+            index.labels.append(_label(shard, files, label_field, where))
     return index
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+def _samples(path: Path, inventory: Inventory) -> Iterator[tuple[str, dict[str, Member]]]:
     """(key, files by extension) of neighbouring files with one key."""
-    key, files = "", dict[str, tarfile.TarInfo]()
-    while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # else all headers pile up in memory
+    key, files = "", dict[str, Member]()
+    for member in read_members(path, inventory):
         parts = _MEMBER.fullmatch(member.name)
-        if not member.isreg() or parts is None:
+        if any(map(is_hidden, member.name.split("/"))):
+            inventory.leave_out("hidden or system files", member.name)
+            continue
+        if parts is None:
+            inventory.leave_out("files without a suffix", member.name)
             continue
         if parts[1] != key and files:
             yield key, files
             files = {}
-        key = parts[1]
-        files[parts[2].lower()] = member
+        key, kind = parts[1], parts[2].lower()
+        if kind in files:
+            raise InputError(
+                f"shard {printable(str(path))!r} holds {printable(member.name)!r} twice (in large or small "
+                "letters): one sample has one file of a kind"
+            )
+        files[kind] = member
     if files:
         yield key, files
 
 
-def _label(tar: tarfile.TarFile, files: Mapping[str, tarfile.TarInfo], field: str, where: str) -> int:
+def _image(files: Mapping[str, Member], where: str, inventory: Inventory) -> Member | None:
+    """The sample's image: of the usual kinds the first, else the one of another kind."""
+    usual = [kind for kind in IMAGES if kind in files]
+    if len(usual) > 1:
+        inventory.note(f"samples hold several images: of {', '.join(usual)}, {usual[0]} is taken")
+    if usual:
+        return files[usual[0]]
+    others = [kind for kind in files if f".{kind.rsplit('.', 1)[-1]}" in image_suffixes()]
+    plain = [kind for kind in others if "." not in kind]
+    if len(plain) == 1:
+        return files[plain[0]]
+    if others:
+        kinds = ", ".join(f".{printable(kind)}" for kind in others[:3])
+        raise InputError(
+            f"{where}: its images are {kinds}; the name of a sample ends at its first dot: rename the files "
+            "so that each sample has one image of a plain kind"
+        )
+    return None
+
+
+def _label(shard: Any, files: Mapping[str, Member], field: str, where: str) -> Any:
+    """What is written as the sample's label: a JSON value, or the text of `.cls`; None without one."""
     member = files.get("json" if field else "cls")
     if member is None:
-        return -1
-    stream = tar.extractfile(member)
-    assert stream is not None  # `_samples` gives regular files only
-    text = stream.read()
+        return None
+    if member.size > MAX_LABEL:
+        raise InputError(f"{where}: its label file holds {member.size} bytes; at most {MAX_LABEL} are read")
+    shard.seek(member.offset)
+    text = shard.read(member.size)
     try:
-        return int(json.loads(text)[field] if field else text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where}: its label {text[:40]!r} is not a whole number") from error
+        plain = text.decode("utf-8-sig").strip()
+        return json.loads(plain)[field] if field else plain
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{where}: its label {text[:40]!r} is neither a whole number nor text") from error

@@ -13,11 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
+from probecache.extract.datasets.decode import MODES, from_array, to_mode
 from probecache.extract.datasets.images import Images
 from probecache.extract.datasets.preprocess import Preprocess
 from probecache.store.errors import InputError, ProbecacheError
 
 OK, FAILED = 1, 2
+_MIXED = (
+    "the dataset gives pixels (uint8 or PIL images) and normalised floating point images: give one of them"
+)
 CHUNK = 32  # images that a process decodes before it hands them over
 
 
@@ -26,7 +30,7 @@ class Batch:
     """Rows [start, start + n) of the data set (other rows where `open_batches` was given other rows).
 
     images (n, c, h, w), zeros where a row failed; labels int64 (n,); status uint8 (n,); `errors` maps a
-    failed row to its reason.
+    failed row to its reason. `refused` says what in the data ends the run, '' if nothing does.
     """
 
     start: int
@@ -34,6 +38,7 @@ class Batch:
     labels: np.ndarray
     status: np.ndarray
     errors: dict[int, str]
+    refused: str = ""
 
     @property
     def stop(self) -> int:
@@ -153,12 +158,13 @@ def _join(chunks: Iterator[Batch], ranges: Sequence[Sequence[int]], chunk: int, 
     """Chunks put together to batches of the given rows."""
     for rows in ranges:
         parts = [next(chunks) for _ in range(0, len(rows), chunk)]
+        dtype = _one_dtype(parts)
         if len(parts) == 1 and not pin:
             yield parts[0]
             continue
         shape = (len(rows), *parts[0].images.shape[1:])
-        images = torch.empty(shape, dtype=parts[0].images.dtype, pin_memory=pin)
-        torch.cat([part.images for part in parts], out=images)
+        images = torch.empty(shape, dtype=dtype, pin_memory=pin)
+        torch.cat([part.images.to(dtype) for part in parts], out=images)
         yield Batch(
             rows[0],
             images,
@@ -166,6 +172,17 @@ def _join(chunks: Iterator[Batch], ranges: Sequence[Sequence[int]], chunk: int, 
             np.concatenate([part.status for part in parts]),
             {row: reason for part in parts for row, reason in part.errors.items()},
         )
+
+
+def _one_dtype(parts: Sequence[Batch]) -> torch.dtype:
+    """What the images of a batch are; InputError where one was refused, or where they are of two kinds."""
+    for part in parts:
+        if part.refused:
+            raise InputError(part.refused)
+    kinds = {part.images.dtype for part in parts if (part.status == OK).any()}
+    if len(kinds) > 1:
+        raise InputError(_MIXED)
+    return kinds.pop() if kinds else torch.uint8
 
 
 def _ignore_interrupt(_: int) -> None:
@@ -190,7 +207,7 @@ def _slices(tensor: Tensor | None, images: Images, ranges: Sequence[Sequence[int
 
 
 class _Rows(Dataset[Any]):
-    """Row number -> (row, image tensor or None, label, reason of the failure)."""
+    """Row number -> what reading that row gave."""
 
     def __init__(self, images: Images, preprocess: Preprocess) -> None:
         self.images = images
@@ -200,55 +217,75 @@ class _Rows(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, row: int) -> tuple[int, Tensor | None, int, str]:
+    def __getitem__(self, row: int) -> "_Item":
         known = -1 if self.images.labels is None else int(self.images.labels[row])
         try:
             image, label = self.images.read(row)
-            return row, self._tensor(image), known if self.images.labels is not None else label, ""
-        except InputError:
-            raise
+            return _Item(row, self._tensor(image), label)
+        except InputError as error:  # as text: the exception of a process comes with its traceback
+            return _Item(row, None, known, refused=str(error))
         except Exception as error:  # whatever a decoder throws, the row is the one that failed
-            return row, None, known, f"{type(error).__name__}: {str(error).strip()[:200]}"
+            reason = (str(error).strip() or "no reason given").split("\n")[0]
+            return _Item(row, None, known, f"{type(error).__name__}: {reason[:200]}")
 
     def _tensor(self, image: Any) -> Tensor:
-        if not isinstance(image, Tensor | np.ndarray):
-            return self.transform(image)
-        image = torch.as_tensor(image)
-        if image.dtype != torch.uint8:
-            if tuple(image.shape) != self.size:
+        """uint8 pixels of the model's size, or the data set's own normalised image."""
+        if isinstance(image, Tensor | np.ndarray):
+            image = torch.as_tensor(image)
+            if image.is_floating_point():
+                if tuple(image.shape) != self.size:
+                    raise InputError(
+                        f"the dataset gives normalised images of shape {tuple(image.shape)}, the model takes "
+                        f"{self.size}; resize in the dataset's transform, or give PIL images"
+                    )
+                return image.to(torch.float32)
+            if image.dtype not in (torch.uint8, torch.uint16):
                 raise InputError(
-                    f"the dataset gives normalised images of shape {tuple(image.shape)}, the model takes "
-                    f"{self.size}; resize in the dataset's transform, or give PIL images"
+                    f"the dataset gives images of {image.dtype}: give uint8 or uint16 pixels, or floating "
+                    "point that is normalised"
                 )
-            return image.to(torch.float32)
-        if tuple(image.shape) == self.size:
-            return image
-        from torchvision.transforms.functional import to_pil_image
+            if image.dtype == torch.uint8 and tuple(image.shape) == self.size:
+                return image
+            image = from_array(image.cpu().numpy())
+        if self.size[0] not in MODES:
+            raise InputError(f"the model takes {self.size[0]} channels: give tensors of shape {self.size}")
+        return self.transform(to_mode(image, MODES[self.size[0]]))
 
-        return self.transform(to_pil_image(image))
+
+@dataclass(frozen=True)
+class _Item:
+    """One row: its image or None, its label, why it failed, and why the run has to end."""
+
+    row: int
+    image: Tensor | None
+    label: int
+    reason: str = ""
+    refused: str = ""
 
 
 class _Collate:
     def __init__(self, size: tuple[int, int, int], shared: bool = True) -> None:
         self.size, self.shared = size, shared
 
-    def __call__(self, items: Sequence[tuple[int, Tensor | None, int, str]]) -> Batch:
-        dtype = next((image.dtype for _, image, _, _ in items if image is not None), torch.uint8)
-        stacked = torch.empty(len(items), *self.size, dtype=dtype)
+    def __call__(self, items: Sequence[_Item]) -> Batch:
+        dtypes = {item.image.dtype for item in items if item.image is not None}
+        refused = next((item.refused for item in items if item.refused), _MIXED if len(dtypes) > 1 else "")
+        stacked = torch.empty(len(items), *self.size, dtype=next(iter(dtypes), torch.uint8))
         if get_worker_info() is not None and self.shared:
             # Filled in place: the batch goes to the main process without another copy.
             stacked.share_memory_()
-        for slot, (_, image, _, _) in zip(stacked, items, strict=True):
-            if image is None:
+        for slot, item in zip(stacked, items, strict=True):
+            if item.image is None or refused:
                 slot.zero_()
             else:
-                slot.copy_(image)
+                slot.copy_(item.image)
         # torch hands tensors over in shared memory, and an array through the pipe.
         images: Any = stacked.numpy() if get_worker_info() is not None and not self.shared else stacked
         return Batch(
-            items[0][0],
+            items[0].row,
             images,
-            np.array([label for _, _, label, _ in items], np.int64),
-            np.array([FAILED if image is None else OK for _, image, _, _ in items], np.uint8),
-            {row: reason for row, image, _, reason in items if image is None},
+            np.array([item.label for item in items], np.int64),
+            np.array([FAILED if item.image is None else OK for item in items], np.uint8),
+            {item.row: item.reason for item in items if item.image is None},
+            refused,
         )

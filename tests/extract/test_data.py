@@ -48,7 +48,6 @@ def test_folder_tar_and_image_folder_agree(photos, photos_tar):
         for row in (0, 13):
             assert np.array_equal(np.asarray(other.read(row)[0]), np.asarray(folder.read(row)[0]))
             assert other.read(row)[1] == folder.read(row)[1]
-        other.close()
 
 
 def test_split_folders(digits):
@@ -101,7 +100,7 @@ def test_what_is_not_there_is_said_in_one_line(photos, tmp_path):
     for dataset, data_dir, words in [
         ("", None, "--data-dir"),
         ("", photos.parent / "nothing", "neither a folder nor a .tar"),
-        ("", tmp_path / "empty", "Found 0 images"),
+        ("", tmp_path / "empty", "no images; it is empty"),
         ("torch/nonsense", tmp_path, "Unknown torchvision dataset"),
         ("torch/cifar10", tmp_path, "not found"),
         ("torch/cifar10", tmp_path, "cifar10"),

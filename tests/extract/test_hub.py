@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from probecache.extract.datasets.open import open_images
+from probecache.extract.datasets.splits import Choices
 from probecache.extract.run import extract_features
 from probecache.store.errors import InputError
 from probecache.store.layout import FAILED
@@ -146,3 +147,68 @@ def test_what_is_not_there_is_said_in_one_line(folder, tmp_path):
         with pytest.raises(InputError, match=words) as caught:
             open_images(spec, tmp_path / "cache", split)
         assert "\n" not in str(caught.value)
+
+
+def table(**columns):
+    features = {name: feature for name, (feature, _) in columns.items()}
+    values = {name: given for name, (_, given) in columns.items()}
+    return datasets.Dataset.from_dict(values, features=datasets.Features(features))
+
+
+def column(numbers=(0, 1, 2)):
+    return datasets.Image(), [{"bytes": png(i), "path": None} for i in numbers]
+
+
+INTEGERS, TEXT = datasets.Value("int64"), datasets.Value("string")
+
+
+def test_columns_of_usual_names_or_of_the_only_type_are_found():
+    named = datasets.ClassLabel(names=["a", "b"])
+    for data in (
+        table(img=column(), fine=(named, [1, 0, -1])),
+        table(picture=column(), mask=column((7, 8, 9)), label=(named, [1, 0, -1]), caption=(TEXT, ["x"] * 3)),
+        table(scan=column(), Target=(INTEGERS, [1, 0, -1])),
+        table(image=column(), label=(TEXT, ["1", "0", None])),
+    ):
+        images = open_images(data)
+        assert images.labels.tolist() == [1, 0, -1]
+        assert images.read(1)[1] == 0
+        assert np.array_equal(np.asarray(images.read(2)[0]), np.asarray(Image.open(io.BytesIO(png(2)))))
+    animals = open_images(table(image=column(), label=(TEXT, ["eel", "cat", "eel"])))
+    assert (animals.classes, animals.labels.tolist()) == (("cat", "eel"), [1, 0, 1])
+
+
+def test_columns_that_are_not_plain_are_asked_for():
+    named = datasets.ClassLabel(names=["a", "b", "c"])
+    two = table(image=column(), fine_label=(named, [0, 1, 2]), coarse_label=(named, [0, 0, 1]))
+    with pytest.raises(
+        InputError,
+        match="no plain column for the label: name one of fine_label, coarse_label with --target-key",
+    ):
+        open_images(two)
+    assert open_images(two, choices=Choices(target_key="coarse_label")).labels.tolist() == [0, 0, 1]
+    none = open_images(two, choices=Choices(target_key="none"))
+    assert none.labels.tolist() == [-1] * 3
+    assert "unlabelled" in none.inventory.lines()[0]
+    with pytest.raises(InputError, match="no plain column for the image: name one of left, right, label"):
+        open_images(table(left=column(), right=column(), label=(INTEGERS, [0, 1, 0])))
+    with pytest.raises(InputError, match="has no column 'x' for the label"):
+        open_images(two, choices=Choices(target_key="x"))
+
+
+def test_labels_that_are_no_classes_are_refused():
+    for kind, values, words in [
+        (datasets.Value("float64"), [3.7, 1.0, 0.0], "3.7, no whole number"),
+        (datasets.Sequence(INTEGERS), [[0, 1, 1], [1, 0, 1], [1, 1, 1]], "3 values"),
+        (TEXT, ["1", "0", "eel"], "is not a whole number, but others are"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            open_images(table(image=column(), label=(kind, values)))
+
+
+def test_other_rows_are_other_data():
+    first = open_images(table(image=column(), label=(INTEGERS, [0, 0, 0])))
+    for numbers in ((0, 1, 3), (1, 0, 2)):
+        other = open_images(table(image=column(numbers), label=(INTEGERS, [0, 0, 0])))
+        assert other.content != first.content
+        assert other.order() == first.order()

@@ -17,6 +17,7 @@ from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.layout import FAILED
 
 SIZES = (7, 5, 8)
+MARK = b"\xef\xbb\xbf"  # what editors put before UTF-8
 
 
 def png(number):
@@ -127,7 +128,7 @@ def test_samples_without_a_label_or_an_image(tmp_path):
     assert list(images.labels) == [-1, 1, 2]
     assert np.array_equal(np.asarray(images.read(2)[0]), np.asarray(Image.open(io.BytesIO(png(2)))))
     assert images.read(0)[0].size == (48, 40)
-    with pytest.raises(ValueError, match="has no jpg"):
+    with pytest.raises(ValueError, match="empty, or missing"):
         images.read(1)
 
 
@@ -140,8 +141,9 @@ def test_what_cannot_be_read_by_row_is_said_in_one_line(tmp_path):
     (fewer / "train-0001.tar").write_bytes((fewer / "train-0000.tar").read_bytes())
     worded = tmp_path / "worded.tar"
     with tarfile.open(worded, "w") as tar:
-        add(tar, "a.cls", b"cat")
-        add(tar, "a.png", png(0))
+        for name, label in (("a", b"cat"), ("b", b"1")):
+            add(tar, f"{name}.cls", label)
+            add(tar, f"{name}.png", png(0))
     gz = tmp_path / "z.tar"
     with tarfile.open(gz, "w:gz") as tar:
         add(tar, "a.png", png(0))
@@ -154,10 +156,91 @@ def test_what_cannot_be_read_by_row_is_said_in_one_line(tmp_path):
         ("wds/no-*.tar", cut, "train", "no shard 'no-*.tar'"),
         ("wds/x", cut, "train", "whole, uncompressed .tar"),
         ("wds/x", fewer, "train", "says 20 samples for split 'train', the 3 shards"),
-        ("wds/x", worded, "train", "sample 'a': its label b'cat' is not a whole number"),
+        ("wds/x", worded, "train", "label 'cat' is not a whole number, but others are numbers"),
         ("wds/x", gz, "train", "uncompressed"),
         ("tfds/mnist", root, "train", "tfds.data_source"),
     ]:
         with pytest.raises(InputError, match=re.escape(words)) as caught:
             open_images(spec, data_dir, split)
         assert "\n" not in str(caught.value)
+
+
+def shard(path, *files):
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        for name, content in files:
+            add(tar, name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a.png", "b.png", "a.cls", "b.cls"), "sample 'a': its files are not neighbours"),
+        (("IMG.001.png", "IMG.002.png"), "sample 'IMG': its images are .001.png, .002.png"),
+        (("photo.v2.png", "photo.cls"), "sample 'photo': its images are .v2.png"),
+        (("a.png", "a.PNG"), "'a.PNG' twice"),
+    ],
+)
+def test_names_that_make_other_samples_than_meant_are_refused(tmp_path, names, words):
+    path = shard(
+        tmp_path / "train.tar", *((n, b"1" if n.endswith("cls") else png(i)) for i, n in enumerate(names))
+    )
+    with pytest.raises(InputError, match=re.escape(words)) as caught:
+        open_images("wds/x", path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_sample_is_counted_and_names_are_printable(tmp_path):
+    path = shard(
+        tmp_path / "train.tar",
+        ("._0.png", b"apple"), ("0.png", png(0)), ("0.seg.png", png(9)), ("0.jpg", png(1)),
+        ("README", b"text"), ("M\xfcnchen.tif", png(2)), ("2.cls", b"1"),
+    )  # fmt: skip
+    images = open_images("wds/x", path)
+    assert images.names == ("train.tar/0", "train.tar/M\\xfcnchen", "train.tar/2")
+    assert np.array_equal(np.asarray(images.read(0)[0]), np.asarray(Image.open(io.BytesIO(png(1)))))
+    left = {reason: names for reason, (_, names) in images.inventory.left_out.items()}
+    assert left == {
+        "hidden or system files": ["._0.png"],
+        "files without a suffix": ["README"],
+        "samples without an image (their rows are marked failed)": ["train.tar/2"],
+    }
+    assert images.inventory.notes == ["samples hold several images: of jpg, png, jpg is taken"]
+
+
+def test_labels_as_text_become_classes_and_marks_of_editors_are_no_part_of_them(tmp_path):
+    texts = (MARK + b"dog\r\n", b"cat", b" dog \n")
+    files = [pair for i, text in enumerate(texts) for pair in ((f"{i}.cls", text), (f"{i}.png", png(i)))]
+    images = open_images("wds/x", shard(tmp_path / "train.tar", *files))
+    assert images.classes == ("cat", "dog")
+    assert images.labels.tolist() == [1, 0, 1]
+    files = [
+        (f"{i}.{k}", c)
+        for i, t in enumerate((MARK + b"2\r\n", b"-1"))
+        for k, c in (("cls", t), ("png", png(i)))
+    ]
+    assert open_images("wds/x", shard(tmp_path / "n.tar", *files)).labels.tolist() == [2, -1]
+    for bad in (b"3.7", b"1_0", b"\xff\xfe1\0", b"x" * (2 << 20)):
+        with pytest.raises(InputError, match="label"):
+            open_images(
+                "wds/x", shard(tmp_path / "b.tar", ("0.cls", bad), ("0.png", png(0)), ("1.cls", b"1"))
+            )
+
+
+def test_an_info_file_with_a_byte_order_mark(tmp_path):
+    root = write_shards(tmp_path / "shards")
+    (root / "_info.json").write_bytes(MARK + (root / "_info.json").read_bytes())
+    assert len(open_images("wds/x", root, "train")) == 20
+    (root / "_info.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="is no info file"):
+        open_images("wds/x", root, "train")
+
+
+def test_other_images_under_the_same_keys_are_other_data(tmp_path):
+    first, second = (
+        open_images("wds/x", shard(tmp_path / f"{i}" / "train.tar", ("0.png", png(i)), ("0.cls", b"0")))
+        for i in range(2)
+        if (tmp_path / f"{i}").mkdir() is None
+    )
+    assert first.order() == second.order()
+    assert first.content != second.content

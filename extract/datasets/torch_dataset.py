@@ -1,0 +1,286 @@
+"""torch Datasets: names, labels and classes where they are sure before reading, else from the items."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from probecache.extract.datasets.images import Images, names_by_label, spread
+from probecache.extract.datasets.inventory import Inventory, printable
+from probecache.extract.datasets.labels import to_label, to_labels
+from probecache.extract.datasets.splits import Choices
+from probecache.store.errors import InputError
+
+IMAGE_KEYS = ("image", "img", "images", "pixel_values", "picture", "photo", "jpg", "png")
+LABEL_KEYS = ("label", "labels", "target", "targets", "class", "cls", "class_id", "category", "y")
+VARIES = "varies"
+LOOK_ROWS = 32  # items that are read beforehand: their digest is the content's
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a data set says of its items without reading one; None where only reading tells."""
+
+    names: tuple[str, ...] | None = None
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    pixels: Tensor | None = None  # (m, ...), all images as they are in memory, of which
+    rows: Sequence[int] | None = None  # these are the items; None: all of them
+
+
+def open_dataset(dataset: Any, spec: str | None, choices: Choices, *, in_process: bool = True) -> Images:
+    """The items of a torch Dataset in their order: (image, label), the image alone, or a mapping of them.
+
+    Labels are those of the items: `targets` are believed only where torch or torchvision themselves read
+    items, and then through the target transform. Some items are read here: in this process, or in one of
+    its own, so that what a data set opens on its first read is not shared between processes. Raises
+    InputError for labels that are no classes.
+    """
+    name = spec or f"{type(dataset).__module__}.{type(dataset).__qualname__}"
+    if isinstance(dataset, IterableDataset) or not (
+        hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    ):
+        raise InputError(f"dataset {name} has no fixed order; give one with __len__ and __getitem__")
+    count = len(dataset)
+    if count == 0:
+        raise InputError(f"dataset {name} is empty")
+    inventory = Inventory(f"dataset {name}")
+    known = _describe(dataset, inventory.where)
+    source = (
+        dataset
+        if type(dataset) is TensorDataset
+        else _Items(dataset, inventory.where, known.classes, choices)
+    )
+    names = known.names or tuple(map(str, range(count)))
+    if known.pixels is not None:
+        content = _digest_pixels(known.pixels, known.rows or range(count))
+    else:
+        found = _look(source, spread(count, LOOK_ROWS), in_process)
+        content = hashlib.blake2b("".join(found).encode(), digest_size=16).hexdigest()
+        if VARIES in found:
+            content = VARIES
+            inventory.note(
+                "an item read twice gave two images (a random transform?): contents are not compared"
+            )
+    return Images(source, name, names, known.labels, known.classes, content, inventory)
+
+
+def _describe(dataset: Any, where: str) -> _Known:
+    if type(dataset) is Subset:
+        return _subset(dataset, where)
+    if type(dataset) is ConcatDataset:
+        return _joined(dataset, where)
+    if type(dataset) is TensorDataset:
+        images, *others = dataset.tensors
+        labels = to_labels(others[0], where) if others else np.full(len(images), -1, np.int64)
+        return _Known(labels=labels, pixels=images)
+    count = len(dataset)
+    names = _static(dataset, "samples")
+    if isinstance(names, list) and len(names) == count and isinstance(names[0], tuple | list):
+        root = getattr(dataset, "root", "")
+        known = _Known(names=tuple(printable(_inside(str(entry[0]), root)) for entry in names))
+    else:
+        known = _Known()
+    classes = _static(dataset, "class_to_idx")
+    listed = _static(dataset, "classes") or ()
+    named = names_by_label(classes) if isinstance(classes, Mapping) else ()
+    if not named and isinstance(listed, list | tuple):
+        named = tuple(str(c) for c in listed)
+    transform, joint = getattr(dataset, "target_transform", None), getattr(dataset, "transforms", None)
+    targets = _static(dataset, "targets")
+    if hasattr(targets, "__len__") and len(targets) == count:
+        if not _torchvision_reads(dataset):
+            if transform is None:
+                _require_one_each(targets, where)
+        elif _is_whole(targets) and type(joint).__name__ in ("NoneType", "StandardTransform"):
+            if transform is None:
+                return replace(known, labels=to_labels(targets, where, named), classes=named)
+            values = targets.tolist() if isinstance(targets, Tensor | np.ndarray) else targets
+            return replace(known, labels=to_labels([transform(value) for value in values], where))
+    return replace(known, classes=() if transform else named)
+
+
+def _subset(dataset: Any, where: str) -> _Known:
+    base, rows = _describe(dataset.dataset, where), [int(i) for i in dataset.indices]
+    whole = base.names or tuple(map(str, range(len(dataset.dataset))))
+    return _Known(
+        tuple(whole[row] for row in rows),
+        None if base.labels is None else base.labels[rows],
+        base.classes,
+        base.pixels,
+        None if base.pixels is None else [row if base.rows is None else base.rows[row] for row in rows],
+    )
+
+
+def _joined(dataset: Any, where: str) -> _Known:
+    parts = [_describe(part, where) for part in dataset.datasets]
+    names = [
+        f"{number}/{name}"
+        for number, (part, data) in enumerate(zip(parts, dataset.datasets, strict=True))
+        for name in part.names or map(str, range(len(data)))
+    ]
+    kinds = {part.classes for part in parts}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{where} joins data sets whose classes differ, so that one number means two classes: give them "
+            "target transforms to the numbers of one list"
+        )
+    labels = [part.labels for part in parts if part.labels is not None]
+    whole = np.concatenate(labels) if len(labels) == len(parts) else None
+    return _Known(tuple(names), whole, parts[0].classes if parts else ())
+
+
+def _torchvision_reads(dataset: Any) -> bool:
+    return str(getattr(type(dataset).__getitem__, "__module__", "")).startswith("torchvision.datasets")
+
+
+def _is_whole(targets: Any) -> bool:
+    """Whether these are whole numbers, one per item."""
+    if isinstance(targets, Tensor):
+        return targets.ndim == 1 and not targets.is_floating_point()
+    if isinstance(targets, np.ndarray):
+        return targets.ndim == 1 and targets.dtype.kind in "iu"
+    return isinstance(targets, list | tuple) and all(isinstance(target, int) for target in targets)
+
+
+def _static(dataset: Any, name: str) -> Any:
+    """An attribute of the data set's own; None where it is missing or handed through from another one."""
+    found = inspect.getattr_static(dataset, name, None)
+    return None if found is None else getattr(dataset, name, None)
+
+
+def _require_one_each(targets: Any, where: str) -> None:
+    """`targets` of which some are no class contradict items that are; neither is to be preferred."""
+    first = targets[:LOOK_ROWS] if isinstance(targets, Sequence | Tensor | np.ndarray) else ()
+    for row, target in enumerate(first):
+        if not isinstance(target, str | bytes) and np.ndim(target) > 0 and len(target) > 1:
+            to_label(target, f"{where}: its `targets` at {row}")
+
+
+def _inside(path: str, root: Any) -> str:
+    try:
+        return Path(path).relative_to(root).as_posix()
+    except (ValueError, TypeError):
+        return path
+
+
+@dataclass(frozen=True)
+class _Items:
+    """A data set as a sequence of (image, label), whatever its items look like."""
+
+    dataset: Any
+    where: str
+    classes: tuple[str, ...]
+    choices: Choices
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        image, label = self._parts(self.dataset[row], row)
+        if isinstance(image, list | tuple) and len(image) == 1:
+            image = image[0]
+        if (
+            isinstance(image, list | tuple | str | bytes | Mapping)
+            or image is None
+            or np.ndim(_size(image)) == 0
+        ):
+            raise InputError(
+                f"{self.where}, item {row}: its image is a {type(image).__name__}: give a PIL image or tensor"
+            )
+        return image, to_label(label, f"{self.where}, item {row}: its label", self.classes)
+
+    def _parts(self, item: Any, row: int) -> tuple[Any, Any]:
+        if isinstance(item, Mapping):
+            where = f"{self.where}, item {row}"
+            image = find_column(list(item), self.choices.input_key, IMAGE_KEYS, where, "image", "--input-key")
+            if image is None:
+                raise InputError(
+                    f"{where}: no image among {', '.join(map(str, item))}: name it with --input-key"
+                )
+            label = find_column(
+                list(item), self.choices.target_key, LABEL_KEYS, where, "label", "--target-key"
+            )
+            return item[image], None if label is None else item[label]
+        if isinstance(item, tuple | list):
+            return item[0], item[1] if len(item) > 1 else None
+        return item, None
+
+
+def _size(image: Any) -> Any:
+    """(height, width, ...) of anything that is an image; a number for what is none."""
+    return getattr(image, "size", 0) if hasattr(image, "convert") else getattr(image, "shape", 0) or 0
+
+
+def find_column(
+    columns: Sequence[str], asked: str | None, usual: Sequence[str], where: str, what: str, option: str
+) -> str | None:
+    """The column asked for, else the first of the usual names; None if there is none, or 'none' was asked."""
+    if asked is not None:
+        if asked in columns:
+            return asked
+        if asked == "none":
+            return None
+        raise InputError(
+            f"{where} has no column {asked!r} for the {what} ({option}); it has: {', '.join(columns)}"
+        )
+    lower = {str(column).lower(): column for column in columns}
+    return next((lower[name] for name in usual if name in lower), None)
+
+
+class _Look(Dataset[str]):
+    """A digest of each item; 'varies' where reading it twice gives two."""
+
+    def __init__(self, source: Any, twice: int) -> None:
+        self.source = source
+        self.twice = twice
+
+    def __getitem__(self, row: int) -> str:
+        try:
+            found = self._digest(row)
+            return VARIES if row == self.twice and self._digest(row) != found else found
+        except InputError as error:
+            return f"refused {error}"
+        except Exception as error:  # a row that fails, and will fail when it is its turn
+            return f"failed {type(error).__name__}"
+
+    def _digest(self, row: int) -> str:
+        image, label = self.source[row]
+        kind = getattr(image, "mode", ""), image.getpalette() if getattr(image, "mode", "") == "P" else None
+        array = image.cpu() if isinstance(image, Tensor) else image
+        if isinstance(array, Tensor) and array.dtype == torch.bfloat16:
+            array = array.float()
+        values = np.ascontiguousarray(array)
+        described = f"{kind} {values.dtype} {values.shape} {label}"
+        return hashlib.blake2b(described.encode() + values.tobytes(), digest_size=16).hexdigest()
+
+
+def _look(source: Any, rows: Sequence[int], in_process: bool) -> list[str]:
+    """The digests of some items; InputError for one whose label is no class."""
+    look = _Look(source, rows[0])
+    if in_process:
+        found = [look[row] for row in rows]
+    else:
+        collate: Callable[[list[str]], list[str]] = list
+        loader = DataLoader(look, batch_sampler=[list(rows)], num_workers=1, collate_fn=collate)
+        found = [digest for batch in loader for digest in batch]
+    for digest in found:
+        if digest.startswith("refused "):
+            raise InputError(digest.removeprefix("refused "))
+    return found
+
+
+def _digest_pixels(pixels: Tensor, rows: Sequence[int]) -> str:
+    """Over every value of these rows, piece by piece."""
+    digest = hashlib.blake2b(f"{pixels.dtype} {tuple(pixels.shape[1:])}".encode(), digest_size=16)
+    step = max(1, (64 << 20) // max(1, pixels[0].numel() * pixels.element_size()))
+    for start in range(0, len(rows), step):
+        chosen = rows[start : start + step]
+        index = slice(chosen.start, chosen.stop) if isinstance(chosen, range) else list(chosen)
+        part = pixels[index].detach().cpu().contiguous().reshape(-1)
+        digest.update(part.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
