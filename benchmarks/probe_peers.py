@@ -19,14 +19,16 @@ def columns(task: Task, order: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarr
     )
 
 
-def objective(x: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> float:
+def penalised_entropy(
+    x: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, l2: float = L2
+) -> float:
     """The penalised mean cross-entropy, in float64."""
     z = x.astype(np.float64) @ coef.T.astype(np.float64) + intercept
     if z.shape[1] == 1:
         z = np.hstack([np.zeros_like(z), z])
     top = z.max(axis=1)
     entropy = np.log(np.exp(z - top[:, None]).sum(axis=1)) + top - z[np.arange(len(y)), y]
-    return float(entropy.mean() + L2 / 2 * (coef.astype(np.float64) ** 2).sum())
+    return float(entropy.mean() + l2 / 2 * (coef.astype(np.float64) ** 2).sum())
 
 
 def sklearn_logistic(solver: str, tol: float) -> Callable[..., tuple[np.ndarray, np.ndarray]]:

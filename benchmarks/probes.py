@@ -26,7 +26,7 @@ from benchmarks.probe_peers import (
     L2,
     columns,
     himalaya_seconds,
-    objective,
+    penalised_entropy,
     sklearn_logistic,
     timed,
     torch_lbfgs,
@@ -118,7 +118,7 @@ def logistic_case(
         for f in positions:
             x, test = columns(task, orders[0], int(ks[f]))
             seconds, (coef, intercept) = timed(lambda p=peer, x=x: makers[p](x, y))
-            value = objective(x, y, coef, intercept)
+            value = penalised_entropy(x, y, coef, intercept)
             best[f] = min(best[f], value)
             z = test @ coef.T + intercept
             guess = z.argmax(axis=1) if z.shape[1] > 1 else (z[:, 0] > 0).astype(int)

@@ -1,0 +1,261 @@
+"""Time to a gap: our probes at several tols beside scikit-learn's solvers at theirs, in one process in turn.
+
+    python -m benchmarks.probes_gap --stores DIR                    all cases: about 12 minutes on two cores
+    python -m benchmarks.probes_gap --stores DIR --cases flowers102,pets37 --threads 1 --clock cpu
+    python -m benchmarks.probes_gap --quick                         small synthetic cases, 2 minutes
+
+DIR holds stores cifar10*.zarr, flowers102*.zarr and pets37*.zarr with a layer `penultimate` and splits train
+and test; a case whose store is not there is left out, and said to be.
+
+Each case is 20 fractions of one order of the columns. *Gap* is relative to the best objective that anyone
+found. Ours: moments, curvature, fits and scores of all 20, the median of the runs. A peer fits some of the 20
+(their standardised columns made before the clock starts), and its sum over all is interpolated on k; its gap
+is the largest of those. Each of our points stands beside the fastest peer that reaches our gap at those
+fractions, or beside the closest one where none does: the ratio is then a lower bound, and `reached` false.
+A peer that took longer than --patience for one fit is not asked for a smaller tol.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from benchmarks.probe_peers import columns, penalised_entropy
+from benchmarks.probes import synthetic
+from benchmarks.record import record
+from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.tasks.task import Task, load_task
+from probecache.store.reader import open_store
+
+FRACTIONS = np.arange(1, 21) / 20
+OURS = (1e-2, 1e-3, 1e-4, 5e-6)
+PEERS = {
+    "newton-cg": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
+    "lbfgs": (1e-2, 1e-3, 1e-4, 1e-6),
+    "newton-cholesky": (1e-2, 1e-4),
+}
+CHOLESKY = 2500  # parameters up to which newton-cholesky is asked: its Hessian is their square
+RUNS, ENOUGH = 3, 30.0  # of ours at each tol; no further one after so many seconds
+
+
+@dataclass(frozen=True)
+class Case:
+    """What makes a task, or nothing where its store is not there; the penalties that are fitted together."""
+
+    make: Callable[[argparse.Namespace], Task | None]
+    l2s: tuple[float, ...] = (1e-4,)
+
+
+def stored(name: str, rows: int | None = None) -> Callable[[argparse.Namespace], Task | None]:
+    """The task of the store called so, or of `rows` of its training rows, drawn with seed 0."""
+
+    def make(args: argparse.Namespace) -> Task | None:
+        found = sorted(args.stores.glob(f"{name}*.zarr")) if args.stores else []
+        if not found:
+            return None
+        task = load_task(open_store(found[0]), "penultimate")
+        if rows is None:
+            return task
+        chosen = np.sort(np.random.default_rng(0).permutation(len(task.train_labels))[:rows])
+        return Task(task.train[chosen], task.train_labels[chosen], task.test, task.test_labels, task.classes)
+
+    return make
+
+
+def made(
+    n: int, d: int, classes: int, spread: float, quick: tuple[int, int] = (2000, 128)
+) -> Callable[[argparse.Namespace], Task]:
+    """A synthetic task, or a smaller one where the run is quick."""
+    return lambda args: synthetic(*(quick if args.quick else (n, d)), classes, spread)
+
+
+CASES = {
+    "cifar10": Case(stored("cifar10")),
+    "cifar10, 8,000 rows": Case(stored("cifar10", 8000), (1e-3,)),
+    "flowers102": Case(stored("flowers102")),
+    "pets37": Case(stored("pets37")),
+    "hundred hard": Case(made(20_000, 1280, 100, 2.0)),
+    "hundred separable": Case(made(50_000, 1280, 100, 0.5)),
+    "thousand classes": Case(made(12_811, 384, 1000, 2.0, (3000, 64))),
+    "two classes": Case(made(20_000, 512, 2, 2.0)),
+    "path of 45": Case(stored("cifar10", 8000), tuple(np.geomspace(1e-6, 10, 45).tolist())),
+}
+
+
+def ours(task: Task, order: np.ndarray, case: Case, tol: float, clock: Callable[[], float]) -> dict[str, Any]:
+    """Seconds, evaluations, objectives (f, p) and accuracies of all fractions and penalties at a tol."""
+    ks, runs = sizes(FRACTIONS, task.n_neurons), []
+    while len(runs) < RUNS and sum(runs) < ENOUGH:
+        begun = clock()
+        shared = task_moments(task, device="cpu")
+        found = fit_block(task, order[None], ks, np.array(case.l2s), shared=shared, tol=tol, device="cpu")
+        runs.append(clock() - begun)
+    return {
+        "tol": tol,
+        "seconds": float(np.median(runs)),
+        "runs": runs,
+        "evaluations": found.n_iter[0].sum(axis=1).tolist(),
+        "converged": bool(found.converged.all()),
+        "objective": found.objective[0].tolist(),
+        "accuracy": found.accuracy[0].tolist(),
+    }
+
+
+def peer(
+    task: Task,
+    order: np.ndarray,
+    case: Case,
+    how: tuple[str, float],
+    at: list[tuple[int, int]],
+    clock: Callable[[], float],
+) -> dict[str, Any]:
+    """Fits of one scikit-learn solver at one tol, at positions (fraction, penalty)."""
+    from sklearn.linear_model import LogisticRegression
+
+    ks, rows = sizes(FRACTIONS, task.n_neurons), []
+    for f, p in at:
+        x, test = columns(task, order, int(ks[f]))
+        l2 = case.l2s[p]
+        model = LogisticRegression(C=1 / (l2 * len(x)), solver=how[0], tol=how[1], max_iter=10_000)
+        begun = clock()
+        model.fit(x, task.train_labels)
+        seconds = clock() - begun
+        value = penalised_entropy(x, task.train_labels, model.coef_, model.intercept_, l2)
+        right = float(np.mean(model.predict(test) == task.test_labels))
+        rows.append([f, p, seconds, value, right])
+    each = []
+    for p in sorted({p for _, p in at}):
+        mine = [row for row in rows if row[1] == p]
+        each.append(np.interp(ks, [ks[row[0]] for row in mine], [row[2] for row in mine]).sum())
+    spent = float(np.mean(each)) * len(case.l2s)
+    return {"solver": how[0], "tol": how[1], "seconds": spent, "rows": rows}
+
+
+def run(
+    name: str, case: Case, task: Task, args: argparse.Namespace, clock: Callable[[], float]
+) -> dict[str, Any]:
+    """One case: our points, the peers' points, gaps and ratios."""
+    order = permutation(task.n_neurons, 0)
+    last = len(FRACTIONS) - 1
+    middle = [0, len(case.l2s) // 2, len(case.l2s) - 1] if len(case.l2s) > 2 else [0]
+    at = [(f, p) for p in middle for f in ([0, last // 2, last] if len(middle) == 1 else [0, last])]
+    points = [ours(task, order, case, tol, clock) for tol in OURS]
+    ks = sizes(FRACTIONS, task.n_neurons)
+    exact = fit_block(task, order[None], ks, np.array(case.l2s), tol=1e-8, device="cpu")
+    best = np.minimum(np.min([point["objective"] for point in points], axis=0), exact.objective[0])
+    peers: list[dict[str, Any]] = []
+    for solver, tols in PEERS.items():
+        if solver == "newton-cholesky" and len(task.classes) * task.n_neurons > CHOLESKY:
+            continue
+        for tol in tols:
+            found = peer(task, order, case, (solver, tol), at, clock)
+            peers.append(found)
+            told = f"{found['seconds']:.2f} s"
+            print(f"{name}: {solver} {tol:g}: {told} for all, {found['rows']}", flush=True)
+            for f, p, _, value, _ in found["rows"]:
+                best[f, p] = min(best[f, p], value)
+            if max(row[2] for row in found["rows"]) > args.patience:
+                break
+    for found in peers:
+        found["gap"] = max(value / best[f, p] - 1 for f, p, _, value, _ in found["rows"])
+    for point in points:
+        gaps = np.array(point["objective"]) / best - 1
+        point["gap"], point["gap_at_peers"] = float(gaps.max()), float(max(gaps[f, p] for f, p in at))
+        short = np.abs(np.array(point["accuracy"]) - exact.accuracy[0])
+        point["accuracy_off"] = float(short.max())
+        point["peer"] = beside(point, peers)
+        told = {key: point[key] for key in ("tol", "seconds", "gap", "accuracy_off", "peer")}
+        print(name, told, flush=True)
+    return {
+        "shape": [*task.train.shape, len(task.classes)],
+        "l2": list(case.l2s),
+        "ours": points,
+        "peers": peers,
+        "converged_accuracy": exact.accuracy[0].tolist(),
+    }
+
+
+def beside(point: dict[str, Any], peers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fastest peer whose gap is no larger than ours, or the closest where there is none."""
+    able = [found for found in peers if found["gap"] <= max(point["gap_at_peers"], 1e-6)]
+    chosen = min(able, key=lambda found: found["seconds"]) if able else min(peers, key=lambda p: p["gap"])
+    return {
+        "solver": chosen["solver"],
+        "tol": chosen["tol"],
+        "seconds": chosen["seconds"],
+        "gap": chosen["gap"],
+        "times": chosen["seconds"] / point["seconds"],
+        "reached": bool(able),
+    }
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Seconds against gap, a panel per case."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    cases = {name: found for name, found in results.items() if isinstance(found, dict) and "ours" in found}
+    figure, axes = pyplot.subplots(
+        1, len(cases), figsize=(3.1 * len(cases), 3), constrained_layout=True, squeeze=False
+    )
+    for axis, (name, found) in zip(axes[0], cases.items(), strict=True):
+        for solver in ("probecache", *PEERS):
+            points = found["ours"] if solver == "probecache" else found["peers"]
+            mine = [p for p in points if solver == "probecache" or p["solver"] == solver]
+            if mine:
+                gaps = [max(p["gap"], 1e-7) for p in mine]
+                axis.loglog(gaps, [p["seconds"] for p in mine], "o-", label=solver)
+        axis.set(title=name, xlabel="largest gap", ylabel="seconds, 20 fractions")
+        axis.invert_xaxis()
+    axes[0][0].legend()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--stores", type=Path, help="folder of the stores of features")
+    parser.add_argument("--cases", default=";".join(CASES), help="names, with ; between them")
+    parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu on a shared machine")
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds of one fit of a peer")
+    parser.add_argument("--quick", action="store_true", help="small synthetic cases, no stores")
+    parser.add_argument("--out", type=Path, help="folder of the record and the plot (benchmarks/results)")
+    args = parser.parse_args()
+    names = [name.strip() for name in args.cases.split(";")]
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        parser.error(f"got case {unknown[0]!r}; allowed: {'; '.join(CASES)}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+        threadpool_limits(args.threads)
+    if args.quick:
+        args.stores = None
+    warnings.simplefilter("ignore")  # peers that stop early say so; their objective shows it
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    results: dict[str, Any] = {"threads": torch.get_num_threads(), "clock": args.clock}
+    # Warm the libraries up on rows that are no case's.
+    ours(synthetic(2000, 64, 10, 2.0), np.arange(64), Case(lambda _: None), 1e-3, clock)
+    for name in names:
+        task = CASES[name].make(args)
+        if task is None:
+            print(f"{name}: left out, no such store", flush=True)
+            continue
+        results[name] = run(name, CASES[name], task, args, clock)
+        title = "probes-gap" + ("-quick" if args.quick else "")
+        path = record(title + (f"-threads-{args.threads}" if args.threads else ""), results, folder=args.out)
+        plot(results, path.with_suffix(".svg"))
+        print(path, flush=True)
+
+
+if __name__ == "__main__":
+    main()
