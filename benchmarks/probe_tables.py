@@ -60,3 +60,33 @@ def ridge() -> str:
         table(["", "seconds", "times RidgeClassifier"], rows)
         + f"\n\n{r['predictions_that_differ']} of {tests:,} predictions differ from RidgeClassifier's."
     )
+
+
+def gaps(name: str = "probes-gap") -> str:
+    """Each of our tols beside the fastest peer that reaches our gap, case by case."""
+    entry = latest(name)
+    rows = []
+    for case, found in entry["results"].items():
+        if not isinstance(found, dict):
+            continue
+        for point in found["ours"]:
+            peer = point["peer"]
+            least = "" if peer["reached"] else "> "
+            rows.append(
+                [
+                    case,
+                    f"{point['tol']:g}",
+                    f"{point['gap']:.0e}",
+                    f"{point['seconds']:.2f}",
+                    f"{100 * point['accuracy_off']:.2f}",
+                    f"{peer['solver']} {peer['tol']:g}",
+                    f"{peer['gap']:.0e}",
+                    f"{peer['seconds']:.1f}",
+                    f"{least}{peer['times']:.1f}",
+                ]
+            )
+    head = ["case", "tol", "our gap", "ours, s", "accuracy off, points", "fastest peer", "its gap", "its s"]
+    told = entry["results"]
+    return f"{source(entry)} Threads: {told['threads']}, {told['clock']} clock.\n\n" + table(
+        [*head, "times"], rows
+    )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.markdown import latest, source, table
-from benchmarks.probe_tables import probes, ridge
+from benchmarks.probe_tables import gaps, probes, ridge
 from benchmarks.record import RESULTS
 from benchmarks.study_tables import study, study_claims, study_columns
 from benchmarks.sweep_tables import sweep, sweep_kills, sweep_memory, sweep_streamed
@@ -127,6 +127,7 @@ def headline() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "probes": once_measured("probes-cpu-threads-1", probes),
+    "probes-gap": once_measured("probes-gap", gaps),
     "ridge": ridge,
     "store": store,
     "similarity": similarity,

@@ -101,6 +101,9 @@ def main(argv: "Sequence[str] | None" = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     arguments = [_home(a) for a in (sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in arguments
+    from probecache.analyze.threads import wait_asleep
+
+    wait_asleep()  # before torch is imported, and for the processes that are started
     arguments = [a for a in arguments if a != "--debug"]
     sys.exit(_run(arguments, debug))
 

@@ -1,6 +1,7 @@
 """`probecache sweep`: flags and file to a plan, a cluster around it, a bar, a summary, an exit code."""
 
 import sys
+import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,8 @@ from probecache.analyze.sweeps.cost import check_fits, duration
 from probecache.analyze.sweeps.plan import SweepPlan, read_config
 from probecache.analyze.sweeps.progress import probe_bar
 from probecache.analyze.sweeps.resolved_plan import check_finite, machine_for, projection
-from probecache.analyze.sweeps.sweep import run_plan
+from probecache.analyze.sweeps.sweep import Progress, run_plan
+from probecache.analyze.threads import SHORTEST, Watch, describe
 from probecache.store.errors import InputError
 
 
@@ -53,6 +55,8 @@ def run_sweep(
         progress = stack.enter_context(probe_bar())
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RuntimeWarning)
+            if client is None and device in ("auto", "cpu"):
+                progress = _adjusting(progress)
             results = run_plan(
                 plan, store, client=client, out=out, device=device, memory_limit=limit, progress=progress
             )
@@ -64,6 +68,19 @@ def run_sweep(
     return 1 if failures else 0
 
 
+def _adjusting(progress: Progress) -> Progress:
+    """`progress`, with as many threads after each block as the machine's others leave."""
+    watch = Watch.start()
+    time.sleep(SHORTEST)
+    watch.adjust()
+
+    def then(done: int, total: int) -> None:
+        progress(done, total)
+        watch.adjust()
+
+    return then
+
+
 def _dry_run(plan: SweepPlan, store: str, device: str, workers: int | None, limit: int | None) -> int:
     import dataclasses
 
@@ -73,6 +90,7 @@ def _dry_run(plan: SweepPlan, store: str, device: str, workers: int | None, limi
             machine, workers=workers, memory=machine.memory // workers, flops=machine.flops / workers
         )
     projected, sized = projection(plan, store, machine)
+    print(describe(), file=sys.stderr)
     check_finite(sized)  # a plan that would be refused has no cost
     print(projected)
     check_fits(projected, machine)
