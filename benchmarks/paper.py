@@ -6,12 +6,14 @@ paper.
 FEATURES: a folder of stores, one for each backbone, with the splits cifar10-train, cifar10-test,
 flowers102-train, ... (benchmarks/paper_features.py makes them); `random` in a store's name marks the control
 with random weights, and `-128px` at its end an image size other than the backbone's own. STUDY:
-results/*.zarr (RESULTS), cka/*.zarr, report/index.html, summary.json, and study.tar.gz with all but the page.
+results/*.zarr (RESULTS), critical/*.zarr (RESULTS of the adaptive search), cka/*.zarr, attribution/*.zarr,
+geometry/*.zarr, report/index.html, summary.json, and study.tar.gz with all but the page.
 
-20 fractions from 0.005 to 1, five seeds, logistic probes, l2 1e-4. The same command continues after any stop
-and computes only what is missing; `--minutes M` stops starting sweeps after M minutes, the most telling ones
-come first. `--tasks` sweeps some tasks only, the report is of all that is there. `--quick`: 6 fractions and 2
-seeds, for a trial.
+20 fractions from 0.005 to 1 with the successors' cuts at 0.5%, 25% and 50%, five seeds, logistic probes, l2
+1e-4; the late layer's critical mass to 1% of it; leave-one-out of its neurons for a ridge probe, l2 0.1; the
+geometry of every layer. The same command continues after any stop and computes only what is missing;
+`--minutes M` stops starting sweeps after M minutes, the most telling ones come first. `--tasks` sweeps some
+tasks only, the report is of all that is there. `--quick`: 6 fractions, the cuts and 2 seeds, for a trial.
 """
 
 import argparse
@@ -33,12 +35,18 @@ from probecache.analyze.findings.claims import findings
 from probecache.analyze.findings.cli_output import save_new
 from probecache.analyze.findings.redundancy import redundancy
 from probecache.analyze.findings.summary import late_layer_last, usual_task
+from probecache.analyze.geometry.geometry import MEASURES
+from probecache.analyze.geometry.relation import relation
 from probecache.analyze.probes.fit import pick_device
 from probecache.analyze.report.write import write_report
 from probecache.analyze.similarity.cka import cka
 
 TASKS = ("pets37", "flowers102", "cifar10")
 # The paper's table (first version, delta 0.9): ResNet18, ViT-S/16, ViT-S/32 span these on the same data sets.
+GREEDY = ("greedy", "greedy-worst")
+CUTS = (0.005, 0.25, 0.5)  # what the paper's successors keep
+DELTAS = (0.9, 0.95)
+RIDGE_L2 = 0.1  # as many neurons as images: less would fit the noise
 PAPER_DR = {"cifar10": (0.70, 0.80), "flowers102": (0.50, 0.50), "pets37": (0.70, 0.90)}
 
 
@@ -111,7 +119,7 @@ def plans(layers: list[str], seeds: int) -> Iterator[dict[str, object]]:
     yield {"layer": late, "selection": "randproj", "seeds": 1}
     if len(layers) > 1:
         yield {"layer": layers[:-1], "selection": "random", "seeds": seeds}
-    yield {"layer": late, "selection": [*chosen, "randproj", "variance"], "seeds": seeds}
+    yield {"layer": late, "selection": [*chosen, "randproj", "variance", *GREEDY], "seeds": seeds}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -119,7 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     grid = np.geomspace(0.005, 1, 6 if arguments.quick else 20).round(5)
     grid[np.abs(grid - 0.2).argmin()] = 0.2  # the paper's headline is exactly a fifth
-    fractions = grid.tolist()
+    fractions = sorted({*grid.tolist(), *CUTS})
     seeds = 2 if arguments.quick else 5
     everything = find_studies(Path(arguments.features))
     studies = [s for s in everything if s.task in arguments.tasks]
@@ -152,16 +160,48 @@ def run(arguments: argparse.Namespace) -> None:
         if not target.exists():
             split, layer = f"{study.task}-test", ordered_layers(store)[-1]
             save_new(cka(store, layer=layer, split=split, fractions=fractions, seeds=seeds), target)
-    summarise(measured, out, arguments)
+    masses = {}
+    for study in measured:
+        masses[study.name] = beyond(study, stores[study.name], out, arguments, seeds)
+        print(
+            f"{time.perf_counter() - begun:6.0f} s  {study.name:32} critical mass, neurons, geometry",
+            flush=True,
+        )
+    summarise(measured, masses, out, arguments)
     print(f"{time.perf_counter() - begun:6.0f} s in all")
 
 
-def summarise(studies: list[Study], out: Path, arguments: argparse.Namespace) -> None:
+def beyond(study: Study, store: pc.Store, out: Path, arguments: argparse.Namespace, seeds: int) -> xr.Dataset:
+    """The late layer's critical mass, which is returned; what each neuron does and the geometry, on disk."""
+    layer, splits = ordered_layers(store)[-1], {k: f"{study.task}-{k}" for k in ("train", "test")}
+    mass = pc.critical_mass(
+        store,
+        layer=layer,
+        delta=DELTAS,
+        precision=0.05 if arguments.quick else 0.01,
+        seeds=seeds,
+        out=out / "critical" / study.file,
+        device=arguments.device,
+        **splits,
+    )
+    if not (out / "attribution" / study.file).exists():
+        found = pc.attribution(store, layer=layer, l2=RIDGE_L2, **splits)
+        save_new(found, out / "attribution" / study.file)
+    if not (out / "geometry" / study.file).exists():
+        save_new(pc.geometry(store, ordered_layers(store), splits["train"]), out / "geometry" / study.file)
+    return mass
+
+
+def summarise(
+    studies: list[Study], masses: dict[str, xr.Dataset], out: Path, arguments: argparse.Namespace
+) -> None:
     """Report, summary.json, the archive, and the verdicts on stdout; from what is on disk."""
-    results, similarities = {}, {}
+    results, similarities, attributions, shapes = {}, {}, {}, {}
     for study in studies:
         results[study.name] = xr.open_zarr(out / "results" / study.file, consolidated=False).load()
         similarities[study.name] = xr.open_zarr(out / "cka" / study.file, consolidated=False).load()
+        attributions[study.name] = xr.open_zarr(out / "attribution" / study.file, consolidated=False).load()
+        shapes[study.name] = xr.open_zarr(out / "geometry" / study.file, consolidated=False).load()
     line = (
         f"python -m benchmarks.paper {Path(arguments.features).name} --out STUDY --device {arguments.device}"
     )
@@ -169,17 +209,24 @@ def summarise(studies: list[Study], out: Path, arguments: argparse.Namespace) ->
         results,
         out / "report",
         similarities=similarities,
+        attributions=attributions,
         tasks={s.name: s.task for s in studies},
         title="Diffused redundancy in EfficientNet-Lite features",
         commands=[line, "probecache report STUDY/results/*.zarr STUDY/cka/*.zarr --out REPORT"],
     )
-    summary = {s.name: outline(s, results[s.name], similarities[s.name]) for s in studies}
+    summary = {
+        s.name: outline(s, results[s.name], similarities[s.name])
+        | extras(masses[s.name], attributions[s.name], shapes[s.name], results[s.name])
+        for s in studies
+    }
+    summary |= {"geometry and DR": related({s.name: (shapes[s.name], results[s.name]) for s in studies})}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     if not arguments.quick:
         device = pick_device(arguments.device).type
         print(f"record: {record(f'study-{device}', summary, folder=arguments.record)}")
     with tarfile.open(out / "study.tar.gz", "w:gz") as archive:
-        for part in ("results", "cka", "summary.json", "report/tables", "report/figures"):
+        parts = ("results", "critical", "cka", "attribution", "geometry", "summary.json")
+        for part in (*parts, "report/tables", "report/figures"):
             archive.add(out / part, arcname=part)
     tell(studies, summary)
 
@@ -219,6 +266,52 @@ def outline(study: Study, results: xr.Dataset, similarity: xr.Dataset) -> dict[s
             for f in findings(results)
         ],
     }
+
+
+def extras(
+    mass: xr.Dataset, neurons: xr.Dataset, shape: xr.Dataset, results: xr.Dataset
+) -> dict[str, object]:
+    """What the study has beyond the paper's: f* to 1%, the successors' cuts, degrading neurons, geometry."""
+    late = usual_task(late_layer_last(results)).isel(layer=-1, l2=0)
+    curve = late["accuracy"].sel({"selection": "random"}).mean("seed")
+    full = float(curve.sel(fraction=1.0))
+    return {
+        "critical": {
+            str(float(d)): {
+                "neurons": float(mass["critical_mass"].sel(delta=d)),
+                "interval": [float(mass[f"critical_mass_{end}"].sel(delta=d)) for end in ("low", "high")],
+                "dr": float(mass["dr"].sel(delta=d)),
+                "dr_interval": [float(mass[f"dr_{end}"].sel(delta=d)) for end in ("low", "high")],
+            }
+            for d in mass["delta"].values
+        },
+        "critical_probes": [int(mass.attrs["n_probes"]), int(mass.attrs["n_grid"])],
+        "kept_at": {str(cut): float(curve.sel(fraction=cut)) / full for cut in CUTS},
+        "neurons_alone": {
+            name: float(neurons[name])
+            for name in ("full_score", "degrading_share", "helping_share", "degrading_beyond_noise")
+        }
+        | {"loss_degrading_share": float((neurons["loss_change"] < 0).mean())},
+        "geometry": {
+            str(layer): {m: float(shape[m].sel(layer=layer)) for m in MEASURES}
+            for layer in shape["layer"].values
+        },
+    }
+
+
+def related(studies: dict[str, tuple[xr.Dataset, xr.Dataset]]) -> dict[str, object]:
+    """Rank correlation of geometry with DR over all layers of all stores, with its interval."""
+    drs = {
+        name: (shape, redundancy(usual_task(results), 0.9)["dr"].sel({"selection": "random"}).isel(l2=0))
+        for name, (shape, results) in studies.items()
+    }
+    if sum(int(np.isfinite(dr).sum()) for _, dr in drs.values()) < 3:
+        return {}
+    found = relation(drs)
+    rows = {
+        str(m): [float(found[v].sel(measure=m)) for v in ("rho", "rho_low", "rho_high")] for m in MEASURES
+    }
+    return {"layers": found.attrs["points"], "stores": found.attrs["studies"], "rho": rows}
 
 
 def _plain(value: xr.DataArray) -> float | None:

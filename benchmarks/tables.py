@@ -14,7 +14,14 @@ from pathlib import Path
 from benchmarks.markdown import latest, source, table
 from benchmarks.probe_tables import gaps, probes, ridge
 from benchmarks.record import RESULTS
-from benchmarks.study_tables import study, study_claims, study_columns
+from benchmarks.study_tables import (
+    study,
+    study_beyond,
+    study_claims,
+    study_columns,
+    study_critical,
+    study_geometry,
+)
 from benchmarks.sweep_tables import sweep, sweep_kills, sweep_memory, sweep_streamed
 
 ROOT = Path(__file__).parent.parent
@@ -143,6 +150,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "study-methods": lambda: study_columns("methods_at_20%"),
     "study-layers": lambda: study_columns("dr_of_layers"),
     "study-claims": study_claims,
+    "study-critical": study_critical,
+    "study-beyond": study_beyond,
+    "study-geometry": study_geometry,
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from benchmarks.paper import find_studies, plans
+from benchmarks.paper import GREEDY, find_studies, plans
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,10 +60,16 @@ def test_a_study_holds_every_selection_and_layer_and_goes_on_after_a_stop(tmp_pa
 
     first = run()
     assert list(first["dr_of_layers"]) == ["blocks.3", "penultimate"]
-    assert set(first["methods_at_20%"]) == {"random", "pca", "pca-least", "randproj", "variance"}
+    assert set(first["methods_at_20%"]) == {"random", "pca", "pca-least", "randproj", "variance", *GREEDY}
     assert None not in first["methods_at_20%"].values()
-    # 6 fractions, 2 seeds: five selections of the late layer, random of the early one
-    assert first["probes"] == 6 * 2 * (5 + 1)
+    # 6 fractions and two cuts more, 2 seeds: seven selections of the late layer, random of the early one
+    assert first["probes"] == 8 * 2 * (7 + 1)
+    assert set(first["critical"]) == {"0.9", "0.95"}
+    low, high = first["critical"]["0.9"]["interval"]
+    assert low <= first["critical"]["0.9"]["neurons"] <= high
+    assert list(first["kept_at"]) == ["0.005", "0.25", "0.5"]
+    assert 0 <= first["neurons_alone"]["degrading_share"] <= 1
+    assert set(first["geometry"]) == {"blocks.3", "penultimate"}
     assert (first["fraction"], first["image_size"]) == (0.2, None)
     assert run() == first
     assert (tmp_path / "study/report/index.html").exists()
@@ -72,5 +78,5 @@ def test_a_study_holds_every_selection_and_layer_and_goes_on_after_a_stop(tmp_pa
 def test_plans_end_with_everything():
     todo = list(plans(["blocks.3", "penultimate"], 5))
     assert [p["layer"] for p in todo if p["selection"] == "random"] == ["penultimate", ["blocks.3"]]
-    assert todo[-1]["selection"] == ["random", "pca", "pca-least", "randproj", "variance"]
+    assert todo[-1]["selection"] == ["random", "pca", "pca-least", "randproj", "variance", *GREEDY]
     assert todo[-1]["seeds"] == 5

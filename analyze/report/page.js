@@ -50,7 +50,7 @@
     const rows = names.length > 1 ? Math.ceil(names.length / perRow) : 0;
     let height = +box.dataset.height;
     if (rows > 3) {
-      height += 20 * rows;
+      height += 27 * rows;
       shape.legend = Object.assign({}, shape.legend, { y: -0.18 * 460 / height - 0.02, yanchor: "top" });
     }
     box.style.height = height + "px";
@@ -141,7 +141,8 @@
         }), layout(axis({ layer: "", shots: "training rows per class", l2: "l2" }[x], { type: "category", tickangle: x === "layer" ? -30 : 0 }), axis(`DR at delta ${data.delta}`, { range: [-0.02, 1.02] })));
       }
       /* The frontier of the chosen results' task: scores of different tasks do not compete. */
-      const p = data.pareto, task = study().task;
+      const p = data.pareto, targets = study().coords.target, several = targets.length > 1;
+      const task = [study().task, several ? targets[position(study(), "target")] : ""].filter(Boolean).join(": ");
       const here = p.dr.map((_, i) => i).filter((i) => p.task[i] === task);
       const nameOf = (i) => p.study[i] + " / " + p.layer[i] + (p.at_chance[i] ? " (at chance)" : "");
       const clouds = [...new Set(here.map(nameOf))].map((g, j) => {
@@ -275,6 +276,6 @@
     }));
     box.hidden = !keys.length;
   }
-  if (data.studies.length > 1 && data.studies.every((s) => s.coords.selection.length === 1)) chosen.by = "results";
+  if (study().coords.selection.length === 1) chosen.by = data.studies.length > 1 ? "results" : DIMS.find((d) => study().coords[d].length > 1) || "selection";
   show(tabs.find((t) => "#" + panelOf(t).id === location.hash) || tabs[0]);
 })();
