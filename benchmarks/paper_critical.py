@@ -4,8 +4,8 @@
 
 For every store and task that `benchmarks.paper` finds: `critical_mass` at delta 0.9 and 0.95, steps of 1% of
 the late layer, five seeds, logistic probes; then a sweep of all hundred sizes into RESULTS of its own, and
-what `redundancy` reads off it. Prints a line per task, writes STUDY/critical.json and the record. The same command
-continues after a stop. `--tasks` takes some of them.
+what `redundancy` reads off it. Prints a line per task, writes STUDY/critical.json and the record. The same
+command continues after a stop. `--tasks` takes some of them.
 """
 
 import argparse

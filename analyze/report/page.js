@@ -43,6 +43,11 @@
     toImageButtonOptions: { format: "svg" } };
   /* Many names would leave no room for the curves: then the legend stands below, and the plot grows by it. */
   function draw(id, traces, shape) {
+    if (!window.Plotly) {
+      const script = document.createElement("script");
+      script.textContent = document.getElementById("plotly").textContent;
+      document.head.append(script);
+    }
     const box = document.getElementById(id);
     if (!box.dataset.height) box.dataset.height = box.clientHeight;
     const names = traces.filter((t) => t.showlegend !== false && t.name).map((t) => t.name.length);

@@ -89,7 +89,9 @@ def build_page(payload: dict[str, Any], *, title: str, commands: list[str], down
         '<footer><div class="inner">Written by probecache. Definitions: Nanda et al., <i>Diffused '
         "Redundancy in Pre-trained Representations</i>, NeurIPS 2023.</div></footer>"
         f'<script type="application/json" id="data">{script_json(drawn)}</script>'
-        f"<script>{_plotly()}</script><script>{_asset('page.js')}</script></body></html>\n"
+        # four megabytes that a browser reads as text, and as a script when the first plot is drawn
+        f'<script type="text/plain" id="plotly">{_plotly()}</script>'
+        f"<script>{_asset('page.js')}</script></body></html>\n"
     )
 
 

@@ -174,7 +174,7 @@ def test_choosing_other_results_and_layers_redraws(browser, report):
 
 def test_page_is_self_contained_and_escapes_names(report):
     page = (report[0] / "index.html").read_text()
-    markup = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    markup = re.sub(r'<script(?: type="text/plain" id="plotly")?>.*?</script>', "", page, flags=re.S)
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', markup)
     assert "<b>CIFAR</b>" not in re.sub(
         r'<script type="application/json".*?</script>', "", markup, flags=re.S
