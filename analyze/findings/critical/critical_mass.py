@@ -96,8 +96,8 @@ def critical_mass(
                 raise InputError(
                     f"got selection {cell['selection']!r}, which keeps no neurons; allowed: others"
                 )
-            values = {"fractions": (1.0,), "seeds": seed_list, "train": train, "test": test, "probe": probe}
-            one = SweepPlan.from_mapping(values | cell | plan, "critical_mass")
+            asked = {"fractions": (1.0,), "seeds": seed_list, "train": train, "test": test, "probe": probe}
+            one = SweepPlan.from_mapping(asked | cell | plan, "critical_mass")
             measures.append(Probes(one, store, score, place, client, device, memory_limit, progress))
         searches = []
         for cell, measure in zip(cells, measures, strict=True):
