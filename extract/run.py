@@ -143,6 +143,9 @@ def _compute(
                 f"none of the images of rows {shard.start}:{shard.stop} could be read, first "
                 f"{images.names[shard.start]!r}: {reasons.get(shard.start, '')}"
             )
+        if not settings.allow_saturated:
+            for name in shard.layers:
+                features.require_kept(name)
         names = list(images.names[shard.start : shard.stop])
         activations = {name: arrays[name] for name in shard.layers}
         writer.write(shard, activations=activations, labels=labels, samples=names, status=status)

@@ -13,12 +13,13 @@ from probecache.store.catalog import Split
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.importing.formats.matrix import Matrix
-from probecache.store.layout import DTYPES, LayerSpec, Shard
+from probecache.store.layout import DTYPES, OK, SHARD_ROWS, LayerSpec, Shard
 from probecache.store.reader import Store
 from probecache.store.storage.files import open_files
 from probecache.store.streaming.batch import as_numpy
 from probecache.store.targets import MAX_CLASSES, make_target
 from probecache.store.writer import open_writer
+from probecache.store.writing.layer_shards import require_fits
 from probecache.store.writing.merge_rows import require_same_split
 
 Array = np.ndarray[Any, Any]
@@ -69,6 +70,10 @@ def write_arrays(
     if stored is not None:  # before anything is made: labels of other data leave the store as it was
         require_same_split(open_files(path), stored, classes, names)
     own = {v: k for k, v in DTYPES.items()}.get(values.dtype.newbyteorder("="), "float32")
+    if not allow_saturated:  # before anything is made: what is refused leaves the store as it was
+        step = shard_rows or (SHARD_ROWS if stored is None else stored.geometry.shard_rows)
+        where = f"layer {layer!r} of split {split!r}"
+        _require_fits(values, status, dtype or own, where, range(*(rows or (0, n)), max(step, 1)))
     with open_writer(
         path,
         split=split,
@@ -123,6 +128,8 @@ def _classes(
             found = Store(open_files(path), partial=True).labels(stored.name)[:n]
             classes[: len(found)] = found
         return classes, known if class_names is None else class_names
+    if isinstance(labels, np.ma.MaskedArray) and np.ma.is_masked(labels):
+        raise InputError("labels are a masked array: write -1 where a row is unlabelled")
     classes = np.asarray(labels)
     if classes.dtype.kind in "OUTb":
         text = make_target("labels", labels, "classes", class_names)
@@ -145,6 +152,21 @@ def _classes(
     return classes, class_names
 
 
+def _require_fits(values: Any, status: Array | None, dtype: str, where: str, starts: range) -> None:
+    """ProbecacheError for the first shard that the stored dtype does not hold."""
+    if dtype not in DTYPES:
+        return  # said where the layer is described
+    lossless = dtype != "float16" and values.dtype.itemsize <= DTYPES[dtype].itemsize
+    if lossless or not isinstance(values, np.ndarray):
+        return
+    ok = None if status is None else np.asarray(status) == OK
+    for start in starts:
+        stop = min(start + starts.step, starts.stop)
+        block = np.asarray(values[start:stop])
+        kept = block if ok is None else block[ok[start:stop]]
+        require_fits(kept, dtype, f"{where}, rows {start}:{stop}")
+
+
 def _ahead(shard_bytes: int) -> int:
     """Shards that wait to be written while the next one is read: three, fewer where they are large."""
     return max(0, min(2, (1 << 29) // max(1, shard_bytes) - 1))
@@ -152,6 +174,13 @@ def _ahead(shard_bytes: int) -> int:
 
 def _checked(activations: Any) -> Any:
     """What gives (samples, neurons) numbers by rows: an array, or what is like one but not in memory."""
+    if isinstance(activations, np.ma.MaskedArray):
+        if np.ma.is_masked(activations):
+            raise InputError(
+                "activations are a masked array with masked values: fill them (.filled(np.nan)), or mark "
+                "rows as failed with status"
+            )
+        activations = activations.data
     lazy = all(hasattr(activations, name) for name in ("shape", "dtype", "__getitem__"))
     if lazy and isinstance(activations.dtype, np.dtype):
         values = activations
@@ -160,6 +189,11 @@ def _checked(activations: Any) -> Any:
     if len(values.shape) != 2 or 0 in values.shape:
         raise InputError(f"activations have shape {values.shape}: use (samples, neurons), neither of them 0")
     if values.dtype.kind not in "fiu" and values.dtype != DTYPES["bfloat16"]:
+        if values.dtype.kind == "V" and values.dtype.itemsize == 2:
+            raise InputError(
+                "activations are raw 2-byte values, as numpy saves bfloat16: say so by "
+                "array.view(ml_dtypes.bfloat16), or save them as float32"
+            )
         raise InputError(f"activations are {values.dtype}: use float16, bfloat16, float32 or other numbers")
     if values.dtype.itemsize > 8:
         raise InputError(f"activations are {values.dtype}: use numbers of at most 64 bits")

@@ -35,6 +35,7 @@ class Layer:
     geometry: Geometry
     complete: int = 0
     report: dict[str, Any] = field(default_factory=dict)
+    n_statistics: int = len(metadata.STATISTICS)
 
     @property
     def key(self) -> str:
@@ -57,6 +58,7 @@ class Layer:
         return f"{self.key}/commit/c/{shard.index}/0"
 
     def attributes(self) -> dict[str, Any]:
+        counted = {"statistics": self.n_statistics}
         return {
             "probecache": {
                 "neurons": self.spec.neurons,
@@ -65,11 +67,12 @@ class Layer:
                 "attrs": dict(self.spec.attrs),
                 "complete": self.complete,
                 "report": self.report,
+                **(counted if self.n_statistics != metadata.OLD_STATISTICS else {}),
             }
         }
 
     def arrays(self) -> dict[str, dict[str, Any]]:
-        return metadata.layer_arrays(self.geometry, self.spec, self.compression)
+        return metadata.layer_arrays(self.geometry, self.spec, self.compression, self.n_statistics)
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,10 @@ def read_layer(files: Files, split: Split, name: str) -> Layer:
         raise DamagedStore(f"{where}/zarr.json: {error}") from None
     if compression not in COMPRESSIONS or type(complete) is not int or complete < 0:
         raise DamagedStore(f"{where}/zarr.json: impossible compression or progress")
-    return Layer(split.name, spec, compression, split.geometry, complete, report)
+    counted = ours.get("statistics", metadata.OLD_STATISTICS)
+    if counted not in (metadata.OLD_STATISTICS, len(metadata.STATISTICS)):
+        raise DamagedStore(f"{where}/zarr.json: impossible number of statistics")
+    return Layer(split.name, spec, compression, split.geometry, complete, report, counted)
 
 
 def require_arrays(files: Files, owner: Split | Layer) -> None:

@@ -305,6 +305,7 @@ def _shard(
     if not np.isnan(values[status[:rows] == FAILED].astype(np.float32)).all():
         found.append(_shard_damage(layer, s, "activations", "rows marked failed hold values"))
     again = moments.partial(values if ok.all() else values[ok])
+    again[8] = part[8]  # of values that are not there any more
     scale = np.maximum(np.abs(np.nan_to_num(part, posinf=0, neginf=0)).max(axis=1, keepdims=True), 1e-30)
     with np.errstate(invalid="ignore"):  # inf - inf, where a neuron has no finite value
         same = (again == part) | (np.abs(again - part) <= 1e-5 * scale)
@@ -333,6 +334,6 @@ def _merged(files: Files, layer: Layer, total: Array) -> Iterator[Damage]:
             yield damage(name, "its file is missing")
         elif raw != chunks.sealed(values.astype("<f8").tobytes())[0]:
             yield damage(name, "does not agree with the shards")
-    for row, name in ((6, "nonfinite"), (7, "saturated")):
+    for row, name in ((6, "nonfinite"), (7, "saturated"), (8, "underflow"))[: layer.n_statistics - 6]:
         if layer.report.get(name) != int(total[row].sum()):
             yield damage(name, f"{int(total[row].sum())} {name} values, reported {layer.report.get(name)}")

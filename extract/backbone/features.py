@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probecache.extract.backbone.call import only_input, only_tensor, output_tensors, run_model
 from probecache.extract.backbone.layers import Layer
 from probecache.extract.backbone.pooling import pool_output
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, ProbecacheError
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -87,6 +87,7 @@ class Features(nn.Module):
             "std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
         )
         self._seen: dict[str, Tensor] = {}
+        self._vanished: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
         modules = dict(model.named_modules())
         for layer in {f.layer.name: f.layer for f in features}.values():
@@ -126,9 +127,36 @@ class Features(nn.Module):
             if feature.layer.name == layer.name:
                 pooled = pool_output(output, layer.layout, feature.pool)
                 # A copy: the network may go on to overwrite the storage that a view would share.
-                self._seen[feature.name] = pooled.to(self.dtype, copy=True)
+                cast = pooled.to(self.dtype, copy=True)
+                self._seen[feature.name] = cast
+                if cast.dtype != pooled.dtype and not torch.compiler.is_compiling():
+                    self._count_vanished(feature.name, pooled, cast)
         if self.stop_early and len(self._seen) == len(self.features):
             raise _Enough
+
+    def _count_vanished(self, name: str, pooled: Tensor, cast: Tensor) -> None:
+        """Add what became 0 in the cast to what is known of it: count and size of those, size of all."""
+        size = pooled.detach().abs().float()
+        gone = (cast == 0) & (size != 0)
+        found = torch.stack([gone.sum(0).float(), (size * gone).sum(0), size.nan_to_num(posinf=0).sum(0)])
+        self._vanished[name] = found if name not in self._vanished else self._vanished[name] + found
+
+    def require_kept(self, name: str) -> int:
+        """How many values of a layer were too small for the stored dtype and became 0.
+
+        ProbecacheError where more than 1% of its neurons lost more than 1% of their size with them.
+        """
+        if name not in self._vanished:
+            return 0
+        count, gone, size = self._vanished[name].cpu()
+        lost = int((gone > 0.01 * size).sum())
+        if lost > 0.01 * len(size):
+            raise ProbecacheError(
+                f"layer {name!r}: {int(count.sum())} values are too small for "
+                f"{str(self.dtype).removeprefix('torch.')} and became 0, and {lost} of {len(size)} neurons "
+                "with them: store as --dtype bfloat16 or float32, or allow it with --allow-saturated"
+            )
+        return int(count.sum())
 
     def _after(self, layer: Layer) -> Any:
         def hook(module: nn.Module, inputs: object, output: object) -> None:

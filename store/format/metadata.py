@@ -13,7 +13,8 @@ from probecache.store.fingerprint import digest
 from probecache.store.layout import MOMENTS, Geometry, LayerSpec, panel_rows
 
 FORMAT = 1
-STATISTICS = ("count", "mean", "m2", "minimum", "maximum", "zeros", "nonfinite", "saturated")
+STATISTICS = ("count", "mean", "m2", "minimum", "maximum", "zeros", "nonfinite", "saturated", "underflow")
+OLD_STATISTICS = 8  # of layers that were made before underflow was counted
 _FILL = {
     "float16": "NaN",
     "float32": "NaN",
@@ -69,7 +70,9 @@ def split_arrays(geometry: Geometry) -> dict[str, dict[str, Any]]:
     }
 
 
-def layer_arrays(geometry: Geometry, spec: LayerSpec, compression: str | None) -> dict[str, dict[str, Any]]:
+def layer_arrays(
+    geometry: Geometry, spec: LayerSpec, compression: str | None, n_statistics: int
+) -> dict[str, dict[str, Any]]:
     """Documents of the arrays in a layer's group."""
     n, rows, d = geometry.n_samples, geometry.shard_rows, spec.neurons
     inner = panel_rows(rows, d * spec.itemsize)
@@ -85,13 +88,13 @@ def layer_arrays(geometry: Geometry, spec: LayerSpec, compression: str | None) -
     }
     stored = "uint16" if spec.dtype == "bfloat16" else spec.dtype
     logical = {"dtype": "bfloat16"} if spec.dtype == "bfloat16" else None
-    statistics = {"statistics": " ".join(STATISTICS)}
+    statistics = {"statistics": " ".join(STATISTICS[:n_statistics])}
     return {
         "activations": array_document([n, d], [rows, d], stored, ["sample", "neuron"], logical, [sharding]),
         "commit": array_document([geometry.n_shards, words], [1, words], "uint64", ["shard", "word"]),
         "partial": array_document(
-            [geometry.n_shards, len(STATISTICS), d],
-            [1, len(STATISTICS), d],
+            [geometry.n_shards, n_statistics, d],
+            [1, n_statistics, d],
             "float64",
             ["shard", "statistic", "neuron"],
             statistics,

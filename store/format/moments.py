@@ -20,10 +20,11 @@ _LARGE = 1e15  # above it a square may leave float32
 
 
 def partial(block: Array) -> Array:
-    """Statistics of `block` (rows, neurons): float64 (8, neurons), rows as in STATISTICS.
+    """Statistics of `block` (rows, neurons): float64 (9, neurons), rows as in STATISTICS.
 
     count, mean, m2, minimum, maximum and zeros are of the finite values; `nonfinite` counts NaN and
-    infinities; `saturated` the infinite ones and those at the dtype's limit.
+    infinities; `saturated` the infinite ones and those at the dtype's limit; `underflow`, those that the
+    cast to this dtype made 0, is for the caller to count.
     """
     d, limit = block.shape[1], float(ml_dtypes.finfo(block.dtype).max)
     step = max(1, min(_PANEL, (1 << 20) // (4 * d) + 1))
@@ -82,6 +83,7 @@ def _with_gaps(x: Array, limit: float) -> Array:
             (x == 0).sum(axis=0),
             (~finite).sum(axis=0),
             (np.abs(x) >= limit).sum(axis=0),
+            np.zeros(x.shape[1]),
         ]
     )
 
@@ -106,7 +108,7 @@ def merge(a: Array, b: Array) -> Array:
     n = a[0] + b[0]
     safe = np.maximum(n, 1)
     delta = b[1] - a[1]
-    out = a + b  # count, zeros, nonfinite, saturated
+    out = a + b  # count, zeros, nonfinite, saturated, underflow
     out[1] = np.where(a[0] == 0, b[1], a[1] + delta * (b[0] / safe))
     out[2] = a[2] + b[2] + delta**2 * (a[0] * b[0] / safe)
     out[3], out[4] = np.minimum(a[3], b[3]), np.maximum(a[4], b[4])

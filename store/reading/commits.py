@@ -45,15 +45,17 @@ def read_tokens(files: Files, split: Split, shards: list[Shard]) -> dict[int, in
 
 
 def read_partial(files: Files, layer: Layer, shard: Shard, crc: int) -> Array:
-    """A shard's moments (8, neurons) float64; BadChunk if they are not those that were committed."""
-    size = 8 * len(metadata.STATISTICS) * layer.spec.neurons
+    """A shard's moments (9, neurons) float64; BadChunk if they are not those that were committed."""
+    size = 8 * layer.n_statistics * layer.spec.neurons
     try:
         payload, found = chunks.unsealed(files.read(layer.partial_key(shard), size + 4), size)
     except BadChunk as error:
         raise BadChunk(f"partial: {error}") from None
     if found != crc:
         raise BadChunk("partial: it is not the one that was committed")
-    return np.frombuffer(payload, "<f8").reshape(len(metadata.STATISTICS), -1)
+    part = np.frombuffer(payload, "<f8").reshape(layer.n_statistics, -1)
+    lacking = len(metadata.STATISTICS) - len(part)
+    return np.concatenate([part, np.zeros((lacking, part.shape[1]))]) if lacking else part
 
 
 def merged_moments(files: Files, layer: Layer) -> Array | None:

@@ -170,3 +170,158 @@ def test_an_npz_is_said_to_be_one(tmp_path, features):
     with pytest.raises(pc.InputError, match="of another format") as caught:
         open_matrix(str(tmp_path / "text.npy"), "--activations")
     assert "allow_pickle" not in str(caught.value)
+
+
+def tree(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def store_of(path, values, labels=None, **options):
+    labels = np.arange(len(values)) % 2 if labels is None else labels
+    options = {"split": "s", "layer": "l", "shard_rows": 8, **options}
+    return pc.write_arrays(path, activations=values, labels=labels, **options)
+
+
+@pytest.mark.parametrize(
+    ("kept", "change", "says"),
+    [
+        ("float16", lambda x: x * 1e-10, "too small for float16 and became 0, and 6 of 6 neurons"),
+        ("bfloat16", lambda x: x.astype(np.float64) * 1e-60, "too small for bfloat16"),
+        ("float32", lambda x: x.astype(np.float64) * 1e-60, "too small for float32"),
+        ("float16", lambda x: x * 1e6, "beyond float16's 65504"),
+        ("float32", lambda x: x.astype(np.float64) * 1e60, "beyond what float32 holds"),
+        ("bfloat16", lambda x: x.astype(np.float64) * 1e60, "beyond what bfloat16 holds"),
+    ],
+)
+def test_values_that_the_dtype_does_not_hold_are_refused_before_anything_is_made(
+    tmp_path, kept, change, says
+):
+    good = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    bad = good.astype(np.float64)
+    bad[30:] = change(good[30:])  # far from the first shard
+    with pytest.raises(pc.ProbecacheError, match=says.replace("float16's", "float16.s")):
+        store_of(tmp_path / "new", bad, dtype=kept)
+    assert not (tmp_path / "new").exists()
+    store_of(tmp_path / "old", good[:20], dtype=kept)
+    before = tree(tmp_path / "old")
+    with pytest.raises(pc.ProbecacheError):
+        store_of(tmp_path / "old", bad, dtype=kept)
+    assert tree(tmp_path / "old") == before
+    store_of(tmp_path / "new", bad, dtype=kept, allow_saturated=True)
+    assert list(verify(tmp_path / "new")) == []
+
+
+def test_small_tails_are_counted_and_allowed(tmp_path):
+    """GELU's: some values of a neuron vanish in float16, the neuron does not."""
+    x = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32) * 3
+    gelu = x * 0.5 * (1 + np.tanh(0.8 * (x + 0.045 * x**3)))
+    gelu = np.where(x < -5, -1e-9, gelu).astype(np.float32)
+    store = store_of(tmp_path / "s", gelu, dtype="float16", shard_rows=64)
+    expected = int(((gelu != 0) & (gelu.astype(np.float16) == 0)).sum())
+    assert expected > 5
+    assert store.report("s", "l")["underflow"] == expected
+    assert list(verify(tmp_path / "s")) == []
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int8", "uint16", "int64"])
+@pytest.mark.parametrize("order", ["Fortran", "big-endian", "strided", "read-only", "reversed"])
+def test_arrays_in_any_order_of_memory_are_right_twice(tmp_path, kind, order):
+    values = np.random.default_rng(0).integers(0, 100, (30, 6)).astype(kind)
+    given = {
+        "Fortran": lambda: np.asfortranarray(values),
+        "big-endian": lambda: values.astype(values.dtype.newbyteorder(">")),
+        "strided": lambda: np.repeat(np.repeat(values, 2, axis=0), 3, axis=1)[::2, ::3],
+        "read-only": lambda: np.frombuffer(values.tobytes(), values.dtype).reshape(values.shape),
+        "reversed": lambda: values[::-1, ::-1].copy()[::-1, ::-1],
+    }[order]()
+    for _ in range(2):
+        store = store_of(tmp_path / "s", given)
+    assert store.matrix("s", "l").dtype == (kind if kind in ("float16", "float32") else "float32")
+    np.testing.assert_array_equal(store.matrix("s", "l"), values.astype(np.float32))
+    np.save(tmp_path / "X.npy", given)
+    store = store_of(tmp_path / "s", np.load(tmp_path / "X.npy", mmap_mode="r"))
+    assert list(verify(tmp_path / "s")) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (np.ma.masked_greater(np.arange(12.0).reshape(4, 3), 5), "masked array with masked values"),
+        (np.ones((4, 3), complex), "are complex128"),
+        (np.ones((4, 3), "V2"), "as numpy saves bfloat16"),
+        (np.full((4, 3), "1.5"), "activations"),
+    ],
+)
+def test_arrays_that_are_not_plain_numbers_are_refused(tmp_path, values, says):
+    with pytest.raises(pc.InputError, match=says):
+        store_of(tmp_path / "s", values)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_masked_array_that_masks_nothing_is_its_values(tmp_path):
+    values = np.ma.masked_array(np.arange(12.0).reshape(4, 3))
+    np.testing.assert_array_equal(store_of(tmp_path / "s", values).matrix("s", "l"), values.data)
+
+
+def test_text_labels_become_classes(tmp_path):
+    values = np.ones((4, 3), np.float32)
+    store = store_of(tmp_path / "s", values, np.array(["dog", "cat", "dog", "ant"]))
+    assert store.class_names("s") == ["ant", "cat", "dog"]
+    assert store.labels("s").tolist() == [2, 1, 2, 0]
+    store = store_of(tmp_path / "s", values, ["dog", "cat", "dog", "ant"], layer="other")
+    assert store.layers == ["l", "other"]
+    names = ["dog", "cat", "ant", "bee"]
+    store = store_of(tmp_path / "t", values, ["dog", "cat", "dog", "ant"], class_names=names)
+    assert store.labels("s").tolist() == [0, 1, 0, 2]
+    with pytest.raises(pc.InputError, match="'eel', which is no class"):
+        store_of(tmp_path / "u", values, ["dog", "eel", "dog", "ant"], class_names=names)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([3.7, 1, 0, 2], "labels are float64"),
+        (["dog", 1, None, "cat"], "mixes"),
+        ([-2, 0, 1, 0], "labels go down to -2"),
+        (np.ma.masked_less(np.arange(4), 2), "masked array: write -1"),
+    ],
+)
+def test_labels_that_say_no_class_are_refused(tmp_path, labels, says):
+    labels = np.array(labels, dtype=object) if isinstance(labels, list) and "dog" in labels else labels
+    with pytest.raises(pc.InputError, match=says):
+        store_of(tmp_path / "s", np.ones((4, 3), np.float32), labels)
+    assert not (tmp_path / "s").exists()
+
+
+def test_rows_take_what_columns_take(tmp_path):
+    values = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    store = store_of(tmp_path / "s", values)
+    for rows in ([3, 17], [17, 3], [49, 0, 0, 8, 7], np.array([8]), range(2, 40, 5), [], np.arange(50)[::-1]):
+        np.testing.assert_array_equal(store.matrix("s", "l", rows=rows), values[list(rows)])
+        got = store.matrix("s", "l", columns=[5, 1], rows=rows, dtype="float64")
+        np.testing.assert_array_equal(got, values[list(rows)][:, [5, 1]])
+    np.testing.assert_array_equal(store.matrix("s", "l", rows=(3, 17)), values[3:17])
+    np.testing.assert_array_equal(store.matrix("s", "l", rows=slice(3, 17)), values[3:17])
+    for rows in ([3, 50], [-1], [[1, 2]], [1.5], [True] * 50, (1, 2, 3), "ab"):
+        with pytest.raises(pc.InputError, match="rows"):
+            store.matrix("s", "l", rows=rows)
+
+
+def test_layers_that_an_older_version_wrote_without_underflow_go_on(tmp_path, monkeypatch):
+    from probecache.store.catalog import Layer
+
+    values = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    made = Layer.__init__
+
+    def old(self, *arguments, **options):
+        made(self, *arguments, **{**options, **({} if len(arguments) > 6 else {"n_statistics": 8})})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Layer, "__init__", old)
+        store_of(tmp_path / "s", values[:20])
+    assert b'"statistics"' not in (tmp_path / "s/s/l/zarr.json").read_bytes()
+    assert list(verify(tmp_path / "s")) == []
+    store = store_of(tmp_path / "s", values)
+    np.testing.assert_array_equal(store.matrix("s", "l"), values)
+    assert set(store.report("s", "l")) == {"nonfinite", "saturated"}
+    assert list(verify(tmp_path / "s")) == []

@@ -83,7 +83,12 @@ def test_a_writer_goes_on_where_another_stopped(tmp_path):
             write(writer, shard, source)
         store = writer.finish({"seconds": 2.0})
     np.testing.assert_array_equal(store.matrix("s", "b"), source["b"])
-    assert store.report("s", "b") == {"nonfinite": 0, "saturated": 0, "summary": {"seconds": 2.0}}
+    assert store.report("s", "b") == {
+        "nonfinite": 0,
+        "saturated": 0,
+        "underflow": 0,
+        "summary": {"seconds": 2.0},
+    }
     assert store.samples("s").tolist() == [f"img{i}" for i in range(N)]
     with opened(tmp_path / "s", layers=("a", "b")) as writer:
         assert list(writer.pending()) == []
