@@ -73,7 +73,8 @@ def write_arrays(
     if not allow_saturated:  # before anything is made: what is refused leaves the store as it was
         step = shard_rows or (SHARD_ROWS if stored is None else stored.geometry.shard_rows)
         where = f"layer {layer!r} of split {split!r}"
-        _require_fits(values, status, dtype or own, where, range(*(rows or (0, n)), max(step, 1)))
+        first, last = rows or (0, n)
+        _require_fits(values, status, dtype or own, where, range(first, last, max(step, 1)))
     with open_writer(
         path,
         split=split,
