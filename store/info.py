@@ -3,6 +3,7 @@
 import html
 from typing import Any
 
+from probecache.store import catalog
 from probecache.store.errors import ProbecacheError
 from probecache.store.format.chunks import BadChunk
 from probecache.store.reading import commits
@@ -34,6 +35,8 @@ def describe(store: Any) -> dict[str, Any]:
             "classes": len(split.class_names),
             "shard_rows": split.geometry.shard_rows,
             "fingerprint": split.data,
+            "streaming": split.streaming,
+            "targets": {t: _target(store, name, t) for t in store.targets(name)[1:]},
             "layers": layers,
         }
     fingerprint = store.fingerprint
@@ -42,6 +45,13 @@ def describe(store: Any) -> dict[str, Any]:
         "fingerprint": {"backbone": fingerprint.backbone, "compute": fingerprint.compute},
         "splits": splits,
     }
+
+
+def _target(store: Any, split: str, name: str) -> dict[str, Any]:
+    """Kind, names (how many), and the rows that are written of a target, from its document."""
+    stored = catalog.read_target(store.files, store.split_info(split), name)
+    written = sum(rows for rows, _ in stored.commits)
+    return {"kind": stored.kind, "names": len(stored.names), "rows_written": written}
 
 
 def print_description(description: dict[str, Any]) -> None:
@@ -57,6 +67,13 @@ def print_description(description: dict[str, Any]) -> None:
             state = "finished" if found["finished"] else f"{found['rows_written']} of {found['samples']} rows"
             table.add_row(name, layer, str(found["samples"]), str(found["neurons"]), found["dtype"], state)
     console.print(table)
+    for name, split in description["splits"].items():
+        for target, of in split["targets"].items():
+            rows = of["rows_written"]
+            state = "" if rows == split["samples"] else f", {rows} of {split['samples']} rows"
+            console.print(f"target {target} of {name}: {of['kind']} ({of['names']}){state}", markup=False)
+        if split["streaming"]:
+            console.print(f"split {name} is being streamed and was not finished", markup=False)
     parts = dict(description["fingerprint"])
     parts |= {f"data of {name}": split["fingerprint"] for name, split in description["splits"].items()}
     for part, fields in parts.items():

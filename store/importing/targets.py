@@ -163,4 +163,5 @@ def _placed(target: Target, source: Array) -> Target:
 def _described(target: Target) -> str:
     n, known = len(target), int(np.count_nonzero(target.labelled))
     what = f"{len(target.names)} {'columns of numbers' if target.kind == 'numbers' else target.kind}"
+    what = "numbers" if what == "1 columns of numbers" else what
     return f"{target.name}: {what}, {known} rows labelled, {n - known} unlabelled"

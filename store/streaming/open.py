@@ -25,8 +25,8 @@ def open_writer(
     """Open a stream of rows into one split of STORE, made if missing. Use it as a context.
 
         with pc.open_writer("features.zarr", split="train", layers={"a": 768, "b": 1024}) as stream:
-            for images, labels in batches[stream.position // 64 :]:
-                stream.append({"a": ..., "b": ...}, labels=labels)
+            for i in range(stream.position // 64, len(batches)):  # killed, it goes on
+                stream.append({"a": ..., "b": ...}, labels=..., start=64 * i)
 
     layers       {name: neurons}
     n_samples    rows in all; None: as many as come (an existing split has the number that it has)

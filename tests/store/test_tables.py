@@ -194,7 +194,7 @@ def test_the_command_counts_what_matched(store, tmp_path, capsys):
     code, _, err = run(capsys, "target", store.path, "--split", "train", *more)
     assert (code, "add --by-position" in err) == (2, True)
     code, out, _ = run(capsys, "target", store.path, "--split", "train", *more, "--by-position")
-    assert (code, out.splitlines()[-1]) == (0, "  size: 1 columns of numbers, 12 rows labelled, 0 unlabelled")
+    assert (code, out.splitlines()[-1]) == (0, "  size: numbers, 12 rows labelled, 0 unlabelled")
     path.write_text(f"sample,color\n{NAMES[2]},green\n", encoding="utf-8")
     code, _, err = run(capsys, "target", store.path, "--split", "train", "--from", path)
     assert (code, "--replace" in err) == (2, True)

@@ -349,3 +349,11 @@ def test_a_copy_of_the_store_reads_the_same(store, tmp_path):
     shutil.copytree(store.path, tmp_path / "copy")
     copy = pc.open_store(tmp_path / "copy")
     assert copy.target_digest("train", "age") == store.target_digest("train", "age")
+
+
+def test_info_names_the_targets(store, capsys):
+    with pytest.raises(SystemExit):
+        pc.main(["info", str(store.path)])
+    told = capsys.readouterr().out
+    assert "target color of train: classes (3)\n" in told
+    assert "target attributes of train: labels (4)\n" in told
