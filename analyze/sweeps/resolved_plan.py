@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 
 from probecache.analyze.probes.fit import pick_device
+from probecache.analyze.results.grid import Grid
 from probecache.analyze.sweeps.blocks import Block, missing_blocks
 from probecache.analyze.sweeps.cost import (
     Machine,
@@ -19,7 +20,6 @@ from probecache.analyze.sweeps.cost import (
     project,
     target_seconds,
 )
-from probecache.analyze.sweeps.grid import Grid
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.solvers import check_solver
 from probecache.analyze.sweeps.worker import Job, layer_digest

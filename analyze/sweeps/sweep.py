@@ -14,12 +14,12 @@ import numpy as np
 import xarray as xr
 
 from probecache.analyze.probes.kind import TOL
+from probecache.analyze.results.write import Results
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.cost import Machine, check_fits, project
 from probecache.analyze.sweeps.execute import Outcome, run_here, run_on
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
-from probecache.analyze.sweeps.results import Results
 from probecache.analyze.sweeps.worker import Cache, working_memory
 from probecache.analyze.tasks.class_weights import ClassWeight
 from probecache.analyze.tasks.labels import load_labels

@@ -14,7 +14,7 @@ from scipy.stats import rankdata, spearmanr
 import probecache as pc
 from probecache.analyze.metrics import METRICS, RESERVED, get_metric, register_metric
 from probecache.analyze.metrics import metric as metric_module
-from probecache.analyze.sweeps.grid import CHOSEN, VARIABLES
+from probecache.analyze.results.grid import CHOSEN, VARIABLES
 from probecache.analyze.sweeps.plan import DIMS
 
 M, N = 7, 120

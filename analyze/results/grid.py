@@ -1,0 +1,168 @@
+"""The labelled grid that RESULTS lie on: coordinates, the variables over them, and how these are chunked."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from probecache.analyze.sweeps.plan import AUTO, DIMS, SweepPlan
+from probecache.store.errors import FingerprintMismatch
+
+# name -> (dtype, value where nothing was computed, what it is)
+VARIABLES: dict[str, tuple[str, Any, str]] = {
+    "accuracy": ("float64", np.nan, "share of test samples whose class is predicted, 0 to 1"),
+    "objective": ("float64", np.nan, "the penalised training objective at the weights that were scored"),
+    "grad_norm": ("float64", np.nan, "norm of the objective's gradient at those weights"),
+    "n_iter": ("int32", -1, "what the solver counts: evaluations of the objective (logistic), steps (sgd)"),
+    "converged": ("bool", False, "whether the solver met its tolerance"),
+    "seconds": ("float64", np.nan, "the probe's share of its block's seconds in a worker, loading included"),
+    "state": ("int8", 0, "0 missing, 1 done, 2 failed"),
+}
+CHOSEN = {"chosen_l2": ("float64", np.nan, "the l2 that the probe chose and was fitted with")}
+SEAL = "_seal"  # behind the name of a wide variable: a hash of its row, which the probe's own seal covers
+CHUNK_PROBES = 4096  # of a variable's chunk at most: a block rewrites the chunks that it lies in
+CHUNK_SEEDS = 64
+CHUNK_BYTES = 2**20  # of a wide variable's chunk at most, unless one seed's rows are larger
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An array over the seven dimensions, and over more where each probe has a row of values."""
+
+    name: str
+    dtype: str
+    fill: Any
+    about: str
+    dims: tuple[str, ...] = DIMS
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Coordinates of RESULTS, and what its other dimensions are.
+
+    neurons: d of each layer; classes: names, the training split's, in label order. metrics: names of further
+    scores, each a float64 variable. samples: names of the test samples, where predictions are kept.
+    """
+
+    target: tuple[str, ...]
+    layer: tuple[str, ...]
+    selection: tuple[str, ...]
+    shots: tuple[str, ...]
+    fraction: tuple[float, ...]
+    seed: tuple[int, ...]
+    l2: tuple[float, ...] | tuple[str]
+    neurons: tuple[int, ...]
+    classes: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, plan: SweepPlan, neurons: Mapping[str, int], classes: tuple[str, ...]) -> "Grid":
+        widths = tuple(int(neurons[layer]) for layer in plan.layer)
+        axes = (plan.target, plan.layer, plan.selection, plan.shots, plan.fractions, plan.seeds, plan.l2)
+        return cls(*axes, widths, classes)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Grid":
+        return cls(**{name: tuple(listed) for name, listed in values.items()})
+
+    def as_json(self) -> dict[str, list[Any]]:
+        return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(getattr(self, dim)) for dim in DIMS)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Length of every dimension that a variable may have."""
+        more = {"class": len(self.classes), "sample": len(self.samples), "neuron": max(self.neurons)}
+        return dict(zip(DIMS, self.shape, strict=True)) | more
+
+    @property
+    def scalars(self) -> tuple[Variable, ...]:
+        """One value per probe; `state` and the seals are last, in the order in which they are written."""
+        named = {name: about for name, about in VARIABLES.items() if name != "state"}
+        named |= {name: ("float64", np.nan, f"{name} on the test samples") for name in self.metrics}
+        if self.l2 == (AUTO,):
+            named |= CHOSEN
+        seals = {
+            f"{wide.name}{SEAL}": ("uint64", 0, f"hash of the probe's row of {wide.name}")
+            for wide in self.wide
+        }
+        seals["seal"] = ("uint64", 0, "hash of the probe's values and coordinates; 0 where there are none")
+        return (*(Variable(name, *rest) for name, rest in (named | seals).items()), STATE)
+
+    @property
+    def wide(self) -> tuple[Variable, ...]:
+        """A row of values per probe."""
+        found = []
+        if self.classes:
+            about = "accuracy on the test samples of each class"
+            found.append(Variable("class_accuracy", "float32", np.nan, about, (*DIMS, "class")))
+        if self.samples:
+            about = "predicted class of each test sample, a position in `class`"
+            found.append(Variable("predictions", "int32", -1, about, (*DIMS, "sample")))
+        return tuple(found)
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        return (*self.wide, *self.scalars)
+
+    def shape_of(self, variable: Variable) -> tuple[int, ...]:
+        return tuple(self.lengths[dim] for dim in variable.dims)
+
+    def chunk_of(self, variable: Variable) -> tuple[int, ...]:
+        """Shape of a chunk: one target, layer, selection and shots, whole fractions and l2, some seeds.
+
+        It does not depend on how many of those or of seeds there are, so that RESULTS grow by them without
+        any chunk being changed.
+        """
+        if variable.dims == ORDERS.dims:
+            return (1, CHUNK_SEEDS, max(self.neurons))
+        f, p = len(self.fraction), len(self.l2)
+        extra = tuple(self.lengths[dim] for dim in variable.dims[len(DIMS) :])
+        one = f * p
+        seeds = min(CHUNK_SEEDS, CHUNK_PROBES // one)
+        if extra:
+            seeds = min(seeds, CHUNK_BYTES // (one * math.prod(extra) * np.dtype(variable.dtype).itemsize))
+        return (1, 1, 1, 1, f, max(1, seeds), p, *extra)
+
+    def union(self, other: "Grid") -> "Grid":
+        """The smallest grid that holds both: fractions and l2 sorted, the rest in order of appearance."""
+        for name in ("classes", "metrics", "samples"):
+            mine, new = getattr(self, name), getattr(other, name)
+            if mine != new:
+                raise FingerprintMismatch(
+                    f"RESULTS has {len(mine)} {name}, this sweep {len(new)} or others; give another --out"
+                )
+        widths = dict(zip(self.layer, self.neurons, strict=True)) | dict(
+            zip(other.layer, other.neurons, strict=True)
+        )
+        merged: dict[str, tuple] = {}
+        for dim in DIMS:
+            mine, new = getattr(self, dim), getattr(other, dim)
+            added = tuple(value for value in new if value not in mine)
+            merged[dim] = tuple(sorted(mine + added)) if dim in ("fraction", "l2") else mine + added
+        return dataclasses.replace(self, **merged, neurons=tuple(widths[layer] for layer in merged["layer"]))
+
+
+STATE = Variable("state", *VARIABLES["state"])
+ORDERS = Variable(
+    "permutation",
+    "int32",
+    -1,
+    "order of the neurons in selection random: a subset is the first n_neurons of it; -1 beyond the layer",
+    ("layer", "seed", "neuron"),
+)
+
+
+def indices(inside: Grid, wanted: Grid) -> tuple[list[int], ...]:
+    """Positions of `wanted`'s coordinates in `inside`, one list per dimension."""
+    places = ({value: i for i, value in enumerate(getattr(inside, dim))} for dim in DIMS)
+    return tuple(
+        [place[value] for value in getattr(wanted, dim)] for place, dim in zip(places, DIMS, strict=True)
+    )

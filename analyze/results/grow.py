@@ -1,0 +1,108 @@
+"""Lay RESULTS out, new or grown: made beside their place, then put there in one step.
+
+Growing by targets, layers, selections, shots or seeds changes no chunk, so that all are linked into the new
+folder; fractions and l2 are inside chunks, which are then written anew.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probecache.analyze.results import chunks
+from probecache.analyze.results.chunks import Array, encode, key_of, place_of
+from probecache.analyze.results.grid import ORDERS, Grid, Variable, indices
+from probecache.analyze.results.layout import (
+    COPY,
+    ORDER_SEAL,
+    column_orders,
+    documents,
+    fixed_pieces,
+    group_bytes,
+    order_seals,
+)
+from probecache.analyze.results.replace import beside, link_tree, replace_folder
+from probecache.store.format.metadata import render
+from probecache.store.storage.files import Files, open_files
+
+FRACTION, SEED, L2 = 4, 5, 6  # axes
+
+
+def build(path: Path, grid: Grid, attributes: Mapping[str, Any], source: Grid | None = None) -> None:
+    """RESULTS over `grid` at `path`; source: the grid of those that lie there, whose probes are kept."""
+    new = beside(path, "new")
+    if new.exists():
+        shutil.rmtree(new)
+    new.mkdir(parents=True)
+    files, old = open_files(str(new)), open_files(str(path))
+    pieces = {f"{name}/zarr.json": [render(document)] for name, document in documents(grid).items()}
+    pieces |= {key: [raw] for key, raw in fixed_pieces(grid).items()}
+    files.write(pieces)
+    _write_orders(files, grid, old if source is not None else None, source)
+    if source is not None:
+        for variable in grid.variables:
+            same = (source.fraction, source.l2) == (grid.fraction, grid.l2)
+            if not same or source.chunk_of(variable) != grid.chunk_of(variable):
+                _rewrite(old, source, files, grid, variable)
+            elif (path / variable.name / "c").exists():
+                link_tree(path / variable.name / "c", new / variable.name / "c")
+    raw = [group_bytes(attributes, grid)]
+    files.write({COPY: raw}, {"zarr.json": raw})
+    replace_folder(new, path)
+
+
+def _write_orders(files: Files, grid: Grid, old: Files | None, source: Grid | None) -> None:
+    """Column orders and their seals: those that are there already are kept, whatever they would be now."""
+    seals = np.zeros((len(grid.layer), len(grid.seed)), np.uint64)
+    for index in chunks.chunk_indices(grid, ORDERS):
+        layer, seeds, _ = place_of(grid, ORDERS, index)
+        rows = column_orders(grid, layer.start, seeds)
+        if old is not None and source is not None and layer.start < len(source.layer):
+            first, last = seeds.start, min(seeds.stop, len(source.seed))
+            if first < last:
+                d = source.neurons[layer.start]
+                kept = chunks.read_chunk(old, source, ORDERS, index)[0, : last - first, :d]
+                rows[: last - first, :d] = kept
+        whole = np.full(grid.chunk_of(ORDERS), ORDERS.fill, ORDERS.dtype)
+        whole[0, : len(rows)] = rows
+        files.write({key_of(ORDERS.name, index): [encode(whole)]})
+        seals[layer.start, seeds] = order_seals(grid, layer.start, rows)
+    files.write({key_of(ORDER_SEAL, (0, 0)): [encode(seals)]})
+
+
+def _rewrite(old: Files, source: Grid, files: Files, grid: Grid, variable: Variable) -> None:
+    """A variable's chunks in the new shape, a cell of target, layer, selection and shots at a time."""
+    positions = indices(grid, source)
+    seeds = grid.chunk_of(variable)[SEED]
+    shape = grid.shape_of(variable)
+    for cell in np.ndindex(*source.shape[:FRACTION]):
+        whole, there = _read_cell(old, source, variable, cell)
+        if not there:
+            continue
+        grown = np.full(shape[FRACTION:], variable.fill, variable.dtype)
+        grown[np.ix_(positions[FRACTION], range(len(source.seed)), positions[L2])] = whole
+        target = tuple(positions[axis][i] for axis, i in enumerate(cell))
+        pieces = {}
+        for at in range(0, len(source.seed), seeds):
+            chunk = np.full(grid.chunk_of(variable), variable.fill, variable.dtype)
+            part = grown[:, at : at + seeds]
+            chunk[0, 0, 0, 0, :, : part.shape[1]] = part
+            rest = (0,) * (len(shape) - SEED - 1)
+            pieces[key_of(variable.name, (*target, 0, at // seeds, *rest))] = [encode(chunk)]
+        files.write(pieces)
+
+
+def _read_cell(files: Files, grid: Grid, variable: Variable, cell: tuple[int, ...]) -> tuple[Array, bool]:
+    """A variable's values (fraction, seed, l2, ...) of one cell, and whether any were written."""
+    shape, size = grid.shape_of(variable), grid.chunk_of(variable)[SEED]
+    whole, there = np.full(shape[FRACTION:], variable.fill, variable.dtype), False
+    for at in range(0, len(grid.seed), size):
+        index = (*cell, 0, at // size, *(0,) * (len(shape) - SEED - 1))
+        if files.size(key_of(variable.name, index)) is None:
+            continue
+        there = True
+        chunk = chunks.read_chunk(files, grid, variable, index)[0, 0, 0, 0]
+        whole[:, at : at + size] = chunk[:, : min(size, len(grid.seed) - at)]
+    return whole, there
