@@ -1,7 +1,7 @@
 """The subcommands of `analyze`. Heavy imports are inside the functions: `--help` loads no torch."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,33 @@ import typer
 def sweep(
     store: str = typer.Argument(help="Store to read."),
     out: Path = typer.Option(None, "--out", help="RESULTS folder; an existing one is continued."),
-    layer: list[str] = typer.Option(None, "--layer", help="Layer; repeat for several."),
-    train: str = typer.Option(None, "--train", help="Split to fit on  [train]"),
+    layer: list[str] = typer.Option(
+        None, "--layer", "--layers", help="Layers: a,b, repeated, or globs such as 'blocks.*'."
+    ),
+    target: list[str] = typer.Option(
+        None, "--target", help="What to predict: a,b, repeated, or globs  [label]"
+    ),
+    train: str = typer.Option(None, "--train", help="Split to fit on, or a union a+b  [train]"),
     test: str = typer.Option(None, "--test", help="Split to score on  [test]"),
+    val: str = typer.Option(None, "--val", help="Split that chooses l2 auto."),
+    refit: str = typer.Option(None, "--refit", help="Where --val chose: train, or train+val  [train]"),
     fractions: str = typer.Option(None, "--fractions", help="Comma list in (0, 1]."),
+    shots: str = typer.Option(
+        None, "--shots", help="Training rows per class: 1,4,0.1,all (a share of them below 1)  [all]"
+    ),
     seeds: str = typer.Option(None, "--seeds", help="A count, or a comma list of seeds  [5]"),
     selection: list[str] = typer.Option(
         None, "--selection", help="How columns are picked; repeatable  [random]"
     ),
     probe: str = typer.Option(None, "--probe", help="logistic, ridge, knn or sgd  [logistic]"),
+    metric: list[str] = typer.Option(
+        None, "--metric", help="Beside accuracy: a,b or repeated; docs/metrics.md lists them."
+    ),
+    save_predictions: str = typer.Option(
+        None, "--save-predictions", help="Keep each test sample's class; =scores keeps its scores too."
+    ),
+    control: str = typer.Option(None, "--control", help="Labels that say nothing: shuffled or random."),
+    tol: float = typer.Option(None, "--tol", help="Relative gap at which a logistic probe has converged."),
     l2: str = typer.Option(None, "--l2", help="Comma list of penalties, or auto  [1e-4]"),
     l2_path: str = typer.Option(None, "--l2-path", help="What --l2 auto chooses from  [1e-6 to 10]"),
     class_weight: str = typer.Option(None, "--class-weight", help="balanced, or cat=2,dog=0.5."),
@@ -42,12 +60,20 @@ def sweep(
     from probecache.analyze.sweeps.launch import run_sweep
 
     given: dict[str, Any] = {
-        "layer": layer or None,
+        "layer": _names(layer),
+        "target": _names(target),
+        "shots": None if shots is None else shots.split(","),
+        "val": val,
+        "refit": refit,
+        "metric": _names(metric),
+        "save_predictions": save_predictions,
+        "control": control,
+        "tol": tol,
         "train": train,
         "test": test,
         "fractions": _list(fractions),
         "seeds": _list(seeds),
-        "selection": selection or None,
+        "selection": _names(selection),
         "probe": probe,
         "l2": _list(l2),
         "l2_path": _list(l2_path),
@@ -268,6 +294,26 @@ def predict(
     else:
         print(f"{len(table)} rows")
     print(f"written: {out}")
+
+
+def _names(given: list[str] | None) -> list[str] | None:
+    """Names from a flag that may be repeated and hold comma lists; None where it was not given."""
+    names = [name.strip() for part in given or [] for name in part.split(",") if name.strip()]
+    return names or None
+
+
+def with_values(arguments: Sequence[str]) -> list[str]:
+    """The command line with the value that a bare --save-predictions stands for.
+
+    >>> with_values(["--save-predictions", "--tol", "1e-3"])
+    ['--save-predictions', 'classes', '--tol', '1e-3']
+    """
+    found: list[str] = []
+    for at, word in enumerate(arguments):
+        found.append(word)
+        if word == "--save-predictions" and arguments[at + 1 : at + 2] not in (["classes"], ["scores"]):
+            found.append("classes")
+    return found
 
 
 def _list(text: str | None) -> list[Any] | None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from benchmarks.record import record
 from benchmarks.sweep_streamed import TEST_ROWS, sweep, write
+from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.launch import parse_bytes
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import machine_for, projection
-from probecache.analyze.sweeps.worker import working_memory
 from probecache.analyze.tasks.task import stays_on_disk
 
 LAYERS = {"20,000 x 512": (20_000, 512), "200,000 x 512": (200_000, 512), "50,000 x 2,048": (50_000, 2048)}

@@ -27,8 +27,8 @@ import psutil
 import xarray as xr
 
 from benchmarks.record import record
+from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.launch import parse_bytes
-from probecache.analyze.sweeps.worker import working_memory
 from probecache.analyze.tasks.task import stays_on_disk
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.layout import OK, LayerSpec

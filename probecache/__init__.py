@@ -43,6 +43,7 @@ _PUBLIC = {
     "RidgeProbe": "analyze.probes.estimators",
     "redundancy": "analyze.findings.redundancy",
     "register_metric": "analyze.metrics",
+    "register_probe": "analyze.probes.registry",
     "sweep": "analyze.sweeps.sweep",
 }
 __all__ = sorted(_PUBLIC)

@@ -119,11 +119,13 @@ def _home(argument: str) -> str:
 def _run(arguments: list[str], debug: bool) -> int:
     import typer
 
+    from probecache.analyze.commands import with_values
     from probecache.extract.commands import COMMANDS, as_timm
     from probecache.store.errors import ProbecacheError
 
     if arguments[:1] and arguments[0] in COMMANDS:
         arguments = as_timm(arguments)
+    arguments = with_values(arguments)
     usage_error: Any = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
     try:
         outcome = _app()(args=arguments, prog_name="probecache", standalone_mode=False)

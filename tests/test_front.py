@@ -46,6 +46,7 @@ def test_the_public_surface_is_frozen():
         "open_writer",
         "redundancy",
         "register_metric",
+        "register_probe",
         "sweep",
         "write_arrays",
         "write_targets",

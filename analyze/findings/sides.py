@@ -88,10 +88,10 @@ def _of_probe(probe: "FittedProbe", store: "Store | str", split: str) -> Side:
 
 
 def _of_results(results: Results) -> Side:
-    from probecache.analyze.sweeps.results import open_results
+    from probecache.analyze.results.open import read_sweep
 
     if not isinstance(results, xr.Dataset):
-        results = open_results(Path(results))
+        results = read_sweep(Path(results))
     if "predictions" not in results:
         raise InputError(
             "got results without predictions; sweep with save_predictions=True (--save-predictions)"

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
-from probecache.analyze.probes.design.gram import class_targets, moments
+from probecache.analyze.probes.design.gram import moments
 from probecache.analyze.probes.folds import fold_numbers
 from probecache.analyze.probes.kinds.ridge import fit_ridge
 from probecache.analyze.probes.score import predict, r_squared
-from probecache.analyze.probes.shared_state import SharedState, task_weights, units
+from probecache.analyze.probes.shared_state import SharedState, task_targets, task_weights, units
 from probecache.analyze.tasks.rows import rows_of
+from probecache.analyze.tasks.task import Task
 
 FOLDS = 5
 
@@ -43,7 +44,7 @@ def ridge_scores(
         panels = _panels(shared, held, [])
         mine = None if weights is None else weights[rows]
         left = shared.moments.without(moments(panels, targets[rows], mine))
-        absent = _absent(task.train_labels[~held], len(task.classes))
+        absent = _absent(task, ~held)
         for at, order in enumerate(orders):
             fit = fit_ridge(left.take(order), widths, penalties)
             total[at] += _score(shared, fit.x, widths, order, held, absent).reshape(len(sizes), width)
@@ -51,10 +52,7 @@ def ridge_scores(
 
 
 def _targets(shared: SharedState) -> Tensor:
-    labels = torch.from_numpy(shared.task.train_labels).to(shared.device)
-    if shared.task.is_regression:
-        return labels if labels.dim() == 2 else labels[:, None]
-    return class_targets(labels, len(shared.task.classes))
+    return task_targets(shared.task, torch.from_numpy(shared.task.train_labels).to(shared.device))
 
 
 def _panels(shared: SharedState, held: np.ndarray, orders: list[np.ndarray]) -> Panels:
@@ -63,9 +61,10 @@ def _panels(shared: SharedState, held: np.ndarray, orders: list[np.ndarray]) -> 
     return Panels(rows_of(task.train, held), mean, scale, shared.device, orders)
 
 
-def _absent(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Classes that no row has, as outputs; none for regression, or two classes with their one output."""
-    return np.setdiff1d(np.arange(classes), labels) if classes > 2 else np.empty(0, np.int64)
+def _absent(task: Task, fitted: np.ndarray) -> np.ndarray:
+    """Classes that no fitted row has, as outputs; none of other targets, or of two classes' one output."""
+    count = len(task.classes) if task.target_kind == "classes" else 0
+    return np.setdiff1d(np.arange(count), task.train_labels[fitted]) if count > 2 else np.empty(0, np.int64)
 
 
 def _score(
@@ -88,7 +87,12 @@ def _score(
     if task.is_regression:
         scores[rank] = r_squared(ranked, sorted_widths, one_order, panels, truth).cpu().numpy()
     else:
-        labels = torch.from_numpy(task.train_labels[held]).to(shared.device)
-        right = predict(ranked, sorted_widths, one_order, panels) == labels
-        scores[rank] = right.double().mean(dim=1).cpu().numpy()
+        labels, several = (
+            torch.from_numpy(task.train_labels[held]).to(shared.device),
+            task.target_kind == "labels",
+        )
+        right = predict(ranked, sorted_widths, one_order, panels, several) == (
+            labels.T if several else labels
+        )
+        scores[rank] = right.double().flatten(1).mean(dim=1).cpu().numpy()
     return scores

@@ -152,12 +152,14 @@ def task_moments(
     device: str = "auto",
     memory_limit: int | None = None,
     found: Moments | None = None,
+    known: Moments | None = None,
 ) -> SharedState:
     """What every block of a task shares, for `fit_block(shared=...)`: compute it once per task.
 
-    found: the task's moments where they are known, standardised as `standardize` says.
+    found: the task's moments where they are known, standardised as `standardize` says. known: those of the
+    same rows with another target, whose Gram matrix serves.
     """
-    return share(task, standardize, pick_device(device), memory_limit, found)
+    return share(task, standardize, pick_device(device), memory_limit, found, known)
 
 
 def pick_device(device: str) -> torch.device:

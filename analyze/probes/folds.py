@@ -12,10 +12,13 @@ SEED = 0  # of every split made here, so that a choice can be repeated
 def held_out_rows(labels: np.ndarray, share: float = 0.2, seed: int = SEED) -> np.ndarray:
     """bool (n,): `share` of each class, rounded to nearest, at least one row of a class that has two.
 
-    A class with one row stays in training. labels: int64 (n,).
+    A class with one row stays in training. labels: int64 (n,); of several labels or numbers, all rows are one
+    class.
     """
     chosen = np.zeros(len(labels), bool)
     random = np.random.default_rng(seed)
+    if labels.ndim > 1 or labels.dtype.kind == "f":
+        labels = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
         chosen[rows[: min(len(rows) - 1, max(1, round(share * len(rows))))]] = True
@@ -36,7 +39,7 @@ def fold_numbers(labels: np.ndarray, folds: int, seed: int = SEED) -> np.ndarray
     if not 2 <= folds <= n:
         raise InputError(f"got {folds} folds of {n} training rows; allowed: 2 to the number of rows")
     random = np.random.default_rng(seed)
-    groups = labels if labels.dtype.kind == "i" else np.zeros(n, np.int64)
+    groups = labels if labels.dtype.kind == "i" and labels.ndim == 1 else np.zeros(n, np.int64)
     dealt = np.lexsort((random.permutation(n), groups))
     numbers = np.empty(n, np.int64)
     numbers[dealt] = np.arange(n) % folds

@@ -26,7 +26,7 @@ from probecache.store.errors import InputError
 L2_PATH = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 HELD_OUT = 0.2  # share of each class
 FOLDED = "folds"  # a kind's `l2_choice`: whose scores over folds the moments give
-Fit = Callable[[Task, ProbeRequest, SharedState], BlockResult]
+Fit = Callable[[Task, ProbeRequest, SharedState | None], BlockResult]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def fit_chosen(
         ]
         scores = np.concatenate([result.score for result in found], axis=2)
     chosen = best_penalty(scores, path)  # (s, f)
-    return _refit(task, request, chosen, shared, fit), chosen[..., None]
+    return refit(task, request, chosen, shared, fit), chosen[..., None]
 
 
 def best_penalty(scores: np.ndarray, path: np.ndarray) -> np.ndarray:
@@ -98,10 +98,12 @@ def best_penalty(scores: np.ndarray, path: np.ndarray) -> np.ndarray:
     return path[::-1][np.argmax(scores[..., ::-1], axis=-1)]
 
 
-def _refit(
-    task: Task, request: ProbeRequest, chosen: np.ndarray, shared: SharedState, fit: Fit
+def refit(
+    task: Task, request: ProbeRequest, chosen: np.ndarray, shared: SharedState | None, fit: Fit
 ) -> BlockResult:
     """Each probe with its own penalty: those of one penalty and the same sizes are fitted together."""
+    if shared is None:
+        shared = task_moments(task, request.standardize, request.device, request.memory_limit)
     groups: dict[tuple[float, tuple[int, ...]], list[int]] = defaultdict(list)
     for s, row in enumerate(chosen):
         for l2 in np.unique(row):

@@ -4,7 +4,8 @@ Computed once per task and process, from the task alone, so that blocks of any s
 """
 
 import math
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -118,18 +119,18 @@ def share(
     device: torch.device,
     memory_limit: int | None = None,
     found: Moments | None = None,
+    known: Moments | None = None,
 ) -> SharedState:
     """One pass over the training rows. memory_limit: bytes for all that this process holds.
 
     found: the task's moments where they were computed already, by `sweeps.distributed_moments` on a cluster.
+    known: moments of the same rows with another target: their Gram matrix serves.
     """
     labels = torch.from_numpy(task.train_labels).to(device)
-    if task.is_regression:
-        targets = labels if labels.dim() == 2 else labels[:, None]
-    else:
-        targets = class_targets(labels, len(task.classes))
+    targets = task_targets(task, labels)
     if found is None:
-        found = moments(task_panels(task, standardize, device), targets, task_weights(task, device))
+        weights = task_weights(task, device)
+        found = moments(task_panels(task, standardize, device), targets, weights, known)
     else:
         found = found.to(device)
     n = task.train.shape[0]
@@ -185,3 +186,33 @@ def _take_rows(task: Task, rows: np.ndarray) -> np.ndarray:
         block[rows[(rows >= s) & (rows < s + len(block))] - s] for s, block in row_blocks(task.train, 8192)
     ]
     return np.concatenate(found)
+
+
+def task_targets(task: Task, labels: Tensor) -> Tensor:
+    """What least squares fit: numbers as they are, +-1 for classes and labels; float (n, t)."""
+    if task.target_kind == "numbers":
+        return labels if labels.dim() == 2 else labels[:, None]
+    if task.target_kind == "labels":
+        return 2 * labels.float() - 1
+    return class_targets(labels, len(task.classes))
+
+
+def one_label(shared: SharedState, column: int) -> SharedState:
+    """What is shared of a task of several labels as the task of one of them, with two classes."""
+    task, known = shared.task, shared.moments
+    picked = slice(column, column + 1)
+    # made without its checks, which the whole task has passed, and without a copy of its rows
+    one = copy(task)
+    for name, value in (
+        ("train_labels", task.train_labels[:, column]),
+        ("test_labels", task.test_labels[:, column]),
+        ("classes", ("0", "1")),
+    ):
+        object.__setattr__(one, name, value)
+    return replace(
+        shared,
+        task=one,
+        moments=Moments(known.gram, known.cross[:, picked], known.square[picked], known.count),
+        sample_labels=shared.sample_labels[:, column],
+        curvatures={},
+    )

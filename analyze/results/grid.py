@@ -1,7 +1,9 @@
 """The labelled grid that RESULTS lie on: coordinates, the variables over them, and how these are chunked."""
 
+import base64
 import dataclasses
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,8 +45,10 @@ class Variable:
 class Grid:
     """Coordinates of RESULTS, and what its other dimensions are.
 
-    neurons: d of each layer; classes: names, the training split's, in label order. metrics: names of further
-    scores, each a float64 variable. samples: names of the test samples, where predictions are kept.
+    neurons: d of each layer; names: of each target's classes or labels, the training split's, in label order,
+    or of the columns of numbers. metrics: names of further scores, each a float64 variable. samples: names of
+    all test samples, and truth: what is right for them under each target (`packed`), where predictions are
+    kept; scores: whether the test scores are kept too.
     """
 
     target: tuple[str, ...]
@@ -55,22 +59,34 @@ class Grid:
     seed: tuple[int, ...]
     l2: tuple[float, ...] | tuple[str]
     neurons: tuple[int, ...]
-    classes: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
     metrics: tuple[str, ...] = ()
     samples: tuple[str, ...] = ()
+    truth: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, plan: SweepPlan, neurons: Mapping[str, int], classes: tuple[str, ...]) -> "Grid":
+    def of(cls, plan: SweepPlan, neurons: Mapping[str, int], names: Mapping[str, tuple[str, ...]]) -> "Grid":
         widths = tuple(int(neurons[layer]) for layer in plan.layer)
         axes = (plan.target, plan.layer, plan.selection, plan.shots, plan.fractions, plan.seeds, plan.l2)
-        return cls(*axes, widths, classes)
+        return cls(*axes, widths, tuple(tuple(names[target]) for target in plan.target), plan.metric)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Grid":
-        return cls(**{name: tuple(listed) for name, listed in values.items()})
+        listed = {name: tuple(value) for name, value in values.items()}
+        return cls(**listed | {"names": tuple(map(tuple, values["names"]))})
 
     def as_json(self) -> dict[str, list[Any]]:
-        return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        found = {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return found | {"names": [list(names) for names in self.names]}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The coordinate `class`: names where all targets have the same, else positions in a target's own."""
+        distinct = {names for names in self.names if names}
+        if len(distinct) == 1:
+            return next(iter(distinct))
+        return tuple(str(i) for i in range(max(map(len, distinct), default=0)))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,6 +122,9 @@ class Grid:
         if self.samples:
             about = "predicted class of each test sample, a position in `class`"
             found.append(Variable("predictions", "int32", -1, about, (*DIMS, "sample")))
+        if self.scores:
+            about = "score of each class for each test sample; of two classes 0 and the second one's log-odds"
+            found.append(Variable("scores", "float32", np.nan, about, (*DIMS, "class", "sample")))
         return tuple(found)
 
     @property
@@ -133,7 +152,7 @@ class Grid:
 
     def union(self, other: "Grid") -> "Grid":
         """The smallest grid that holds both: fractions and l2 sorted, the rest in order of appearance."""
-        for name in ("classes", "metrics", "samples"):
+        for name in ("metrics", "samples", "scores"):
             mine, new = getattr(self, name), getattr(other, name)
             if mine != new:
                 raise FingerprintMismatch(
@@ -147,7 +166,30 @@ class Grid:
             mine, new = getattr(self, dim), getattr(other, dim)
             added = tuple(value for value in new if value not in mine)
             merged[dim] = tuple(sorted(mine + added)) if dim in ("fraction", "l2") else mine + added
-        return dataclasses.replace(self, **merged, neurons=tuple(widths[layer] for layer in merged["layer"]))
+        whole = dataclasses.replace(
+            self,
+            **merged,
+            neurons=tuple(widths[layer] for layer in merged["layer"]),
+            names=self._of_targets(other, "names", merged["target"]),
+            truth=self._of_targets(other, "truth", merged["target"]),
+        )
+        if len(whole.classes) != len(self.classes):
+            raise FingerprintMismatch(
+                f"RESULTS has {len(self.classes)} classes, this sweep {len(other.classes)}; "
+                "give another --out"
+            )
+        return whole
+
+    def _of_targets(self, other: "Grid", what: str, targets: tuple[str, ...]) -> tuple[Any, ...]:
+        """What belongs to each target of both grids; FingerprintMismatch where they differ in one."""
+        mine, new = (dict(zip(grid.target, getattr(grid, what), strict=False)) for grid in (self, other))
+        for target in mine.keys() & new.keys():
+            if mine[target] != new[target]:
+                raise FingerprintMismatch(
+                    f"RESULTS has other {what} of target {target!r} than this sweep; give another --out"
+                )
+        known = mine | new
+        return tuple(known[target] for target in targets if target in known)
 
 
 STATE = Variable("state", *VARIABLES["state"])
@@ -166,3 +208,13 @@ def indices(inside: Grid, wanted: Grid) -> tuple[list[int], ...]:
     return tuple(
         [place[value] for value in getattr(wanted, dim)] for place, dim in zip(places, DIMS, strict=True)
     )
+
+
+def packed(values: np.ndarray) -> str:
+    """Positions of classes, int (n,), as text: zlib of little-endian int32 in base64."""
+    return base64.b64encode(zlib.compress(values.astype("<i4").tobytes(), 9)).decode()
+
+
+def unpacked(text: str) -> np.ndarray:
+    """int32 (n,) of what `packed` gave."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int32)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from probecache.analyze.results.chunks import Array, decode, decode_names, encode, encode_names, key_of
-from probecache.analyze.results.grid import ORDERS, SEAL, Grid
+from probecache.analyze.results.grid import ORDERS, SEAL, Grid, unpacked
 from probecache.analyze.results.seals import row_seals
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.sweeps.plan import DIMS
@@ -87,6 +87,10 @@ def fixed_arrays(
         found["class"] = (None, ("class",), "")
     if grid.samples:
         found["sample"] = (None, ("sample",), "")
+    if grid.truth:
+        about = "position of each test sample's class; -1 where it has none"
+        truth = np.stack([unpacked(text) for text in grid.truth])
+        found["truth"] = (truth, ("target", "sample"), about)
     about = "neurons of the layer, d"
     found["neurons"] = (np.asarray(grid.neurons, np.int64), ("layer",), about)
     ks = np.zeros((1, 1), np.int64)

@@ -8,6 +8,7 @@ A row of a wide variable has a seal of its own, which is one of the values.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,15 +37,16 @@ def _words(values: Array) -> Array:
     return values.view(f"u{values.dtype.itemsize}").astype(np.uint64)
 
 
-def row_seals(rows: Array) -> Array:
-    """A hash of each row along the last axis, uint64, never 0."""
-    flat = np.ascontiguousarray(rows).reshape(-1, rows.shape[-1])
-    keys = mix(np.arange(1, rows.shape[-1] + 1, dtype=np.uint64) * _STEP)
+def row_seals(rows: Array, axes: int = 1) -> Array:
+    """A hash of each row along the last axis, or the last `axes`, uint64, never 0."""
+    shape, width = rows.shape[:-axes], math.prod(rows.shape[-axes:])
+    flat = np.ascontiguousarray(rows).reshape(-1, width)
+    keys = mix(np.arange(1, width + 1, dtype=np.uint64) * _STEP)
     found = np.empty(len(flat), np.uint64)
-    step = max(1, _STRIP // max(1, rows.shape[-1]))
+    step = max(1, _STRIP // max(1, width))
     for at in range(0, len(flat), step):
         found[at : at + step] = mix(_words(flat[at : at + step]) + keys).sum(axis=-1, dtype=np.uint64)
-    return _nonzero(mix(found)).reshape(rows.shape[:-1])
+    return _nonzero(mix(found)).reshape(shape)
 
 
 def probe_seals(place: Array, values: Mapping[str, Array]) -> Array:
@@ -65,7 +67,8 @@ def places(grid: Grid, settings: Mapping[str, Any], permutation_seals: Array) ->
     fixed = {name: value for name, value in settings.items() if name != "digests"}
     total = np.full(grid.shape, int.from_bytes(_hash(canonical(fixed)), "little"), np.uint64)
     for axis, dim in enumerate(DIMS):
-        names = [f"{dim}\0{value!r}\0{digests.get(value, '')}" for value in getattr(grid, dim)]
+        prefix = "target:" if dim == "target" else ""
+        names = [f"{dim}\0{v!r}\0{digests.get(f'{prefix}{v}', '')}" for v in getattr(grid, dim)]
         line = np.array([int.from_bytes(_hash(name), "little") for name in names], np.uint64)
         total += mix(line).reshape([-1 if i == axis else 1 for i in range(len(DIMS))])
     layer, seed = DIMS.index("layer"), DIMS.index("seed")

@@ -27,7 +27,7 @@ from probecache.analyze.results.check import (
     settings_of,
 )
 from probecache.analyze.results.chunks import Array, encode, key_of
-from probecache.analyze.results.grid import SEAL, Grid, indices
+from probecache.analyze.results.grid import SEAL, Grid, Variable, indices
 from probecache.analyze.results.grow import build
 from probecache.analyze.results.layout import COPY, group_bytes
 from probecache.analyze.results.lock import lock, unlock
@@ -50,7 +50,8 @@ def missing_in(path: str | Path | None, grid: Grid, settings: Mapping[str, Any])
     if path is None:
         return np.ones(grid.shape, bool)
     _check_local(path)
-    if not Path(path).exists():
+    path = Path(path).expanduser()
+    if not path.exists():
         return np.ones(grid.shape, bool)
     attributes, present, damages = readable(Path(path))
     check_settings(Path(path), attributes, settings)
@@ -183,10 +184,11 @@ class Results:
         for variable in self.grid.variables:
             extra = tuple(self.grid.lengths[dim] for dim in variable.dims[len(DIMS) :])
             arrays[variable.name] = np.broadcast_to(
-                np.asarray(given.get(variable.name, variable.fill)).astype(variable.dtype), (*shape, *extra)
+                _fitted(given.get(variable.name, variable.fill), variable, (*shape, *extra)), (*shape, *extra)
             )
         for variable in self.grid.wide:
-            arrays[variable.name + SEAL] = row_seals(arrays[variable.name])
+            more = len(variable.dims) - len(DIMS)
+            arrays[variable.name + SEAL] = row_seals(arrays[variable.name], more)
         arrays["state"] = np.full(shape, state, np.int8)
         place = self._places[np.ix_(*at)].reshape(shape)
         scalars = {v.name: arrays[v.name] for v in self.grid.scalars if v.name != "seal"}
@@ -207,6 +209,16 @@ class Results:
                 pieces[key_of(variable.name, index)] = [encode(chunk)]
         self.files.write(early, late)
         self._state[np.ix_(*at)] = state
+
+
+def _fitted(values: Any, variable: Variable, shape: tuple[int, ...]) -> Array:
+    """Values in the variable's dtype; a target with fewer classes than others leaves the rest unfilled."""
+    cast = np.asarray(values).astype(variable.dtype)
+    if cast.ndim != len(shape) or cast.shape == shape:
+        return cast
+    whole = np.full(shape, variable.fill, variable.dtype)
+    whole[tuple(slice(n) for n in cast.shape)] = cast
+    return whole
 
 
 def _missing(found: Checked) -> Array:

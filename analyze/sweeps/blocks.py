@@ -32,6 +32,7 @@ class Block:
     path: tuple[float, ...] = ()
     target: str = "label"
     shots: str = "all"
+    control: str | None = None
 
     @property
     def n_probes(self) -> int:
@@ -44,7 +45,13 @@ class Block:
 
     @property
     def seeded(self) -> bool:
-        return self.selection in SEEDED
+        """Whether a seed draws anything: columns, training rows or control labels."""
+        return self.selection in SEEDED or self.redrawn
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether each seed has a task of its own: other training rows, or other labels."""
+        return self.shots != "all" or self.control is not None
 
     @property
     def draws(self) -> int:
@@ -52,7 +59,10 @@ class Block:
         return len(self.seeds) if self.seeded else 1
 
     def __str__(self) -> str:
-        return f"{self.layer}, {self.selection}, seeds {_span(self.seeds)}, l2 {_span(self.l2s)}"
+        extra = [self.target] if self.target != "label" else []
+        extra += [f"{self.shots} shots"] if self.shots != "all" else []
+        told = [self.layer, self.selection, *extra, f"seeds {_span(self.seeds)}", f"l2 {_span(self.l2s)}"]
+        return ", ".join(told)
 
     def halves(self) -> tuple["Block", ...]:
         """Two blocks with the same probes, by seeds, l2s or fractions; (self,) where it is one fit."""
@@ -82,7 +92,7 @@ def missing_blocks(
                 groups[rectangle].append(seed)
         for (fractions, l2s), seeds in groups.items():
             path = plan.l2_path or ()
-            block = Block(layer, selection, fractions, tuple(seeds), l2s, path, aim, shots)
+            block = Block(layer, selection, fractions, tuple(seeds), l2s, path, aim, shots, plan.control)
             yield from _split(block, seconds, target)
 
 

@@ -10,7 +10,8 @@ import psutil
 from distributed import Client, LocalCluster, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from probecache.analyze.sweeps.worker import CACHE_SHARE, Cache
+from probecache.analyze.sweeps.task_cache import Cache
+from probecache.analyze.sweeps.worker import CACHE_SHARE
 from probecache.store.errors import InputError, ProbecacheError
 
 if TYPE_CHECKING:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from probecache.analyze.sweeps.blocks import Block
-from probecache.analyze.sweeps.worker import CACHE_SHARE, Cache, Job, run_block
+from probecache.analyze.sweeps.job import Job
+from probecache.analyze.sweeps.task_cache import Cache
+from probecache.analyze.sweeps.worker import CACHE_SHARE, run_block
 from probecache.store.errors import InputError
 
 if TYPE_CHECKING:

@@ -15,16 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.kind import TOL, Kind
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.select_l2 import FOLDED, L2_PATH, describe_choice
 from probecache.analyze.selections.projections import check_selection
 from probecache.analyze.selections.subsets import check_seeds
 from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight
+from probecache.analyze.tasks.control import check_control
+from probecache.analyze.tasks.labels import splits_of
+from probecache.analyze.tasks.shots import ALL, check_shots
 from probecache.store.errors import InputError, close_names
 
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
 DIMS = ("target", "layer", "selection", "shots", "fraction", "seed", "l2")
+REFITS = ("train", "train+val")
 AUTO = "auto"  # the one coordinate along l2 where each probe has chosen its own
 
 
@@ -36,7 +41,11 @@ class SweepPlan:
     rounded to 12 digits, so that 0.15 and np.linspace's 0.15000000000000002 are one fraction. l2 is lambda in
     (1/n) sum CE + (lambda/2) ||W||^2; for ridge in (1/n) ||Y - XW||^2 + lambda ||W||^2.
     l2="auto": each probe takes the best of `l2_path` by training rows that its fit does not see
-    (analyze/probes/select_l2.py). class_weight: as in `weigh_classes`.
+    (analyze/probes/select_l2.py); with `val` by that split, and is then fitted on train, or on both where
+    refit is "train+val". class_weight: as in `weigh_classes`.
+    train and test may be unions, "train+val". target and layer may be globs. shots: training rows of each
+    class, or shares of them, drawn by the seed. metric: computed beside accuracy. control: labels that say
+    nothing (`analyze.tasks.control`). save_predictions: "classes", or "scores" too.
     Raises InputError, one line that says what was got and what is allowed.
     """
 
@@ -53,6 +62,13 @@ class SweepPlan:
     l2_path: tuple[float, ...] | None = None
     class_weight: ClassWeight | tuple[tuple[str, float], ...] = None
     tol: float = TOL
+    target: tuple[str, ...] = ("label",)
+    shots: tuple[str, ...] = (ALL,)
+    metric: tuple[str, ...] = ()
+    val: str | None = None
+    refit: str = "train"
+    control: str | None = None
+    save_predictions: str | bool | None = None
 
     def __post_init__(self) -> None:
         fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -76,9 +92,36 @@ class SweepPlan:
                 f"got class_weight for probe {self.probe!r}, solver {self.solver!r}; "
                 "knn and the solvers sklearn and cuml take none"
             )
+        fix("target", _names("target", self.target))
+        fix("shots", check_shots(self.shots))
+        fix("metric", tuple(get_metric(name).name for name in _names("metric", self.metric or "accuracy")))
+        fix("metric", tuple(name for name in self.metric if name != "accuracy"))
+        self._check_protocol(fix)
         for name in ("train", "test"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"got {name} split {getattr(self, name)!r}; it must be a split's name")
+
+    def _check_protocol(self, fix: Any) -> None:
+        """Validation split, control task, what is kept of each probe."""
+        if self.val is not None and self.l2 != (AUTO,):
+            raise InputError(
+                f"got val {self.val!r} beside numbers for l2; a validation split chooses l2 'auto'"
+            )
+        _one_of("refit", self.refit, REFITS)
+        if self.refit != "train" and self.val is None:
+            raise InputError(
+                f"got refit {self.refit!r} without a validation split; give --val, or leave it out"
+            )
+        if self.val is not None and self.val in (*splits_of(self.train), *splits_of(self.test)):
+            raise InputError(f"got val {self.val!r}, which is train or test too; give a split of its own")
+        if self.control is not None:
+            check_control(self.control)
+        kept = self.save_predictions
+        if isinstance(kept, bool):
+            kept = "classes" if kept else None
+        if kept not in (None, "classes", "scores"):
+            raise InputError(f"got save_predictions {kept!r}; allowed: classes, scores")
+        fix("save_predictions", kept)
 
     def _check_penalties(self, fix: Any) -> None:
         allowed: tuple[str, Any] = ("0 or above, finite", lambda v: 0 <= v < math.inf)
@@ -96,16 +139,6 @@ class SweepPlan:
             raise InputError(f"got l2 'auto' for ridge with solver {self.solver!r}; only torch has its folds")
 
     @property
-    def target(self) -> tuple[str, ...]:
-        """The targets that probes predict: the labels that came with the data."""
-        return ("label",)
-
-    @property
-    def shots(self) -> tuple[str, ...]:
-        """Training rows per class, as text, or "all"."""
-        return ("all",)
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Lengths along (target, layer, selection, shots, fraction, seed, l2)."""
         axes = (self.target, self.layer, self.selection, self.shots, self.fractions, self.seeds, self.l2)
@@ -121,9 +154,16 @@ class SweepPlan:
 
     def settings(self) -> dict[str, Any]:
         """What must agree for two runs to share one RESULTS: everything but the grid's coordinates."""
-        names = ("train", "test", "probe", "solver", "standardize", "class_weight", "tol")
-        choice = None if self.l2_path is None else [describe_choice(self.kind), *self.l2_path]
-        return {name: getattr(self, name) for name in names} | {"l2_choice": choice}
+        names = ("train", "test", "probe", "solver", "standardize", "class_weight", "tol", "control")
+        choice = None if self.l2_path is None else [self._choice(), *self.l2_path]
+        kept = {"predictions": self.save_predictions, "metric": list(self.metric)}
+        return {name: getattr(self, name) for name in names} | {"l2_choice": choice} | kept
+
+    def _choice(self) -> str:
+        """How l2 "auto" chooses, in words."""
+        if self.val is None:
+            return describe_choice(self.kind)
+        return f"accuracy on split {self.val}, refitted on {self.refit}"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "the plan") -> "SweepPlan":

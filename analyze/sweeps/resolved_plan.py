@@ -2,15 +2,17 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 
+from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.fit import pick_device
-from probecache.analyze.results.grid import Grid
+from probecache.analyze.results.grid import Grid, packed
 from probecache.analyze.sweeps.blocks import Block, missing_blocks
 from probecache.analyze.sweeps.cost import (
     Machine,
@@ -20,11 +22,12 @@ from probecache.analyze.sweeps.cost import (
     project,
     target_seconds,
 )
+from probecache.analyze.sweeps.job import Job, layer_digest, target_digest, used_splits
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.solvers import check_solver
-from probecache.analyze.sweeps.worker import Job, layer_digest
 from probecache.analyze.tasks.class_weights import check_named
-from probecache.analyze.tasks.labels import load_labels
+from probecache.analyze.tasks.labels import Labels, load_labels, splits_of
+from probecache.analyze.tasks.shots import shot_rows
 from probecache.analyze.tasks.size import LayerSize
 from probecache.store.errors import InputError, close_names
 from probecache.store.layout import DTYPES
@@ -45,6 +48,7 @@ class Sized:
     layers: dict[str, LayerSize]
     grid: Grid
     digests: dict[str, str]
+    kinds: dict[str, str]  # of each target: classes, labels, numbers
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,19 +64,16 @@ class Sized:
         return list(missing_blocks(self.plan, missing, seconds, target))
 
     def job(self, device: str, memory: int | None) -> Job:
-        plan = self.plan
+        path = str(self.store.path)
+        metrics = tuple(get_metric(name) for name in self.plan.metric)
         return Job(
-            os.path.abspath(self.store.path) if "://" not in str(self.store.path) else str(self.store.path),
-            plan.train,
-            plan.test,
-            plan.kind,
-            plan.solver,
-            plan.standardize,
+            path if "://" in path else os.path.abspath(path),
+            self.plan,
+            self.plan.kind,
+            metrics,
             device,
             memory,
             tuple(self.digests.items()),
-            plan.class_weight,  # type: ignore[arg-type]
-            plan.tol,
         )
 
 
@@ -86,38 +87,123 @@ def _digest(file: str) -> str:
 
 
 def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
-    """Check the plan against the store, reading labels and shapes only."""
+    """Check the plan against the store, reading labels and shapes only; globs become names."""
     if isinstance(store, str | Path):
         from probecache.store.reader import open_store
 
         store = open_store(store)
-    for name in (plan.train, plan.test):
+    used = used_splits(plan)
+    splits = [split for union in used for split in splits_of(union)]
+    for name in splits:
         if name not in store.splits:
             raise InputError(
                 f"got split {name!r}; {store.path} has no such split: {close_names(name, store.splits)}"
             )
-        for layer in plan.layer:
-            if layer not in store.layers_of(name):
-                there = close_names(layer, store.layers_of(name))
-                raise InputError(f"got layer {layer!r}; split {name!r} has no such layer: {there}")
-    labels = load_labels(store, plan.train, plan.test)
-    check_named(plan.class_weight, labels.classes)
+    plan = _named(plan, store, splits)
+    labels = {target: _labels(plan, store, target) for target in plan.target}
     layers = {}
     for layer in plan.layer:
-        n, d = store.shape(plan.train, layer)
-        itemsize = DTYPES[store.layer_info(plan.train, layer).spec.dtype].itemsize
-        layers[layer] = LayerSize(n, store.shape(plan.test, layer)[0], d, len(labels.classes), itemsize)
+        rows = [sum(store.shape(split, layer)[0] for split in splits_of(union)) for union in used]
+        d = store.shape(splits[0], layer)[1]
+        itemsize = DTYPES[store.layer_info(splits[0], layer).spec.dtype].itemsize
+        outputs = max(len(found.classes) for found in labels.values())
+        layers[layer] = LayerSize(rows[0] + sum(rows[2:]), rows[1], d, outputs, itemsize)
     for file in _index_files(plan):
         for size in layers.values():
             read_indices(file, size.d)
-    grid = Grid.of(plan, {name: size.d for name, size in layers.items()}, labels.classes)
-    digests = {layer: layer_digest(store, layer, plan.train, plan.test) for layer in plan.layer}
-    return Sized(plan, store, layers, grid, digests)
+    grid = _grid(plan, store, {name: size.d for name, size in layers.items()}, labels)
+    digests = {layer: layer_digest(store, layer, *used) for layer in plan.layer}
+    digests |= {
+        f"target:{name}": target_digest(store, name, *used) for name in plan.target if name != "label"
+    }
+    return Sized(plan, store, layers, grid, digests, {name: found.kind for name, found in labels.items()})
+
+
+def _named(plan: SweepPlan, store: "Store", splits: list[str]) -> SweepPlan:
+    """The plan with each glob of layers and targets as the names that all its splits have."""
+    found: dict[str, tuple[str, ...]] = {}
+    for what, asked, there in (
+        ("layer", plan.layer, [store.layers_of(split) for split in splits]),
+        ("target", plan.target, [list(store.targets(split)) for split in splits]),
+    ):
+        common = [name for name in there[0] if all(name in names for names in there)]
+        names: list[str] = []
+        for pattern in asked:
+            if any(sign in pattern for sign in "*?["):
+                matching = [name for name in common if fnmatchcase(name, pattern)]
+                if not matching:
+                    raise InputError(f"got {what} {pattern!r}, which matches none of {', '.join(common)}")
+                names += matching
+                continue
+            for split, known in zip(splits, there, strict=True):
+                if pattern not in known:
+                    raise InputError(
+                        f"got {what} {pattern!r}; split {split!r} has no such {what}: "
+                        f"{close_names(pattern, known)}"
+                    )
+            names.append(pattern)
+        found[what] = tuple(dict.fromkeys(names))
+    return replace(plan, layer=found["layer"], target=found["target"])
+
+
+def _labels(plan: SweepPlan, store: "Store", target: str) -> Labels:
+    """What the probes of a target are fitted on and scored by, checked against the plan."""
+    union = plan.train if plan.refit == "train" else f"{plan.train}+{plan.val}"
+    found = load_labels(store, union, plan.test, target)
+    if plan.val is not None:
+        load_labels(store, plan.train, plan.val, target)
+    kind = plan.kind
+    if found.kind not in kind.targets:
+        raise InputError(
+            f"got target {target!r}, which is {found.kind}, for a {kind.name} probe, which predicts "
+            f"{' or '.join(kind.targets)}; use another --probe"
+        )
+    if found.kind == "classes":
+        check_named(plan.class_weight, found.classes)
+    elif plan.class_weight is not None:
+        raise InputError(
+            f"got class_weight for target {target!r}, which is {found.kind}; only classes have it"
+        )
+    for name in plan.metric:
+        metric = get_metric(name)
+        if found.kind not in metric.kinds:
+            raise InputError(
+                f"got metric {name!r} for target {target!r}, which is {found.kind}; it is for "
+                f"{' and '.join(metric.kinds)}"
+            )
+    for shots in plan.shots:  # refused here rather than in every block
+        shot_rows(found.train, shots, 0, found.classes if found.kind == "classes" else ())
+    return found
+
+
+def _grid(plan: SweepPlan, store: "Store", neurons: dict[str, int], labels: dict[str, Labels]) -> Grid:
+    """The grid of RESULTS; with the test samples and what is right for them, where predictions are kept."""
+    scored = plan.save_predictions == "scores"
+    names = {t: found.classes if found.kind != "numbers" or scored else () for t, found in labels.items()}
+    grid = Grid.of(plan, neurons, names)
+    r2 = ("r2",) if "numbers" in {found.kind for found in labels.values()} else ()
+    grid = replace(grid, metrics=tuple(dict.fromkeys((*plan.metric, *r2))))
+    if plan.save_predictions is None:
+        return grid
+    other = [name for name, found in labels.items() if found.kind != "classes"]
+    if other and not scored:
+        raise InputError(
+            f"got save_predictions for target {other[0]!r}, which is {labels[other[0]].kind}; predictions "
+            "are of classes: keep scores (--save-predictions=scores)"
+        )
+    samples = tuple(str(name) for split in splits_of(plan.test) for name in store.samples(split))
+    truth = []
+    for found in labels.values():
+        whole = np.full(len(found.test_keep), -1, np.int32)
+        if found.kind == "classes":
+            whole[found.test_keep] = found.test
+        truth.append(packed(whole))
+    return replace(grid, samples=samples, truth=tuple(truth), scores=("scores",) if scored else ())
 
 
 def check_finite(sized: Sized) -> None:
     """InputError where a layer holds NaN or infinite values, by the moments that the store keeps."""
-    for split in (sized.plan.train, sized.plan.test):
+    for split in (part for union in used_splits(sized.plan) for part in splits_of(union)):
         for layer in sized.layers:
             count = sized.store.report(split, layer).get("nonfinite", 0)
             if count:
@@ -130,13 +216,19 @@ def check_finite(sized: Sized) -> None:
 def projection(plan: SweepPlan, store: "Store | str | Path", machine: Machine) -> tuple[Projection, Sized]:
     """What the whole plan costs, nothing being done yet: what `--dry-run` prints."""
     sized = size_up(plan, store)
-    blocks = sized.blocks(np.ones(plan.shape, bool), machine)
+    blocks = sized.blocks(np.ones(sized.plan.shape, bool), machine)
     return project(blocks, sized.layers, machine, plan.kind), sized
 
 
 def machine_for(client: "Client | None", device: str, memory_limit: int | None) -> Machine:
     """The processes that will run the blocks. Workers are taken to be as fast as this machine's cores."""
     if client is None:
+        where = pick_device(device)
+        if where.type == "cuda":
+            import torch
+
+            free = torch.cuda.mem_get_info(where)[0]
+            return Machine(product_rate(str(where)), memory_limit or int(0.8 * free), device=str(where))
         return Machine(product_rate(), memory_limit or int(0.8 * psutil.virtual_memory().available))
     from probecache.analyze.sweeps.cluster import worker_table
 

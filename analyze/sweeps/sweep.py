@@ -1,5 +1,6 @@
 """Sweep: every probe of a plan, computed once, committed block by block to RESULTS."""
 
+import json
 import platform
 import tempfile
 import time
@@ -8,20 +9,19 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.probes.kind import TOL
 from probecache.analyze.results.write import Results
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.cost import Machine, check_fits, project
 from probecache.analyze.sweeps.execute import Outcome, run_here, run_on
+from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
-from probecache.analyze.sweeps.worker import Cache, working_memory
-from probecache.analyze.tasks.class_weights import ClassWeight
+from probecache.analyze.sweeps.worker import Cache
 from probecache.analyze.tasks.labels import load_labels
 from probecache.analyze.tasks.task import stays_on_disk
 from probecache.store.errors import InputError, ProbecacheError
@@ -38,60 +38,67 @@ def sweep(
     store: "Store | str | Path",
     *,
     layer: str | Iterable[str],
-    train: str = "train",
-    test: str = "test",
     fractions: Iterable[float],
-    seeds: int | Iterable[int] = 5,
-    selection: str | Iterable[str] = "random",
-    probe: str = "logistic",
-    l2: float | str | Iterable[float] = 1e-4,
     client: "Client | None" = None,
     out: str | Path | None = None,
-    solver: str = "auto",
-    standardize: bool = True,
-    l2_path: Iterable[float] | None = None,
-    class_weight: ClassWeight = None,
-    tol: float = TOL,
     device: str = "auto",
     memory_limit: int | None = None,
     progress: Progress | None = None,
+    **plan: Any,
 ) -> xr.Dataset:
-    """Probe every combination of layer, selection, fraction, seed and l2, and return what each one scored.
+    """Probe every combination of target, layer, selection, shots, fraction, seed and l2.
 
-    Dimensions (target, layer, selection, shots, fraction, seed, l2), always all seven; variables `accuracy`,
-    `objective`, `grad_norm`, `n_iter`, `converged`, `n_neurons`, `class_accuracy` (.., class), `permutation`
-    (layer, seed, neuron), `state`.
-    fractions: each in (0, 1]; k = max(1, round(fraction * d)). seeds: a count, or a list of seeds.
-    l2="auto": each probe takes the best of `l2_path` (default 1e-6 to 10 in decades) by training rows that
-    its fit does not see, and is fitted with it on all; the coordinate l2 is "auto", `chosen_l2` says which.
-    class_weight: 'balanced', or class names with weights; the objective's mean is then a weighted mean.
-    tol: the relative gap of the objective at which a logistic probe has converged.
-    client: a Dask client whose workers compute the blocks; None computes the same blocks here, in order.
-    out: a folder for RESULTS; where it exists, only what is missing is computed and the rest is kept.
-    memory_limit: bytes per process (default: 80% of what is free, or a Dask worker's own limit).
-    progress: called with (done, total) probes of this run, after each block.
-    Raises InputError for wrong input, before anything is written; FingerprintMismatch where `out` holds a
-    sweep of another store or with other settings. A block that fails three times leaves NaN and `state` 2
-    behind, its error in the attribute `failures`, and a RuntimeWarning; if all fail, ProbecacheError, or
-    InputError where the input was wrong for each.
+    Parameters
+    ----------
+    store
+        An open store, or its path.
+    layer, fractions
+        Names or globs of layers; shares of the neurons, each in (0, 1]: k = max(1, round(fraction * d)).
+    client
+        A Dask client whose workers compute the blocks; None computes the same blocks here, in order.
+    out
+        A folder for RESULTS; where it exists, only what is missing is computed and the rest is kept.
+    device, memory_limit
+        'auto', 'cpu', 'cuda', 'cuda:N'; bytes per process (default: 80% of what is free, or a Dask worker's
+        own limit).
+    progress
+        Called with (done, total) probes of this run, after each block.
+    **plan
+        The other fields of `SweepPlan`:
+
+        train="train", test="test"  splits, or unions such as "train+val"
+        target="label"      what to predict: names or globs
+        seeds=5             a count, or a list of seeds
+        selection="random"  how columns are picked
+        shots="all"         training rows per class, or shares of them, drawn by the seed
+        probe="logistic"    the kind of probe; l2=1e-4 its penalties; solver="auto"; standardize=True
+        l2="auto"           each probe takes the best of `l2_path` (default 1e-6 to 10 in decades) by training
+                            rows that its fit does not see, or by the split `val`, and is fitted with it on
+                            all (refit="train+val": on both); `chosen_l2` says which
+        tol=5e-6            the relative gap of the objective at which a logistic probe has converged
+        metric=()           computed beside accuracy; save_predictions=True, or "scores": kept per sample
+        class_weight=None   'balanced', or class names with weights: the mean becomes a weighted mean
+        control=None        "shuffled" or "random": labels that say nothing
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions (target, layer, selection, shots, fraction, seed, l2), always all seven; variables
+        `accuracy`, `objective`, `grad_norm`, `n_iter`, `converged`, `n_neurons`, one per metric,
+        `class_accuracy` (.., class), `predictions` and `scores` where kept, `permutation` (layer, seed,
+        neuron), `state`.
+
+    Raises
+    ------
+    InputError
+        For wrong input, before anything is written; FingerprintMismatch where `out` holds a sweep of another
+        store or with other settings. A block that fails three times leaves NaN and `state` 2 behind, its
+        error in the attribute `failures`, and a RuntimeWarning; if all fail, ProbecacheError, or InputError
+        where the input was wrong for each.
     """
-    plan = SweepPlan(
-        layer,  # type: ignore[arg-type]
-        fractions,  # type: ignore[arg-type]
-        train,
-        test,
-        seeds,  # type: ignore[arg-type]
-        selection,  # type: ignore[arg-type]
-        probe,
-        l2,  # type: ignore[arg-type]
-        solver,
-        standardize,
-        l2_path,  # type: ignore[arg-type]
-        class_weight,
-        tol,
-    )
+    asked = SweepPlan.from_mapping({"layer": layer, "fractions": fractions} | plan, "sweep()")
     return run_plan(
-        plan, store, client=client, out=out, device=device, memory_limit=memory_limit, progress=progress
+        asked, store, client=client, out=out, device=device, memory_limit=memory_limit, progress=progress
     )
 
 
@@ -111,6 +118,7 @@ def run_plan(
     cache: layers that stay in this process for the next plan.
     """
     sized = size_up(plan, store)
+    plan = sized.plan
     check_there(plan.solver, device, client)
     check_finite(sized)
     machine = machine_for(client, device, memory_limit)
@@ -120,6 +128,7 @@ def run_plan(
         temporary as folder,
         Results(Path(folder) / "results.zarr" if out is None else out, sized.grid, sized.settings) as results,
     ):
+        results.describe({"targets": _targets(results, sized)})
         blocks = sized.blocks(results.missing(sized.grid), machine, block_seconds)
         check_fits(project(blocks, sized.layers, machine, plan.kind), machine)
         # on a cluster each worker knows its own limit
@@ -148,6 +157,13 @@ def run_plan(
         return results.read(sized.grid)
 
 
+def _targets(results: Results, sized: Sized) -> str:
+    """What each target of RESULTS is, and the names of its classes, labels or columns, as JSON."""
+    there = json.loads(results.attributes().get("targets", "{}"))
+    names = dict(zip(sized.grid.target, sized.grid.names, strict=True))
+    return json.dumps(there | {t: {"kind": sized.kinds[t], "names": names[t]} for t in sized.grid.target})
+
+
 def shared_moments(
     sized: Sized, blocks: list[Block], machine: Machine, client: "Client"
 ) -> "dict[str, Future]":
@@ -156,7 +172,9 @@ def shared_moments(
 
     plan, limit = sized.plan, working_memory(machine.memory)
     large = {b.layer for b in blocks if stays_on_disk(sized.layers[b.layer].loaded, limit)}
-    if not large or plan.class_weight is not None:  # the shared pass takes no weights
+    redrawn = plan.control is not None or plan.val is not None or "+" in plan.train
+    # the shared pass takes no weights, and serves the labels that came with the rows of one split
+    if not large or plan.class_weight is not None or redrawn or "label" not in plan.target:
         return {}
     found = load_labels(sized.store, plan.train, plan.test)
     labels = np.full(len(found.train_keep), -1, np.int32)

@@ -1,8 +1,11 @@
-"""What the probes of two splits predict: usable rows, classes, labels; checked before any work."""
+"""What the probes of a train and a test split predict: usable rows, classes, labels; checked before any work.
+
+A split may be a union, `train+val`: its rows are those of the first, then those of the next.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +15,20 @@ from probecache.store.layout import OK
 
 if TYPE_CHECKING:
     from probecache.store.reader import Store
+    from probecache.store.targets import Target
 
 
 @dataclass(frozen=True)
 class Labels:
     """What the probes of a train and a test split predict, checked; no features are read for it.
 
-    classes: names of those that train holds. train_keep, test_keep: bool over all rows of the split, status
-    is OK. train, test: int64 over the kept rows, positions in `classes`.
+    kind: of the target: "classes", "labels" (several at once) or "numbers".
+    classes: names of the classes that train holds, or of the labels or the columns of numbers.
+    train_keep, test_keep: bool over all rows of the split: status is OK and the row has the target.
+    train, test: over the kept rows: int64 (n,), positions in `classes`; int64 (n, t), 0 or 1; float64 (n, t).
     """
 
+    kind: str
     classes: tuple[str, ...]
     train_keep: np.ndarray
     test_keep: np.ndarray
@@ -29,47 +36,110 @@ class Labels:
     test: np.ndarray
 
 
-def load_labels(store: "Store", train: str, test: str) -> Labels:
+def splits_of(name: str) -> tuple[str, ...]:
+    """The splits of a union: 'train+val' is ('train', 'val')."""
+    return tuple(part.strip() for part in name.split("+"))
+
+
+def load_labels(store: "Store", train: str, test: str, target: str = "label") -> Labels:
     """Labels and usable rows of two splits. Raises InputError as `load_task` does."""
-    train_keep, fit = _usable(store, train)
-    test_keep, score = _usable(store, test)
-    classes, fit, score = _match_classes(fit, score, store.class_names(train), store.class_names(test))
-    return Labels(classes, train_keep, test_keep, fit, score)
+    train_keep, fit = _usable(store, train, target)
+    test_keep, score = _usable(store, test, target)
+    kind = fit[0].kind
+    if {part.kind for part in (*fit, *score)} != {kind}:
+        kinds = ", ".join(sorted({part.kind for part in (*fit, *score)}))
+        raise InputError(f"got target {target!r} of kinds {kinds} in {train} and {test}; it must be one kind")
+    if kind == "classes":
+        classes, left, right = _match_classes(fit, score)
+    else:
+        classes, left, right = _match_columns(fit, score, target)
+    return Labels(kind, classes, train_keep, test_keep, left, right)
 
 
-def _usable(store: "Store", split: str) -> tuple[np.ndarray, np.ndarray]:
-    keep = np.asarray(store.status(split)) == OK
-    if not keep.any():
-        raise InputError(f"got no usable row in split {split!r}; extract it again")
-    labels = np.asarray(store.labels(split))[keep]
-    if (labels < 0).any():
-        raise InputError(f"got unlabelled rows in split {split!r}; a probe needs a label for every row")
-    return keep, labels
+def _usable(store: "Store", union: str, target: str) -> tuple[np.ndarray, "list[Target]"]:
+    """Which rows are usable, and the target on those, split by split."""
+    masks, parts = [], []
+    for split in splits_of(union):
+        usable = np.asarray(store.status(split)) == OK
+        if not usable.any():
+            raise InputError(f"got no usable row in split {split!r}; extract it again")
+        found = store.target(split, target)
+        keep = usable & found.labelled
+        if not keep.any():
+            raise InputError(
+                f"got no row with target {target!r} in split {split!r}: all {int(usable.sum())} usable rows "
+                "are unlabelled; choose another target, or write it with `probecache target`"
+            )
+        masks.append(keep)
+        parts.append(replace(found, values=found.values[keep]))
+    return np.concatenate(masks), parts
+
+
+def _match_columns(
+    train: "list[Target]", test: "list[Target]", target: str
+) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Several labels or numbers: columns by name, in the order of the first split."""
+    names = train[0].names
+    for part in (*train, *test):
+        if set(part.names) != set(names):
+            raise InputError(
+                f"got target {target!r} with other columns in another split ({', '.join(part.names)[:60]}); "
+                f"needed: {', '.join(names)[:60]}"
+            )
+    left, right = (
+        np.concatenate([part.values[:, [part.names.index(name) for name in names]] for part in parts])
+        for parts in (train, test)
+    )
+    if train[0].kind == "numbers":
+        return names, left.astype(np.float64), right.astype(np.float64)
+    return names, left.astype(np.int64), right.astype(np.int64)
 
 
 def _match_classes(
-    train: np.ndarray, test: np.ndarray, train_names: Sequence[str], test_names: Sequence[str]
+    train: "list[Target]", test: "list[Target]"
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Classes present in train, and both label arrays as positions in them; test labels matched by name."""
-    names = _told_apart(train_names) or [str(i) for i in range(int(train.max()) + 1)]
-    others = _told_apart(test_names) or names
-    if train.max() >= len(names) or (len(test_names) and test.max() >= len(others)):
-        raise InputError(f"got label {max(train.max(), test.max())}; the store names {len(names)} classes")
-    present = np.unique(train)
-    if present.size < 2:
-        raise InputError(f"got one class only in train, {names[int(present[0])]!r}; a probe needs two")
-    position = {names[int(label)]: i for i, label in enumerate(present)}
-    tested = {others[int(i)] if i < len(others) else str(i) for i in np.unique(test)}
-    unseen = sorted(tested - position.keys())
+    """Classes present in train, and both label arrays as positions in them; classes are matched by name."""
+    known: dict[str, int] = {}  # name -> its first place, in the order of the splits and their labels
+    for part in train:
+        names = _names(part.names, part.values)
+        for label in np.unique(part.values):
+            known.setdefault(names[int(label)], len(known))
+    if len(known) < 2:
+        raise InputError(f"got one class only in train, {next(iter(known))!r}; a probe needs two")
+    unnamed = not any(part.names for part in train)
+    unseen: set[str] = set()
+    for part in test:
+        names = _names(part.names, part.values)
+        unseen |= {names[int(label)] for label in np.unique(part.values)} - known.keys()
     if unseen:
         raise InputError(
-            f"got {len(unseen)} test classes that training never saw ({', '.join(unseen[:3])}); "
+            f"got {len(unseen)} test classes that training never saw ({', '.join(sorted(unseen)[:3])}); "
             "extract training rows of them, or choose another test split"
         )
-    lookup = np.full(int(test.max()) + 1, -1)
-    for label in np.unique(test):
-        lookup[label] = position[others[int(label)]]
-    return tuple(position), np.searchsorted(present, train), lookup[test]
+    if unnamed:  # numbers of classes keep their order, whichever split they came from
+        known = {name: i for i, name in enumerate(sorted(known, key=int))}
+    return tuple(known), _positions(train, known), _positions(test, known)
+
+
+def _positions(parts: "list[Target]", known: dict[str, int]) -> np.ndarray:
+    found = []
+    for part in parts:
+        names = _names(part.names, part.values)
+        lookup = np.full(int(part.values.max()) + 1, -1, np.int64)
+        for label in np.unique(part.values):
+            lookup[label] = known[names[int(label)]]
+        found.append(lookup[part.values])
+    return np.concatenate(found)
+
+
+def _names(names: Sequence[str], values: np.ndarray) -> list[str]:
+    """A name for every label; InputError where the store names fewer."""
+    highest = int(values.max())
+    if not names:
+        return [str(label) for label in range(highest + 1)]
+    if highest >= len(names):
+        raise InputError(f"got label {highest}; the store names {len(names)} classes")
+    return _told_apart(names)
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probecache.analyze.tasks.labels import load_labels
+from probecache.analyze.tasks.labels import Labels, load_labels, splits_of
 from probecache.store.errors import InputError
+from probecache.store.layout import OK
 
 if TYPE_CHECKING:
     from probecache.store.reader import Store
@@ -23,20 +24,22 @@ class StoredRows:
     store: "Store"
     split: str
     layer: str
-    keep: np.ndarray  # bool (all rows of the split,): status is OK
+    keep: np.ndarray  # bool (all rows of the split, or union of splits,): those that are used
     shape: tuple[int, int]
     ndim: int = 2
 
     def blocks(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """(start among kept rows, float32 (<= rows, d)) in order; one pass over the store."""
-        start = 0
-        for offset, block in self.store.blocks(self.split, self.layer, rows=rows):
-            keep = self.keep[offset : offset + len(block)]
-            kept = _float32(block if keep.all() else block[keep])
-            _finite(kept, f"split {self.split!r}, layer {self.layer!r}", offset)
-            if len(kept):
-                yield start, kept
-            start += len(kept)
+        start, first = 0, 0
+        for split in splits_of(self.split):
+            for offset, block in self.store.blocks(split, self.layer, rows=rows):
+                keep = self.keep[first + offset : first + offset + len(block)]
+                kept = _float32(block if keep.all() else block[keep])
+                _finite(kept, f"split {split!r}, layer {self.layer!r}", offset)
+                if len(kept):
+                    yield start, kept
+                start += len(kept)
+            first += self.store.shape(split, self.layer)[0]
 
 
 Matrix = np.ndarray | StoredRows
@@ -56,8 +59,8 @@ class Task:
     """Train and test features of one layer. Arrays are raw; `mean` and `scale` standardise where asked.
 
     train, test: float32 (n, d) arrays, or `StoredRows` where they stay on disk.
-    train_labels, test_labels: int64 (n,), positions in `classes`; or float (n, t), targets of a regression,
-    with `classes` empty.
+    train_labels, test_labels: int64 (n,), positions in `classes`; int64 (n, t), 0 or 1 for each of t labels,
+    named by `classes`; or float (n,) or (n, t), targets of a regression, with `classes` empty.
     mean, scale: float32 (d,), the training rows' mean and population standard deviation; 1 where constant.
     weights: float64 (n,) >= 0 per training sample, their total above 0 for every class; None: equal weights.
     Raises InputError for anything that a probe could not be fitted on.
@@ -83,7 +86,7 @@ class Task:
                 _finite(matrix, name)
             regression = labels.dtype.kind == "f"
             labels = labels.astype(np.float64 if regression else np.int64)
-            if labels.shape[:1] != matrix.shape[:1] or labels.ndim > 1 + regression:
+            if labels.shape[:1] != matrix.shape[:1] or labels.ndim > 2:
                 raise InputError(
                     f"got {name} labels {labels.shape} for {matrix.shape[0]} {name} samples; needed: one each"
                 )
@@ -110,6 +113,9 @@ class Task:
             if self.train_labels.shape[1:] != self.test_labels.shape[1:]:
                 raise InputError("got different numbers of targets in train and test")
             return
+        if self.target_kind == "labels":
+            self._check_several()
+            return
         if not self.classes:
             names = tuple(str(i) for i in range(int(self.train_labels.max(initial=-1)) + 1))
             object.__setattr__(self, "classes", names)
@@ -126,12 +132,33 @@ class Task:
             missing = sorted(set(range(count)) - set(present.tolist()))
             raise InputError(f"got no train sample of class {self.classes[missing[0]]!r}; leave it out")
 
+    def _check_several(self) -> None:
+        """Several labels of a sample: 0 or 1, each of them both in train."""
+        count = self.train_labels.shape[1]
+        if not self.classes:
+            object.__setattr__(self, "classes", tuple(str(i) for i in range(count)))
+        if self.test_labels.shape[1:] != (count,) or len(self.classes) != count or not count:
+            raise InputError(
+                f"got {self.test_labels.shape[1:]} labels in test and {count} in train; needed: as many"
+            )
+        for name in ("train", "test"):
+            wrong = getattr(self, name + "_labels")
+            wrong = wrong[(wrong != 0) & (wrong != 1)]
+            if wrong.size:
+                raise InputError(f"got {name} label {wrong[0]} among several labels; allowed: 0 or 1")
+        constant = np.flatnonzero(self.train_labels.min(axis=0) == self.train_labels.max(axis=0))
+        if constant.size:
+            name, value = self.classes[constant[0]], self.train_labels[0, constant[0]]
+            raise InputError(
+                f"got label {name!r} that is {value} for every training row; a probe needs both: leave it out"
+            )
+
     def _check_weights(self, weights: np.ndarray) -> None:
         if weights.shape != self.train.shape[:1] or not (np.isfinite(weights) & (weights >= 0)).all():
             raise InputError(f"got sample weights {weights.shape}; needed: one per train sample, >= 0")
         if not weights.any():
             raise InputError("got sample weights that are all zero; at least one must be above 0")
-        if self.is_regression:
+        if self.target_kind != "classes":
             return
         without = np.flatnonzero(np.bincount(self.train_labels, weights, len(self.classes)) == 0)
         if without.size:
@@ -164,29 +191,73 @@ class Task:
 
 
 def load_task(
-    store: "Store", layer: str, train: str = "train", test: str = "test", memory_limit: int | None = None
+    store: "Store",
+    layer: str,
+    train: str = "train",
+    test: str = "test",
+    memory_limit: int | None = None,
+    target: str = "label",
 ) -> Task:
-    """The task of one layer of a store: rows that failed are left out, classes are those of the train split.
+    """The task of one layer of a store: rows that failed or lack the target are left out, classes are those
+    of the train split. A split may be a union such as 'train+val'.
 
     memory_limit: bytes; where the two matrices as float32 would take more than a third of it, they stay in
     the store and are read in row blocks at each pass.
-    Raises InputError for unlabelled rows and for test classes that training never saw.
+    Raises InputError where no row has the target, and for test classes that training never saw.
     """
-    found = load_labels(store, train, test)
-    keeps = {train: found.train_keep, test: found.test_keep}
-    shapes = {split: (int(keep.sum()), int(store.shape(split, layer)[1])) for split, keep in keeps.items()}
-    size = sum(4 * shapes[split][0] * shapes[split][1] for split in (train, test))
-    stream = stays_on_disk(size, memory_limit)
-    matrices: dict[str, Matrix] = {}
-    for split, keep in keeps.items():
+    found = load_labels(store, train, test, target)
+    rows = load_rows(store, layer, {train: found.train_keep, test: found.test_keep}, memory_limit)
+    return make_task(rows[train], rows[test], found, layer)
+
+
+def make_task(train: "Rows", test: "Rows", found: Labels, layer: str) -> Task:
+    """Rows of two splits with what they are labelled with; the rows are shared, not copied."""
+    classes = () if found.kind == "numbers" else found.classes
+    given = (train.matrix, found.train, test.matrix, found.test, classes, layer)
+    return Task(*given, train.mean, train.scale)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Usable rows of one layer, and their columns' moments where they are known without a pass."""
+
+    matrix: Matrix
+    mean: np.ndarray | None = None
+    scale: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return getattr(self.matrix, "nbytes", 0)
+
+
+def load_rows(
+    store: "Store", layer: str, keeps: dict[str, np.ndarray], memory_limit: int | None = None
+) -> dict[str, Rows]:
+    """The kept rows of each split, in memory; or left in the store where all of them are too large."""
+    width = int(store.shape(splits_of(next(iter(keeps)))[0], layer)[1])
+    shapes = {split: (int(keep.sum()), width) for split, keep in keeps.items()}
+    stream = stays_on_disk(sum(4 * n * d for n, d in shapes.values()), memory_limit)
+    found: dict[str, Rows] = {}
+    for union, keep in keeps.items():
         if stream:
-            matrices[split] = StoredRows(store, split, layer, keep, shapes[split])
-        else:
-            matrix = np.asarray(store.matrix(split, layer, dtype="float32"))
-            matrices[split] = matrix if keep.all() else matrix[keep]
-    # what stays on disk is not read twice for moments that extraction kept
-    mean, scale = stored_moments(store, train, layer) if stream else (None, None)
-    return Task(matrices[train], found.train, matrices[test], found.test, found.classes, layer, mean, scale)  # type: ignore[arg-type]
+            # what stays on disk is not read twice for moments that extraction kept
+            known = _moments_known(store, union, keep)
+            mean, scale = stored_moments(store, union, layer) if known else (None, None)
+            found[union] = Rows(StoredRows(store, union, layer, keep, shapes[union]), mean, scale)
+            continue
+        parts, first = [], 0
+        for split in splits_of(union):
+            part = np.asarray(store.matrix(split, layer, dtype="float32"))
+            here = keep[first : first + len(part)]
+            parts.append(part if here.all() else part[here])
+            first += len(part)
+        found[union] = Rows(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    return found
+
+
+def _moments_known(store: "Store", union: str, keep: np.ndarray) -> bool:
+    """Whether the store's moments are those of the kept rows: of one split, all of whose usable rows are."""
+    return len(splits_of(union)) == 1 and bool((keep == (np.asarray(store.status(union)) == OK)).all())
 
 
 def stored_moments(store: "Store", split: str, layer: str) -> tuple[np.ndarray, np.ndarray]:

@@ -236,7 +236,7 @@ def test_a_config_file_and_flags_make_one_plan_and_flags_win(store, tmp_path, ca
 
 
 def test_failed_blocks_end_in_exit_code_1(store, tmp_path, capsys, monkeypatch, small_blocks):
-    from probecache.analyze.sweeps import worker
+    from probecache.analyze.sweeps import block_fit as worker
 
     original, calls = worker.solve, []
 

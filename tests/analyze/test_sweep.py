@@ -257,7 +257,7 @@ def test_a_folder_that_holds_no_results_is_left_alone(store, tmp_path):
 
 def failing(monkeypatch, when, error):
     """Make the solver raise `error()` for blocks of seeds for which `when` is true; returns the tries."""
-    from probecache.analyze.sweeps import worker
+    from probecache.analyze.sweeps import block_fit as worker
 
     tries = []
     original = worker.solve

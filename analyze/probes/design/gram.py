@@ -50,8 +50,13 @@ class Moments:
         )
 
 
-def moments(panels: Panels, targets: Tensor, weights: Tensor | None = None) -> Moments:
-    """Weighted means over the rows: targets float (n, t), weights float (n,) or None."""
+def moments(
+    panels: Panels, targets: Tensor, weights: Tensor | None = None, known: Moments | None = None
+) -> Moments:
+    """Weighted means over the rows: targets float (n, t), weights float (n,) or None.
+
+    known: moments of the same rows with other targets, whose Gram matrix is not computed again.
+    """
     width, device = panels.width, panels.device
     gram = torch.zeros(width, width, dtype=torch.float64, device=device)
     cross = torch.zeros(width, targets.shape[1], dtype=torch.float64, device=device)
@@ -60,11 +65,13 @@ def moments(panels: Panels, targets: Tensor, weights: Tensor | None = None) -> M
     for rows, panel in ((p.rows, p.of(0)) for p in panels):
         y = targets[rows].to(panel.dtype)
         weighted = panel if weights is None else panel * weights[rows].to(panel.dtype)
-        add_gram(gram, weighted, panel)
+        if known is None:
+            add_gram(gram, weighted, panel)
         cross += weighted @ y
         square += (y.double() ** 2 if weights is None else y.double() ** 2 * weights[rows, None]).sum(dim=0)
         count += panel.shape[1] if weights is None else float(weights[rows].sum())
-    return Moments(gram / count, cross / count, square / count, count)
+    gram = gram / count if known is None else known.gram
+    return Moments(gram, cross / count, square / count, count)
 
 
 def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 4) -> None:

@@ -13,7 +13,13 @@ from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.logistic_start import precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, fit_logistic, search_dtype
 from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
-from probecache.analyze.probes.shared_state import GRAM_LIMIT, SharedState, task_panels, task_weights
+from probecache.analyze.probes.shared_state import (
+    GRAM_LIMIT,
+    SharedState,
+    one_label,
+    task_panels,
+    task_weights,
+)
 from probecache.analyze.tasks.size import LayerSize
 from probecache.analyze.tasks.task import StoredRows
 
@@ -36,7 +42,7 @@ class Logistic:
     name = "logistic"
     has_l2 = True
     takes_weights = True
-    targets = ("classes",)
+    targets = ("classes", "labels")
     from_disk = True
     solvers = ("torch", "sklearn", "cuml")
     l2_choice = "held out"
@@ -52,6 +58,25 @@ class Logistic:
         return max(1, int((request.memory_limit or 2**33) // 4 // factors))
 
     def fit(
+        self, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
+    ) -> Fitted:
+        if shared.task.target_kind != "labels":
+            return self._fit_classes(shared, orders, probes, request)
+        # One against the rest: each label is a task of two classes on the same rows and their Gram matrix.
+        parts = [
+            self._fit_classes(one_label(shared, column), orders, probes, request)
+            for column in range(len(shared.task.classes))
+        ]
+        stack = lambda name: torch.stack([getattr(part, name) for part in parts])  # noqa: E731
+        return Fitted(
+            stack("objective").sum(dim=0),
+            stack("grad_norm").square().sum(dim=0).sqrt(),
+            stack("n_iter").sum(dim=0),
+            stack("converged").all(dim=0),
+            weights=torch.cat([part.weights for part in parts if part.weights is not None], dim=1),
+        )
+
+    def _fit_classes(
         self, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
     ) -> Fitted:
         task, device = shared.task, shared.device

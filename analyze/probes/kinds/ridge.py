@@ -79,7 +79,7 @@ class Ridge:
     name = "ridge"
     has_l2 = True
     takes_weights = True
-    targets = ("classes", "numbers")
+    targets = ("classes", "labels", "numbers")
     from_disk = True
     solvers = ("torch", "sklearn", "cuml")
     l2_choice = "folds"

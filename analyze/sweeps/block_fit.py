@@ -1,0 +1,149 @@
+"""The arrays of one block: its task, each seed's own rows and labels where seeds draw them, its probes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.select_l2 import FOLDED, Fit, best_penalty, fit_chosen, refit
+from probecache.analyze.probes.shared_state import SharedState
+from probecache.analyze.selections.projections import Selection, select
+from probecache.analyze.selections.subsets import sizes
+from probecache.analyze.sweeps.blocks import Block
+from probecache.analyze.sweeps.job import Job
+from probecache.analyze.sweeps.solvers import solve
+from probecache.analyze.sweeps.task_cache import Cache, Loaded, held_out, load
+from probecache.analyze.tasks.control import control_task
+from probecache.analyze.tasks.shots import ALL, take_shots
+from probecache.analyze.tasks.task import Task
+
+if TYPE_CHECKING:
+    from probecache.analyze.probes.design.gram import Moments
+
+NOT_SCORED = -1  # the predicted class of a test sample that has none: it failed, or lacks the target
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A task with the seeds that it holds for, what its blocks share, and the same with the validation rows
+    as test rows."""
+
+    seeds: tuple[int, ...]
+    task: Task
+    shared: SharedState | None
+    validation: Task | None
+
+
+def fit_cells(block: Block, job: Job, cache: Cache, found: "Moments | None" = None) -> dict[str, Any]:
+    """The block's arrays, (seed, fraction, l2[, ...]), and its attributes under the key "attrs"."""
+    plan = job.plan
+    if block.target != "label" or block.redrawn or plan.val is not None:
+        found = None  # what a cluster summed up is of all rows and of the labels that came with them
+    union = plan.train if plan.refit == "train" else f"{plan.train}+{plan.val}"
+    final = load(cache, job, block.layer, block.target, union, plan.test, found)
+    chooser = None
+    if plan.val is not None:
+        chooser = load(cache, job, block.layer, block.target, plan.train, plan.val, found)
+    parts = []
+    for drawn in _drawn(block, final, chooser):
+        parts += [_fit(block, job, cache, final, drawn, picked) for picked in _select(block, job, drawn)]
+    return join([_spread(part, final.test_keep) for part in parts], 0)
+
+
+def _drawn(block: Block, final: Loaded, chooser: Loaded | None) -> Iterator[Drawn]:
+    """The tasks of the block's seeds: one for all, or one for each where rows or labels are drawn."""
+    if not block.redrawn:
+        yield Drawn(block.seeds, final.task, final.shared, None if chooser is None else chooser.task)
+        return
+    for seed in block.seeds:
+        tasks = [None if one is None else _redraw(block, one, seed) for one in (final, chooser)]
+        assert tasks[0] is not None
+        yield Drawn((seed,), tasks[0], None, tasks[1])
+
+
+def _redraw(block: Block, loaded: Loaded, seed: int) -> Task:
+    task = loaded.task
+    if block.control is not None:
+        types = (loaded.train_names, loaded.test_names) if block.control == "random" else (None, None)
+        task = control_task(task, block.control, seed, *types)
+    return take_shots(task, block.shots, seed) if block.shots != ALL else task
+
+
+def _select(block: Block, job: Job, drawn: Drawn) -> Iterator[Selection]:
+    yield from select(drawn.task, block.selection, drawn.seeds, standardize=job.plan.standardize)
+
+
+def _fit(
+    block: Block, job: Job, cache: Cache, final: Loaded, drawn: Drawn, picked: Selection
+) -> dict[str, Any]:
+    request = _request(block, job, picked)
+    fit: Fit = partial(solve, solver=job.plan.solver)
+    shared = drawn.shared if picked.task is drawn.task else None
+    chosen = {}
+    if drawn.validation is not None:
+        result, chosen["chosen_l2"] = _fit_validated(block, job, drawn, picked, request, fit)
+    elif block.path:
+        held = None
+        if shared is not None and job.kind.l2_choice != FOLDED:
+            held = held_out(cache, job, final, block.target, request.memory_limit)
+        result, chosen["chosen_l2"] = fit_chosen(picked.task, request, shared=shared, held=held, fit=fit)
+    else:
+        result = fit(picked.task, request, shared)
+    # one order may stand for several seeds: (1, f, p) -> (seeds, f, p)
+    repeat = len(picked.seeds) // len(picked.orders)
+    arrays = {name: np.repeat(values, repeat, axis=0) for name, values in (result.arrays | chosen).items()}
+    return arrays | {"attrs": dict(result.attrs)}
+
+
+def _request(block: Block, job: Job, picked: Selection) -> ProbeRequest:
+    return ProbeRequest(
+        job.kind,
+        picked.orders,
+        sizes(block.fractions, picked.task.n_neurons),
+        np.asarray(block.path or block.l2s, np.float64),
+        seeds=picked.seeds[: len(picked.orders)],
+        standardize=job.plan.standardize,
+        device=job.device,
+        memory_limit=job.working_memory,
+        tol=job.plan.tol,
+        metrics=job.metrics,
+        return_predictions=job.plan.save_predictions is not None,
+        return_scores=job.plan.save_predictions == "scores",
+    )
+
+
+def _fit_validated(
+    block: Block, job: Job, drawn: Drawn, picked: Selection, request: ProbeRequest, fit: Fit
+) -> tuple[BlockResult, np.ndarray]:
+    """l2 by the validation split, then the fit on train or on both: arrays (s, f, 1) and the chosen l2."""
+    assert drawn.validation is not None
+    path = np.unique(request.l2s)
+    plain = replace(request, l2s=path, metrics=(), return_predictions=False, return_scores=False)
+    rows = list(select(drawn.validation, block.selection, picked.seeds, standardize=job.plan.standardize))
+    scores = np.concatenate([fit(one.task, replace(plain, orders=one.orders), None).score for one in rows])
+    chosen = best_penalty(scores, path)  # (s, f)
+    return refit(picked.task, request, chosen, None, fit), chosen[..., None]
+
+
+def _spread(arrays: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:
+    """Predictions and scores of the kept test samples, laid out over all samples of the split."""
+    if "scores" in arrays and arrays["scores"].shape[-2] == 1:  # of two classes: 0 and the second's log-odds
+        arrays["scores"] = np.concatenate([np.zeros_like(arrays["scores"]), arrays["scores"]], axis=-2)
+    for name, missing in (("predictions", NOT_SCORED), ("scores", np.nan)):
+        if name in arrays:
+            values = arrays[name]
+            whole = np.full((*values.shape[:-1], len(keep)), missing, values.dtype)
+            whole[..., keep] = values
+            arrays[name] = whole
+    return arrays
+
+
+def join(parts: list[dict[str, Any]], axis: int) -> dict[str, Any]:
+    """The arrays of a block from those of its parts, which cut it along `axis`."""
+    names = [name for name in parts[0] if name != "attrs"]
+    joined = {name: np.concatenate([part[name] for part in parts], axis) for name in names}
+    return joined | {"attrs": parts[0]["attrs"]}
