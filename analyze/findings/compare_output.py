@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
-from probecache.analyze.sweeps.results import open_results
+from probecache.analyze.results.open import read_sweep
 
 from probecache.analyze.findings.cli_output import save_new
 from probecache.analyze.findings.compare import compare
@@ -28,7 +28,7 @@ def compare_results(
     """
     if out is not None and out.exists():
         raise InputError(f"{out} exists already: name another --out, or remove it")
-    sides = [open_results(Path(a)), open_results(Path(b))]
+    sides = [read_sweep(Path(a)), read_sweep(Path(b))]
     for dim, text in chosen.items():
         if text is not None:
             sides = [_select(side, dim, text, i) for i, side in enumerate(sides)]
