@@ -14,9 +14,13 @@ from probecache.analyze.plot.redundancy import DELTAS
 from probecache.analyze.report.data import Study, score_names
 
 
-def write_tables(folder: Path, studies: list[Study], points: xr.Dataset) -> list[Path]:
-    """Scores, DR and class effects of every results, and the points of the frontier."""
+def write_tables(
+    folder: Path, studies: list[Study], points: xr.Dataset, differences: list[dict[str, Any]] | None = None
+) -> list[Path]:
+    """Scores, DR and class effects of every results, the points of the frontier, and paired differences."""
     written = [_write(points.reset_coords().to_dataframe().reset_index(drop=True), folder / "pareto.csv")]
+    if differences:
+        written.append(_write(pd.DataFrame(differences), folder / "differences.csv"))
     for study in studies:
         data = study.results
         names = [n for n in score_names(data) if data[n].notnull().any()] or score_names(data)[:1]

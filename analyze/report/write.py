@@ -9,6 +9,7 @@ import xarray as xr
 from probecache.analyze.findings.pareto import legible, pareto
 from probecache.analyze.findings.summary import late_layer_last
 from probecache.analyze.report.data import Study, build_payload
+from probecache.analyze.report.differences import differences_table, paired_differences
 from probecache.analyze.report.figures import frontier_figure, study_figures, write_figure
 from probecache.analyze.report.names import Named, name_results, task_names, with_slugs
 from probecache.analyze.report.page import build_page
@@ -69,12 +70,13 @@ def _write(
         )
         for n, data in zip(named, results, strict=True)
     ]
-    payload = build_payload(studies, delta=delta)
+    differences = paired_differences(studies)
+    payload = build_payload(studies, delta=delta) | {"differences_table": differences_table(differences)}
     points = pareto({s.name: s.results for s in studies}, task_of={s.name: s.task for s in studies})
     with replaced(out) as folder:
         written = [p for s in studies for p in _figures(folder / "figures" / s.slug, s, delta)]
         written += write_figure(frontier_figure(legible(points)), folder / "figures" / "pareto")
-        written += write_tables(folder / "tables", studies, points)
+        written += write_tables(folder / "tables", studies, points, differences)
         files = [path.relative_to(folder).as_posix() for path in written]
         page = build_page(payload, title=title, commands=list(commands), downloads=files)
         (folder / "index.html").write_text(page, encoding="utf-8")

@@ -156,3 +156,30 @@ def test_several_targets_are_tasks_of_their_own():
     parts = [synthetic_results(seed=i).assign_coords(target=[name]) for i, name in enumerate(("hair", "hat"))]
     points = pareto({"one": xr.concat(parts, "target", data_vars="minimal")}, task_of={"one": "faces"})
     assert set(points.task.values) == {"faces: hair", "faces: hat"}
+
+
+def test_differences_are_paired_within_a_task_and_corrected_for_all_of_them():
+    from probecache.analyze.report.data import Study
+    from probecache.analyze.report.differences import differences_table, paired_differences
+
+    rng, samples = np.random.default_rng(0), [f"s{i}" for i in range(200)]
+    truth = rng.integers(0, 4, 200)
+
+    def study(name, task, share):
+        made = synthetic_results(selections=("random",), fractions=(1.0,), n_seeds=1)
+        predicted = np.where(rng.uniform(size=200) < share, truth, (truth + 1) % 4)
+        dims = (*made.accuracy.dims, "sample")
+        made = made.assign(
+            predictions=(dims, predicted.reshape(*made.accuracy.shape, 200)), truth=("sample", truth)
+        )
+        return Study(name, task, name, made.assign_coords(sample=samples)), (predicted == truth).mean()
+
+    (a, right_a), (b, right_b), (c, _) = study("<a>", "t", 0.9), study("b", "t", 0.6), study("c", "u", 0.5)
+    plain = Study("d", "t", "d", synthetic_results())
+    (row,) = paired_differences([a, b, c, plain])
+    assert (row["a"], row["b"], row["samples"]) == ("<a>", "b", 200)
+    assert row["difference"] == pytest.approx(right_a - right_b)
+    assert 0 < row["difference_low"] < row["difference"] < row["difference_high"]
+    assert row["p_holm"] == row["p"] < 0.01
+    assert "&lt;a&gt;" in differences_table([row])
+    assert differences_table([]) == ""
