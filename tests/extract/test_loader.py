@@ -15,7 +15,6 @@ def loaded(photos, workers):
     images, preprocess = open_images("", photos), resolve_preprocess(nn.Identity(), img_size=32)
     ranges = loader.batch_ranges([(0, len(images))], 9)
     found = list(loader.open_batches(images, preprocess, ranges, workers=workers))
-    images.close()
     return torch.cat([batch.images for batch in found]), [len(batch.labels) for batch in found]
 
 
