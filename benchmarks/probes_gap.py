@@ -38,8 +38,8 @@ from probecache.store.reader import open_store
 FRACTIONS = np.arange(1, 21) / 20
 OURS = (1e-2, 1e-3, 1e-4, 5e-6)
 PEERS = {
-    "newton-cg": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
-    "lbfgs": (1e-2, 1e-3, 1e-4, 1e-6),
+    "newton-cg": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-7),
+    "lbfgs": (1e-2, 1e-3, 1e-4, 1e-6, 1e-8),
     "newton-cholesky": (1e-2, 1e-4),
 }
 CHOLESKY = 2500  # parameters up to which newton-cholesky is asked: its Hessian is their square

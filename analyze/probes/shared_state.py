@@ -81,6 +81,7 @@ class SharedState:
 
         As many as `gram_limit` holds, the widest first; none where rows are scarce.
         """
+        l2 = _decade(l2)
         if l2 not in self.curvatures:
             each = 4 * n_outputs(len(self.task.classes)) * (1 + self.task.n_neurons) ** 2
             count = 0 if self.is_scarce else min(len(PILOTS), self.gram_limit // each)
@@ -151,6 +152,16 @@ def units(task: Task, standardize: bool) -> tuple[np.ndarray, np.ndarray]:
     it, and float32 sums of columns whose means are far larger than their spreads would lose the spreads.
     """
     return task.mean, task.scale if standardize else np.ones_like(task.scale)
+
+
+def _decade(l2: float) -> float:
+    """The nearest power of ten: penalties that are alike share one curvature, and what a probe gets depends
+    on its own penalty alone.
+
+    >>> [_decade(l2) for l2 in (0.0, 1e-4, 3e-4, 4e-4)]
+    [0.0, 0.0001, 0.0001, 0.001]
+    """
+    return float(f"1e{round(math.log10(l2))}") if l2 > 0 else 0.0
 
 
 def some_rows(n: int, count: int) -> np.ndarray | None:

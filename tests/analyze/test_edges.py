@@ -114,3 +114,17 @@ def test_class_weights_of_one_to_a_thousand_reach_the_minimum(seed):
     fit = fit_block(task, np.arange(40)[None], np.array([40]), np.array([l2]), class_weight=given, tol=1e-7)
     assert fit.converged.all()
     assert fit.objective[0, 0, 0] == pytest.approx(best, rel=2e-6)
+
+
+def test_a_path_of_penalties_ends_where_each_alone_does():
+    x, y = blobs(n=1500, d=60, spread=0.3)
+    x = x.astype(np.float32)
+    task, order = Task(x, y, x[:50], y[:50]), np.random.default_rng(3).permutation(60)[None]
+    sizes, path = np.array([60, 20]), np.array([2e-4, 1e-1, 5e-4, 1e-2, 1e-3])
+    together = fit_block(task, order, sizes, path, tol=1e-7)
+    assert together.converged.all()
+    for p, l2 in enumerate(path):
+        alone = fit_block(task, order, sizes, np.array([l2]), tol=1e-7)
+        np.testing.assert_allclose(together.objective[..., p], alone.objective[..., 0], rtol=1e-6)
+    # neighbours' solutions are nearer than the moments' start
+    assert together.n_iter[0, 0, 0] < fit_block(task, order, sizes, path[:1], tol=1e-7).n_iter[0, 0, 0]

@@ -129,8 +129,9 @@ def test_sgd_equals_a_loop_over_torch_modules():
     sizes = np.array([12, 5])
     got = fit_sgd(panels, indicator(labels, 4), sizes, schedule, seed=3)
     for i, k in enumerate(sizes):
+        drawn = torch.rand(13, 4, generator=torch.Generator().manual_seed(3)).T  # column by column
+        start = (2 * drawn - 1) / k**0.5
         generator = torch.Generator().manual_seed(3)
-        start = (2 * torch.rand(2, 4, 13, generator=generator) - 1)[i] / k**0.5
         layer = torch.nn.Linear(int(k), 4)
         with torch.no_grad():
             layer.weight.copy_(start[:, 1 : 1 + k])

@@ -33,6 +33,7 @@ CURVATURE = (
     9  # classes d^3 products of one penalty's class Grams: 7.9 d rows for each class, half of a square
 )
 HISTORY = 100  # copies of a probe's weights that the solver holds at its peak: 98 counted
+NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
 FOUND = ("objective", "grad_norm", "n_iter", "converged")
 
 
@@ -100,6 +101,8 @@ class Logistic:
                 found = {name: getattr(kernel, name) for name in FOUND}
                 found["converged"] = found["converged"] & ~batch.has_no_minimum(found["objective"])
                 return Fitted(**found, weights=kernel.x)
+        if batch.panels.in_memory and not shared.is_scarce and len(l2s.unique()) > 1:
+            return self._fit_path(shared, orders, batch, request)
         preconditioner, start = precondition_and_start(shared, orders, groups, widths, l2s)
         # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
         search = torch.float32 if shared.is_scarce else search_dtype(device)
@@ -126,6 +129,36 @@ class Logistic:
             x[kernel.converged] = kernel.x[kernel.converged]
             for name, values in found.items():
                 values[kernel.converged] = getattr(kernel, name)[kernel.converged]
+        found["converged"] &= ~batch.has_no_minimum(found["objective"])
+        return Fitted(**found, weights=x)
+
+    def _fit_path(
+        self, shared: SharedState, orders: list[np.ndarray], batch: Batch, request: ProbeRequest
+    ) -> Fitted:
+        """One penalty after the other, the largest first: each starts from a neighbour's solution where there
+        is one, and only one penalty's factors are held."""
+        outputs = len(batch.truth)
+        x = torch.zeros(len(batch.l2), outputs, batch.width, device=batch.truth.device)
+        found: dict[str, torch.Tensor] = {}
+        before, last = torch.inf, None
+        for l2 in batch.l2.unique().flip(0).tolist():
+            mine = (batch.l2 == l2).nonzero()[:, 0]
+            part = batch.part(mine)
+            preconditioner, start = precondition_and_start(
+                shared, orders, part.groups, part.widths, part.l2, last if before <= NEAR * l2 else None
+            )
+            fit = fit_logistic(
+                part,
+                preconditioner,
+                start,
+                tol=request.tol,
+                max_iter=request.max_iter,
+                search=search_dtype(shared.device),
+            )
+            x[mine], before, last = fit.x, l2, fit.x
+            for name in FOUND:
+                values = getattr(fit, name)
+                found.setdefault(name, values.new_empty(len(batch.l2)))[mine] = values
         found["converged"] &= ~batch.has_no_minimum(found["objective"])
         return Fitted(**found, weights=x)
 

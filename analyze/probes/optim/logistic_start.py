@@ -14,11 +14,17 @@ ALIKE = 1.5
 
 
 def precondition_and_start(
-    shared: SharedState, orders: list[np.ndarray], groups: Tensor, all_widths: Tensor, l2s: Tensor
+    shared: SharedState,
+    orders: list[np.ndarray],
+    groups: Tensor,
+    all_widths: Tensor,
+    l2s: Tensor,
+    near: Tensor | None = None,
 ) -> tuple[Preconditioner, Tensor]:
     """The preconditioner and the starting weights (m, c, w) of a batch.
 
     groups: int64 (m,), the column order of each probe; all_widths: int64 (m,), 1 + k; l2s: float64 (m,).
+    near: weights (m, c, w) to start from instead, where they are known.
     """
     classes, device = len(shared.task.classes), shared.device
     outputs = n_outputs(classes)
@@ -41,9 +47,12 @@ def precondition_and_start(
         for l2 in l2s.unique().tolist():
             probes = ((groups == g) & (l2s == l2)).nonzero()[:, 0]
             gram = Preconditioner([gram_factor(part, l2, classes)], torch.zeros_like(which), mask)
-            x = newton_start(part, gram, probes)
             widths, penalties = all_widths[probes], l2s[probes]
-            start[probes] = best_scale(x, widths, penalties, panel, truth)
+            if near is None:
+                x = newton_start(part, gram, probes)
+                start[probes] = best_scale(x, widths, penalties, panel, truth)
+            else:
+                start[probes] = near[probes]
             levels = shared.curvature(l2)
             limits = [shared.narrow] if plain else [c.widest for c in levels]
             bounds = torch.tensor(limits, dtype=torch.int64, device=device)

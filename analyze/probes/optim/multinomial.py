@@ -56,7 +56,7 @@ class Batch:
         """bool (m, 1, w): the panel rows that each probe sees."""
         return torch.arange(self.width, device=self.widths.device) < self.widths[:, None, None]
 
-    def part(self, probes: slice) -> "Batch":
+    def part(self, probes: slice | Tensor) -> "Batch":
         """Some of the probes."""
         groups, widths, l2 = self.groups[probes], self.widths[probes], self.l2[probes]
         return replace(self, groups=groups, widths=widths, l2=l2)
