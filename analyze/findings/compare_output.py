@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
-from probecache.analyze.results.open import read_sweep
 
 from probecache.analyze.findings.cli_output import save_new
 from probecache.analyze.findings.compare import compare
+from probecache.analyze.results.open import read_sweep
 from probecache.store.errors import InputError, close_names
 
 

@@ -22,6 +22,7 @@ from probecache.analyze.probes.select_l2 import L2_PATH, fit_chosen
 from probecache.analyze.selections.projections import Selection, select
 from probecache.analyze.selections.subsets import check_seeds, sizes
 from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight, weigh_classes
+from probecache.analyze.tasks.labels import load_labels, splits_of, told_apart
 from probecache.analyze.tasks.rows import rows_of
 from probecache.analyze.tasks.shots import check_shots, take_shots
 from probecache.analyze.tasks.task import Task, load_task
@@ -41,6 +42,7 @@ def fit_probe(
     *,
     layer: str,
     train: str = "train",
+    target: str = "label",
     l2: float | str = 1e-4,
     fraction: float = 1.0,
     seed: int = 0,
@@ -60,7 +62,8 @@ def fit_probe(
 
     Parameters
     ----------
-    store, layer, train : what is fitted on: rows of the split that are usable.
+    store, layer, train, target : what is fitted on: rows of the split, or of a union "train+val", that are
+        usable and have the target.
     l2 : lambda in (1/n) sum CE + (lambda/2) ||W||^2; ridge: (1/n) ||Y - XW||^2 + lambda ||W||^2; "auto"
         chooses it by rows that the fit does not see, then fits all.
     fraction, seed, selection : which k = max(1, round(fraction * d)) neurons. Of a projection the probe reads
@@ -75,7 +78,7 @@ def fit_probe(
     store = open_store(store)
     limit = int(0.8 * psutil.virtual_memory().available) if memory_limit is None else memory_limit
     (number,), (seed,) = check_shots([shots]), check_seeds([seed])
-    whole = load_task(store, layer, train, train, memory_limit=limit)
+    whole = load_task(store, layer, train, train, limit, target)
     one = np.arange(whole.test.shape[0]) == 0  # nothing is scored, and a task has a test row
     task = replace(whole, test=rows_of(whole.test, one), test_labels=whole.test_labels[one])
     task = weigh_classes(take_shots(task, number, seed), class_weight)
@@ -88,11 +91,12 @@ def fit_probe(
     neurons, coef, intercept = _raw(task, part, int(k[0]), found, standardize)
     about: dict[str, Any] = {
         "store": store.path,
-        "digest": store.digest(train, layer),
+        "digest": "+".join(store.digest(split, layer) for split in splits_of(train)),
+        "target_digest": "+".join(store.target_digest(split, target) for split in splits_of(train)),
         "backbone": canonical(store.fingerprint.backbone),
         "layer": layer,
         "split": train,
-        "target": "label",
+        "target": target,
         "selection": selection,
         "fraction": float(fraction),
         "k": int(k[0]),
@@ -107,7 +111,9 @@ def fit_probe(
         "versions": f"probecache {probecache.__version__}, torch {torch.__version__}, numpy {np.__version__}",
     }
     texts = {name: str(value) for name, value in about.items()}
-    return FittedProbe(neurons, coef, intercept, task.classes, task.n_neurons, "classes", probe, texts)
+    kind = task.target_kind
+    names = task.classes if kind != "numbers" else load_labels(store, train, train, target).classes
+    return FittedProbe(neurons, coef, intercept, names, task.n_neurons, kind, probe, texts)
 
 
 def _fit(
@@ -151,9 +157,9 @@ def predict_split(
 ) -> "pd.DataFrame":
     """Predictions for the usable rows of a split, in its order; rows that failed are left out.
 
-    Columns: `sample` (its name), `label` where the split names the row's class, and `predicted`: the class's
-    name, or one column per label or number; of classes also `probability` of that class, where the probe has
-    probabilities.
+    Columns: `sample` (its name); of classes `label`, the row's own where the split has the target ("" where
+    unlabelled), `predicted`, and its `probability` where the probe has probabilities; of labels and numbers a
+    column for each.
     layer: the probe's own by default. The layer is read in row blocks, the probe's neurons only.
 
     Raises FingerprintMismatch where the store's backbone is another than the probe's, InputError where the
@@ -171,18 +177,17 @@ def predict_split(
     if "backbone" in probe.provenance:
         backbone = json.loads(probe.provenance["backbone"])
         require_equal(store.fingerprint.backbone, backbone, f"the features of {store.path}")
-    labels, names, status = store.row_arrays(split)
-    keep = status == OK
+    keep = np.asarray(store.status(split)) == OK
     parts = [probe.scores_of(block) for block in _usable(store, split, name, probe.neurons, keep)]
     if not parts:
         raise InputError(f"got no usable row in split {split!r} of {store.path}; extract it again")
     scores = np.concatenate(parts)
-    known = store.class_names(split)
-    table: dict[str, Any] = {"sample": np.array(names, dtype=object)[keep]}
-    if len(known):
-        table["label"] = [known[i] if 0 <= i < len(known) else "" for i in labels[keep]]
-    guess = probe.decide(scores)
+    table: dict[str, Any] = {"sample": np.asarray(store.samples(split), dtype=object)[keep]}
+    target, guess = probe.provenance.get("target", "label"), probe.decide(scores)
     if probe.kind == "classes":
+        if target in store.targets(split) and (found := store.target(split, target)).kind == "classes":
+            known = told_apart(found.names) or [str(i) for i in range(int(found.values.max(initial=-1)) + 1)]
+            table["label"] = [known[i] if i >= 0 else "" for i in found.values[keep].tolist()]
         table["predicted"] = np.array(probe.classes, dtype=object)[guess]
         if probe.probe != "ridge":
             table["probability"] = probe.probabilities(scores).max(axis=1)

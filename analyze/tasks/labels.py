@@ -139,10 +139,10 @@ def _names(names: Sequence[str], values: np.ndarray) -> list[str]:
         return [str(label) for label in range(highest + 1)]
     if highest >= len(names):
         raise InputError(f"got label {highest}; the store names {len(names)} classes")
-    return _told_apart(names)
+    return told_apart(names)
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
+def told_apart(names: Sequence[str]) -> list[str]:
     """Names that several classes share (ImageNet has two cranes) with their label behind them."""
     counts = Counter(names)
     return [f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(names)]

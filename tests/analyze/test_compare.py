@@ -1,18 +1,16 @@
 """Paired comparison: intervals and tests against statsmodels' definitions, and what cannot be paired."""
 
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-import zarr
 from scipy.stats import binomtest
 
 import probecache as pc
 from probecache.__main__ import _run
 from probecache.analyze.findings.classes import class_effects
 from probecache.analyze.findings.intervals import bootstrap_means, effective_samples, holm, mcnemar, wilson
+from probecache.analyze.results.open import read_sweep
 from tests.analyze.synthetic import synthetic_results
 from tests.analyze.test_fitted import write
 
@@ -282,38 +280,67 @@ def test_bands_of_classes_stay_within_what_an_accuracy_can_be():
     assert (effects["coefficient_of_variation_low"] >= 0).all()
 
 
-def save(data, path):
-    """As a sweep leaves it on disk, as far as `open_results` looks."""
-    texts = {n: c.astype(object) for n, c in data.coords.items() if c.dtype.kind == "U"}
-    data.assign_coords(texts).assign_attrs(settings="{}", failures="[]").to_zarr(path, consolidated=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(path)
-    return str(path)
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Two sweeps that kept their predictions: (store, logistic, ridge)."""
+    folder = tmp_path_factory.mktemp("swept")
+    store = write(folder / "s.zarr")
+    out = []
+    for probe in ("logistic", "ridge"):
+        where = folder / f"{probe}.zarr"
+        pc.sweep(
+            store,
+            layer="mine",
+            fractions=[0.25, 1],
+            seeds=2,
+            l2=[1e-2, 1],
+            probe=probe,
+            save_predictions=True,
+            out=where,
+            device="cpu",
+        )
+        out.append(str(where))
+    return store, *out
 
 
-def test_the_command(tmp_path, capsys):
-    data = results()
-    a, b = save(data, tmp_path / "a.zarr"), save(results(seed=5, probe="ridge"), tmp_path / "b.zarr")
+def test_sweeps_that_kept_predictions_agree_with_their_own_accuracies(swept):
+    store, a, b = swept
+    found = pc.compare(a, b)
+    assert found.attrs["probe"] == "logistic against ridge"
+    assert int(found["n_samples"]) == int((store.status("test") == 1).sum())
+    for name, path in (("accuracy_a", a), ("accuracy_b", b)):
+        accuracy = read_sweep(path)["accuracy"].mean("seed")
+        np.testing.assert_allclose(found[name].transpose(*accuracy.dims), accuracy, atol=1e-12)
+    fitted = pc.fit_probe(store, layer="mine", fraction=0.25, seed=1, l2=1e-2, device="cpu")
+    keep = store.status("test") == 1
+    at = {"layer": "mine", "fraction": 0.25, "seed": 1, "l2": 1e-2}
+    kept = read_sweep(a)["predictions"].sel(at).values.ravel()
+    np.testing.assert_array_equal(kept[keep], fitted.predict(store.matrix("test", "mine")[keep]))
+    assert (kept[~keep] == -1).all()
+
+
+def test_the_command(swept, tmp_path, capsys):
+    store, a, b = swept
     assert _run(["compare", a, b], False) == 0
     shown = capsys.readouterr().out
-    assert "probe: logistic against ridge\n400 test samples\n" in shown
+    assert "probe: logistic against ridge\n234 test samples\n" in shown
     assert len(shown.splitlines()) == 3 + 4
     out = tmp_path / "c.csv"
-    line = ["compare", a, a, "--layer", "one,two", "--fraction", "0.5", "--l2", "0.0001", "--out", str(out)]
+    line = ["compare", a, a, "--l2", "0.01,1", "--fraction", "0.25", "--layer", "mine", "--out", str(out)]
     assert _run(line, False) == 0
-    assert "layer: one against two" in capsys.readouterr().out
-    found = pc.compare(data.sel(layer=["one"], fraction=[0.5]), data.sel(layer=["two"], fraction=[0.5]))
+    assert "l2: 0.01 against 1.0" in capsys.readouterr().out
+    data = read_sweep(a).sel(fraction=[0.25])
+    found = pc.compare(data.sel(l2=[0.01]), data.sel(l2=[1.0]))
     table = pd.read_csv(out)
-    assert table["difference"].tolist() == pytest.approx([found["difference"].item()] * 3)
+    assert table["difference"].tolist() == pytest.approx([found["difference"].item()] * 2)
     assert table["p_mcnemar"].tolist() == pytest.approx(found["p_mcnemar"].values.ravel().tolist())
-    groups = tmp_path / "groups.csv"
-    pd.DataFrame({"sample": data["sample"].values, "group": np.arange(400) // 8}).to_csv(groups, index=False)
-    folder = tmp_path / "c.zarr"
+    groups, folder = tmp_path / "groups.csv", tmp_path / "c.zarr"
+    names = store.samples("test").tolist()
+    pd.DataFrame({"sample": names, "group": np.arange(240) // 8}).to_csv(groups, index=False)
     assert _run(["compare", a, b, "--groups", str(groups), "--out", str(folder)], False) == 0
-    assert "400 test samples in 50 groups" in capsys.readouterr().out
-    assert int(xr.open_zarr(folder, consolidated=False)["n_groups"]) == 50
-    pd.DataFrame({"sample": ["image 0", "image 0"], "group": [1, 2]}).to_csv(tmp_path / "twice.csv")
+    assert "234 test samples in 30 groups" in capsys.readouterr().out
+    assert int(xr.open_zarr(folder, consolidated=False)["n_groups"]) == 30
+    pd.DataFrame({"sample": ["test 0", "test 0"], "group": [1, 2]}).to_csv(tmp_path / "twice.csv")
     for wrong in (
         line,  # --out is there
         ["compare", a, str(tmp_path / "none")],

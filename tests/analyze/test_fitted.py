@@ -16,6 +16,7 @@ from probecache.__main__ import _run
 from probecache.analyze.probes.deploy import fit_probe, predict_split
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.selections.projections import select
+from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.tasks.shots import take_shots
 from probecache.analyze.tasks.task import load_task
 from probecache.store.fingerprint import Fingerprint
@@ -319,3 +320,53 @@ def test_the_commands(store, tmp_path, capsys, suffix):
         assert _run(line, False) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([probe.name, out.name])
+
+
+def test_other_targets_of_the_same_rows(tmp_path):
+    store = write(tmp_path / "s.zarr")
+    x = {split: store.matrix(split, "mine").astype(np.float64) for split in ("train", "test")}
+    for split, values in x.items():
+        y = (values - 50) @ np.linspace(-1, 1, D)
+        several = np.stack([y > 0, values[:, -1] > 50], axis=1)
+        kind = np.where(y > 0, "up", "down").astype(object)
+        kind[3] = None
+        pc.write_targets(store, split=split, targets={"kind": kind, "both": several, "height": y / 10})
+    keep = store.status("test") == 1
+    test, rows = x["test"][keep], keep.sum() + (store.status("train") == 1).sum()
+    for target, probe in (("kind", "logistic"), ("both", "logistic"), ("height", "ridge")):
+        where = {"layer": "mine", "target": target, "train": "train+test"}
+        fitted = pc.fit_probe(store, **where, probe=probe, l2=1e-3, device="cpu", fraction=0.5)
+        found = store.target("test", target)
+        truth = found.values[keep]
+        assert (fitted.kind, fitted.provenance["target"]) == (found.kind, target)
+        assert fitted.provenance["rows"] == str(rows - 2 * (target == "kind"))
+        fitted.save(tmp_path / f"{target}.safetensors")
+        back = pc.load_probe(tmp_path / f"{target}.safetensors")
+        guess, table = back.predict(test), predict_split(back, store, "test")
+        np.testing.assert_array_equal(guess, fitted.predict(test))
+        if target == "kind":
+            assert fitted.classes == ("down", "up")
+            assert (guess == truth)[truth >= 0].mean() > 0.7
+            assert table["label"].tolist() == [("down", "up", "")[v] for v in truth]
+        elif target == "both":
+            assert guess.shape == truth.shape
+            assert (guess == truth).mean() > 0.7
+            np.testing.assert_array_equal(back.predict_proba(test) > 0.5, guess == 1)
+            assert table.columns.tolist() == ["sample", *found.names]
+        else:
+            assert np.corrcoef(guess, truth[:, 0])[0, 1] > 0.4
+            with pytest.raises(pc.InputError, match="not probabilities"):
+                back.predict_proba(test)
+        block = fit_block(
+            load_task(store, "mine", "train+test", "test", target=target),
+            permutation(D, 0)[None],
+            np.array([4, 8]),
+            np.array([1e-3]),
+            probe=probe,
+            device="cpu",
+            return_scores=True,
+        )
+        scores = back.decision_function(test[found.labelled[keep]])
+        np.testing.assert_allclose(
+            scores.reshape(len(scores), -1).T, block.scores[0, 1, 0], rtol=1e-3, atol=2e-3
+        )
