@@ -10,6 +10,7 @@ import numpy as np
 from probecache.store.errors import InputError, close_names
 from probecache.store.fingerprint import Fingerprint, digest
 from probecache.store.reader import Store, open_store
+from probecache.store.storage.safe_read import read_text, require_readable
 from probecache.store.writer import open_writer
 from probecache.store.writing.targets import store_targets
 
@@ -72,9 +73,13 @@ def read_indices(path: str | Path, d: int) -> np.ndarray:
     path = Path(path)
     try:
         if path.suffix == ".npy":
-            indices = np.load(path, allow_pickle=False)
+            require_readable(path, "neuron numbers")
+            indices = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
-            indices = np.loadtxt(path, dtype=np.int64, ndmin=1)
+            lines = read_text(path, "neuron numbers").splitlines()
+            indices = np.loadtxt(lines, dtype=np.int64, ndmin=1)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no list of neuron numbers ({str(error).splitlines()[0]})") from None
     return check_columns(indices, d, str(path))

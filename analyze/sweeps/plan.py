@@ -26,6 +26,7 @@ from probecache.analyze.tasks.control import check_control
 from probecache.analyze.tasks.labels import splits_of
 from probecache.analyze.tasks.shots import ALL, check_shots
 from probecache.store.errors import InputError, close_names
+from probecache.store.storage.safe_read import read_text
 
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
 DIMS = ("target", "layer", "selection", "shots", "fraction", "seed", "l2")
@@ -181,23 +182,20 @@ class SweepPlan:
 def read_config(path: str | Path) -> dict[str, Any]:
     """The names and values of a TOML or YAML file, by its suffix (.toml, .yaml, .yml)."""
     path = Path(path).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"got --config {path}, which cannot be read: {error}") from None
+    text = read_text(path, "--config", most=1 << 20)
     if path.suffix == ".toml":
         import tomllib
 
         try:
             values: Any = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"got --config {path}, which is not TOML: {error}") from None
     elif path.suffix in (".yaml", ".yml"):
         import yaml  # comes with dask
 
         try:
             values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise InputError(
                 f"got --config {path}, which is not YAML: {' '.join(str(error).split())}"
             ) from None

@@ -65,3 +65,13 @@ def read_text(path: str | os.PathLike[str], what: str, most: int = TEXT_BYTES) -
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"{what}: cannot read {shown!r}: {reason}") from None
+
+
+def require_readable(path: str | os.PathLike[str], what: str) -> None:
+    """InputError for a FIFO, socket or device that a library would wait for, or read without an end."""
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return  # the reader says what is wrong with it
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise InputError(f"{what}: {os.fspath(path)!r} is {_KINDS.get(kind, 'something else')}, not a file")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import tracemalloc
 
 import numpy as np
@@ -150,3 +151,80 @@ def test_nothing_is_unpickled(tmp_path):
 
     with pytest.raises(pc.InputError, match=r"not a \.npy file of numbers"):
         open_matrix(str(tmp_path / "X.npy"), "--activations")
+
+
+NESTED = 100_000
+
+
+@pytest.mark.parametrize("odd", ["FIFO", "socket", "device", "sparse", "folder", "no UTF-8"])
+@pytest.mark.parametrize("what", ["config", "indices", "indices.npy", "activations.npy", "labels.csv"])
+def test_files_that_the_caller_names_are_refused_at_once_and_without_memory(tmp_path, path, what, odd):
+    from probecache.analyze.sweeps.plan import read_config
+    from probecache.store.importing.formats.open import open_matrix
+    from probecache.store.importing.tables.text import read_text
+    from probecache.store.subset import read_indices
+
+    file = tmp_path / (what if "." in what else f"{what}.toml" if what == "config" else f"{what}.txt")
+    if odd == "FIFO":
+        os.mkfifo(file)
+    elif odd == "socket":
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(file))
+        listening.close()
+    elif odd == "device":
+        file.symlink_to("/dev/zero")
+    elif odd == "sparse":
+        file.touch()
+        os.truncate(file, 1 << 42)
+    elif odd == "folder":
+        file.mkdir()
+    else:
+        file.write_bytes(b"\xfa\xfb\xfc" * 10)
+    read = {
+        "config": read_config,
+        "indices": lambda f: read_indices(f, 10),
+        "indices.npy": lambda f: read_indices(f, 10),
+        "activations.npy": lambda f: open_matrix(str(f), "--activations"),
+        "labels.csv": read_text,
+    }[what]
+    with memory_below(16), pytest.raises(pc.InputError) as error:
+        read(file)
+    assert "\n" not in str(error.value)
+    assert file.name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        ("toml", "a = " + "[" * NESTED),
+        ("toml", "a = " + "[" * 5000 + "]" * 5000),
+        ("yaml", "[" * 5000),
+        ("yaml", "a: &a [x]\nb: &b [*a, *a]\n" * 3 + "{"),
+        ("yml", "- " * 3000 + "x"),
+        ("toml", "fractions = 1" + "0" * 5000),
+    ],
+)
+def test_configurations_of_any_depth_are_refused_in_one_line(tmp_path, suffix, text):
+    from probecache.analyze.sweeps.plan import read_config
+
+    file = tmp_path / f"sweep.{suffix}"
+    file.write_text(text)
+    with pytest.raises(pc.InputError, match=r"--config .*sweep\.") as error:
+        read_config(file)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 2000
+
+
+def test_a_store_whose_pieces_are_fifos_or_sparse_is_refused_at_once(path):
+    for file in [p for p in path.rglob("*") if p.is_file()]:
+        raw = file.read_bytes()
+        for harm in ("FIFO", "sparse"):
+            file.unlink()
+            os.mkfifo(file) if harm == "FIFO" else file.touch()
+            if harm == "sparse":
+                os.truncate(file, 1 << 42)
+            with memory_below(16):
+                assert [d for d in verify(path) if d.harmful], (harm, file)
+            file.unlink()
+            file.write_bytes(raw)
+    assert list(verify(path)) == []

@@ -13,6 +13,7 @@ from probecache.store.importing.formats.numpy_files import open_npy, open_npz
 from probecache.store.importing.formats.parquet_matrix import open_parquet
 from probecache.store.importing.formats.tensors import open_pt, open_safetensors
 from probecache.store.importing.formats.zarr_array import open_zarr
+from probecache.store.storage.safe_read import require_readable
 
 FORMATS: dict[str, Callable[[Path, str | None], Matrix]] = {
     ".npy": open_npy,
@@ -57,6 +58,7 @@ def _in_order(name: str) -> list[tuple[int, int, str]]:
 
 
 def _open(path: Path, key: str | None) -> Matrix:
+    require_readable(path, "reading")
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{str(path)!r} is of no known format: allowed {', '.join(FORMATS)}")

@@ -4,7 +4,9 @@ import codecs
 from pathlib import Path
 
 from probecache.store.errors import InputError
+from probecache.store.storage.safe_read import OddFile, read_bounded
 
+_MOST = 1 << 30  # it is held as a whole
 # The longer mark first: UTF-32's begins with UTF-16's.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -18,7 +20,9 @@ _MARKS = {
 def read_text(path: Path, encoding: str | None = None) -> str:
     """The text of a file: UTF-8, what its byte order mark says, or `encoding`. InputError where it is not."""
     try:
-        raw = path.read_bytes()
+        raw = read_bounded(path, _MOST)
+    except OddFile as error:
+        raise InputError(f"{str(path)!r} {error}: name a text file") from None
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
     marked = next((name for mark, name in _MARKS.items() if raw.startswith(mark)), "utf-8")
