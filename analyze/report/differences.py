@@ -35,7 +35,7 @@ def paired_differences(studies: Sequence[Study]) -> list[dict[str, Any]]:
         bounds = {k: float(found[k].mean()) for k in ("difference", "difference_low", "difference_high", "p")}
         means = {k: float(found[k].mean()) for k in ("accuracy_a", "accuracy_b")}
         rows.append({"a": one.name, "b": other.name, **means, **bounds, "samples": int(found["n_samples"])})
-    corrected = holm(np.array([row["p"] for row in rows])) if rows else []
+    corrected = holm(np.array([row["p"] for row in rows], np.float64))
     return [row | {"p_holm": float(p)} for row, p in zip(rows, corrected, strict=True)]
 
 

@@ -163,6 +163,16 @@ def test_cka_needs_no_probe_and_lists_make_dimensions(store):
     assert np.isnan(first.critical_mass_low).all()  # it draws nothing: one subset of a size
 
 
+def test_by_shots_it_equals_the_grid_as_the_full_layer_is_learnt_from_the_same_rows(store):
+    few = {"layer": "l", "probe": "ridge", "l2": 1e-1, "seeds": 3, "shots": [8, "all"]}
+    found = pc.critical_mass(store, delta=0.9, precision=0.1, metric="macro_f1", **few)
+    whole = pc.sweep(store, fractions=grid_sizes(120, 0.1)[0], metric="macro_f1", **few)
+    want = pc.redundancy(whole, 0.9, score="macro_f1").critical_mass.values.ravel()
+    np.testing.assert_array_equal(found.critical_mass.values.ravel(), want)
+    assert found.shots.values.tolist() == ["8", "all"]
+    assert found.score == "macro_f1"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -101,7 +101,7 @@ def critical_mass(
             measures.append(Probes(one, store, score, place, client, device, memory_limit, progress))
         searches = []
         for cell, measure in zip(cells, measures, strict=True):
-            fractions, ks = grid_sizes(store.shape(test, str(cell["layer"]))[1], precision)
+            fractions, ks = grid_sizes(store.shape(test.split("+")[0], str(cell["layer"]))[1], precision)
             search = measure.search(len(ks), seed_list, deltas, confidence)
             for at, drawn in search.batches():
                 values = measure([fractions[j - 1] for j in at], [seed_list[s] for s in drawn])
@@ -113,7 +113,7 @@ def critical_mass(
                     )
             searches.append((search, ks))
     parts = [
-        _answer(*found).expand_dims({d: [c[d]] for d in dims})
+        _answer(*found).expand_dims({d: [str(c[d]) if d == "shots" else c[d]] for d in dims})
         for found, c in zip(searches, cells, strict=True)
     ]
     nested: Any = parts
