@@ -57,14 +57,14 @@ def read_text(path: str | os.PathLike[str], what: str, most: int = TEXT_BYTES) -
     try:
         return read_bounded(Path(path).expanduser(), most).decode("utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{what}: no file {shown!r}") from None
+        raise InputError(f"{what}: {shown!r} cannot be read: there is no such file") from None
     except OddFile as error:
         raise InputError(f"{what}: {shown!r} {error}: name a text file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{what}: {shown!r} is no UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{what}: cannot read {shown!r}: {reason}") from None
+        raise InputError(f"{what}: {shown!r} cannot be read: {reason}") from None
 
 
 def require_readable(path: str | os.PathLike[str], what: str) -> None:
