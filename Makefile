@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench check-cuml paper clean
+.PHONY: help demo test test-slow lint docs bench check-cuml gpu-check paper clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,11 @@ lint: .venv/installed  ## ruff (lint, format) and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed  ## the pages and the API reference into site/, strict
+	$(BIN)/pip install --quiet --group docs
+	$(BIN)/python docs/modules.py --check
+	$(BIN)/mkdocs build --quiet --strict
+
 bench: .venv/installed  ## benchmarks beside their peers, into benchmarks/results (tens of minutes)
 	$(BIN)/pip install --quiet --group bench
 	for name in store extract probes; do $(BIN)/python -m benchmarks.$$name || exit 1; done
@@ -46,4 +51,4 @@ paper: .venv/installed  ## the paper's study: make paper DATA=folder with cifar1
 	$(BIN)/python -m benchmarks.paper paper/features --out paper/study
 
 clean:  ## remove the environment and what the demo made
-	rm -rf .venv .venv-cuml demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-cuml demo site .pytest_cache .mypy_cache .ruff_cache

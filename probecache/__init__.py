@@ -13,7 +13,7 @@ The names below are imported when first used, so that reading a store never impo
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module that defines it.
 _PUBLIC = {

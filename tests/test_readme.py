@@ -38,7 +38,7 @@ def test_names_and_modules_in_the_pages_exist():
         for path in re.findall(rf"`((?:{folders}|tests|benchmarks)/[\w/.]+\.py)`", text):
             assert (ROOT / path).is_file(), f"{page.name}: {path}"
             found += 1
-    assert found > 50
+    assert found > 25
 
 
 def _resolves(dotted):

@@ -1,6 +1,8 @@
 """Imports run one way: extract -> store <- analyze, and probecache above all three."""
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -95,3 +97,10 @@ def test_a_circle_is_seen_wherever_the_import_stands(back):
 
 def test_no_module_is_called_utils():
     assert not [p for folder in FORBIDDEN for p in (ROOT / folder).rglob("util*.py")]
+
+
+def test_the_module_list_of_the_design_page_is_what_the_modules_say():
+    done = subprocess.run(
+        [sys.executable, "docs/modules.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
