@@ -72,7 +72,7 @@ def extract_features(
     place = place or find_place()
     setup = prepare(model, dataset, settings, place)
     if place.rank == 0:
-        _say(setup)
+        _say(setup, out)
     geometry = Geometry(setup.n_samples, shard_rows(out, settings))
     if settings.rows is not None:
         geometry.require_whole_shards(settings.rows)
@@ -100,10 +100,26 @@ def extract_features(
     return store
 
 
-def _say(setup: Setup) -> None:
-    """What of the data is left out, through `logging`: on stderr where the caller has set up nothing else."""
+def _say(setup: Setup, out: str | Path) -> None:
+    """What of the data is left out, and whether another split holds the same, through `logging`: on stderr
+    where the caller has set up nothing else."""
+    where = setup.images.inventory.where
     for line in setup.images.inventory.lines():
-        LOGGER.warning("%s: %s", setup.images.inventory.where, line)
+        LOGGER.warning("%s: %s", where, line)
+    try:
+        store = open_store(out, partial=True)
+        others = {name: store.split_info(name).data for name in store.splits if name != setup.settings.split}
+    except ProbecacheError:  # no store yet; what is wrong with one is said by who writes to it
+        return
+    ours = setup.images.fingerprint()
+    for name, data in others.items():
+        if ours["content"] and all(data.get(key) == ours[key] for key in ("content", "order")):
+            LOGGER.warning(
+                "%s: split %r of %s holds the same images: a probe would be scored on what it was fitted on",
+                where,
+                name,
+                out,
+            )
 
 
 def shard_rows(out: str | Path, settings: Settings) -> int:

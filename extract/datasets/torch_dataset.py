@@ -250,7 +250,8 @@ class _Look(Dataset[str]):
 
     def _digest(self, row: int) -> str:
         image, label = self.source[row]
-        kind = getattr(image, "mode", ""), image.getpalette() if getattr(image, "mode", "") == "P" else None
+        pil = hasattr(image, "convert")
+        kind = (image.mode, image.getpalette() if image.mode == "P" else None) if pil else None
         array = image.cpu() if isinstance(image, Tensor) else image
         if isinstance(array, Tensor) and array.dtype == torch.bfloat16:
             array = array.float()

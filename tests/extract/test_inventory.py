@@ -11,6 +11,7 @@ from PIL import Image
 from probecache.extract.datasets.inventory import Inventory, image_suffixes, natural_order, walk
 from probecache.extract.datasets.open import open_images
 from probecache.extract.datasets.splits import Choices
+from probecache.extract.run import extract_features
 from probecache.store.errors import InputError
 
 
@@ -236,6 +237,27 @@ def test_nothing_to_read_says_what_is_there(tmp_path):
     fill(tmp_path, "cat/notes.txt", ".cache/a.png")
     with pytest.raises(InputError, match=r"no images; .txt files: 1 left out, 'cat/notes.txt'; hidden"):
         read(tmp_path)
+
+
+def test_one_folder_as_two_splits_is_said(tmp_path, caplog):
+    root, out = fill(tmp_path / "one", "cat/0.png", "dog/1.png", "dog/notes.txt"), tmp_path / "s.zarr"
+    options = {"data_dir": root, "out": out, "pretrained": False, "img_size": 32, "workers": 0}
+    store = extract_features("test_resnet", split="train", **options)
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
+        ".txt files: 1 left out, 'dog/notes.txt'"
+    ]
+    assert store.report("train", "penultimate")["summary"]["inventory"] == {
+        "left_out": {".txt files": {"files": 1, "first": ["dog/notes.txt"]}},
+        "notes": [],
+    }
+    caplog.clear()
+    extract_features("test_resnet", split="test", **options)
+    assert "split 'train' of" in caplog.records[1].getMessage()
+    assert "holds the same images" in caplog.records[1].getMessage()
+    caplog.clear()
+    fill(root, "eel/2.png")
+    extract_features("test_resnet", split="other", **options)
+    assert len(caplog.records) == 1
 
 
 def test_contents_and_order_are_the_identity(tmp_path):

@@ -213,6 +213,12 @@ def test_items_that_differ_each_time_are_said_and_not_compared():
         def __getitem__(self, row):
             return torch.rand(3, 16, 16), 0
 
+    class Tensors(Items):
+        def __getitem__(self, row):
+            return PIXELS[row + self.first], 0
+
+    prints = [open_images(Tensors([0] * 4, first=first)).content for first in (0, 0, 4)]
+    assert prints[0] == prints[1] != prints[2]
     images = open_images(Random([0] * 4))
     assert images.content == "varies"
     assert "read twice gave two images" in images.inventory.lines()[0]
