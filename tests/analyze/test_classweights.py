@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
 import probecache as pc
+from probecache.analyze import commands
 from probecache.analyze.probes.estimators import LogisticProbe
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.sweeps.plan import SweepPlan
@@ -148,3 +149,18 @@ def test_an_estimator_names_the_class_without_weight():
 def test_a_config_file_and_python_give_one_plan():
     mapping = SweepPlan.from_mapping({"layer": "a", "fractions": 1, "class_weight": {"hen": 3, "cat": 0.5}})
     assert mapping == SweepPlan("a", 1, class_weight={"cat": 0.5, "hen": 3.0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("balanced", "balanced"),
+        ("cat=2,dog=0.5", {"cat": 2, "dog": 0.5}),
+        ("tench, Tinca tinca=2", {"tench, Tinca tinca": 2}),
+        ("a=b=2, jack-o'-lantern=0.5,", {"a=b": 2, "jack-o'-lantern": 0.5}),
+        ("cat=2,dog", "cat=2,dog"),  # for the plan to refuse
+        ("cat=two", {"cat": "two"}),
+    ],
+)
+def test_names_on_the_command_line_may_hold_commas_and_equals_signs(text, weights):
+    assert commands._weights(text) == weights
