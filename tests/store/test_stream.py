@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
 
 
 @given(sizes=st.lists(st.integers(0, 20), min_size=1, max_size=30), known=st.booleans())
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 def test_batches_of_any_size_give_the_bytes_of_write_arrays(tmp_path_factory, whole, sizes, known):
     path, at = tmp_path_factory.mktemp("any") / "s", 0
     with open_stream(path, n_samples=N if known else None) as stream:

@@ -287,7 +287,7 @@ def files_of(path):
 
 @pytest.mark.parametrize("case", ["new", "replaced", "grown"])
 def test_killed_at_any_call_the_store_reads_and_the_same_call_completes_it(original, tmp_path, case):
-    """At every third system call of the writing, until it ends by itself."""
+    """At every sixth system call of the writing, until it ends by itself."""
     n = 30 if case == "grown" else N
     values = np.arange(n) % 3 if case != "replaced" else np.arange(n) % 2
     name = "other" if case == "new" else "color"
@@ -303,7 +303,7 @@ def test_killed_at_any_call_the_store_reads_and_the_same_call_completes_it(origi
     whole = files_of(tmp_path / "whole")
     old = pc.open_store(tmp_path / "begin", partial=True)
     known = old.target("train", name).values if name in old.targets("train") else None
-    for kill in range(0, 200, 3):
+    for kill in range(0, 200, 6):
         path = tmp_path / f"k{kill}"
         shutil.copytree(tmp_path / "begin", path)
         done = False
@@ -357,3 +357,18 @@ def test_info_names_the_targets(store, capsys):
     told = capsys.readouterr().out
     assert "target color of train: classes (3)\n" in told
     assert "target attributes of train: labels (4)\n" in told
+
+
+def test_any_flipped_bit_of_any_file_of_a_target_is_named(store):
+    rng = np.random.default_rng(0)
+    files = [p for name in GIVEN for p in (store.files.root / "train" / name).rglob("*") if p.is_file()]
+    assert len(files) == len(GIVEN) * 4
+    for path in files:
+        raw = path.read_bytes()
+        at, bit = rng.integers(len(raw)), rng.integers(8)
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ (1 << bit)]) + raw[at + 1 :])
+        name = path.relative_to(store.files.root / "train").parts[0]
+        found = [str(damage) for damage in verify(store.path)]
+        assert any(f"target {name}" in text or f"train/{name}/" in text for text in found), (path, found)
+        path.write_bytes(raw)
+    assert list(verify(store.path)) == []
