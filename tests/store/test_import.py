@@ -1,6 +1,5 @@
 """Features in files: every format and dtype comes out bit by bit, or is refused with the reason."""
 
-import resource
 import subprocess
 import sys
 import zipfile
@@ -363,7 +362,7 @@ def test_an_open_array_is_read_by_rows(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["h5", "parquet", "npz"])
 def test_larger_than_memory(tmp_path, ending):
-    """3 GB in files of one piece, within 2 GiB of address space beyond what the libraries map."""
+    """1.6 GB in one piece within 1 GiB: row groups and archives are not read whole."""
     n, d = 400_000, 2048
     path = tmp_path / f"a.{ending}"
     rng = np.random.default_rng(0)
@@ -389,11 +388,10 @@ def test_larger_than_memory(tmp_path, ending):
         with zipfile.ZipFile(path, "w") as archive:
             archive.write(tmp_path / "X.npy", "X.npy")
     code = f"""
-import resource, probecache as pc
+import probecache as pc
 pc.import_features({str(tmp_path / "s")!r}, split="s", layer="l", activations={str(path)!r})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 2 << 20, f"{int(done.stdout) >> 10} MiB"
-    assert resource.getpagesize()
+    assert int(done.stdout) < 1 << 20, f"{int(done.stdout) >> 10} MiB"
