@@ -1,11 +1,16 @@
 """`--dry-run`: what an extraction would write, how long it would take, and whether there is room for it."""
 
+import os
 import shutil
+import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
+import google_crc32c
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -19,8 +24,15 @@ from probecache.extract.prepare import Setup, build_features, prepare
 from probecache.extract.run import shard_rows
 from probecache.extract.settings import Options, Settings, show_options
 from probecache.extract.surroundings import undisturbed
+from probecache.store.errors import InputError
 
 SECONDS = 5.0
+_REMEDIES = {
+    "decode": "more --workers, smaller files, or pixels in memory",
+    "copy": "a smaller --img-size",
+    "forward": "another --device, or --amp-dtype bfloat16",
+    "write": "fewer layers, a faster disk, or --pool avg",
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +45,7 @@ class Projection:
     shards: int
     device: str
     batch_size: int
-    forward_rate: float
-    decode_rate: float
+    rates: Mapping[str, float]  # of each stage: decode, copy, forward, write
     free: int | None
     inventory: tuple[str, ...] = ()
 
@@ -44,8 +55,13 @@ class Projection:
 
     @property
     def rate(self) -> float:
-        """The slower of the two stages that run side by side."""
-        return min(self.forward_rate, self.decode_rate)
+        """The slowest of the stages, which run side by side."""
+        return self.rates[self.limit]
+
+    @property
+    def limit(self) -> str:
+        """The stage that the others will wait for."""
+        return min(self.rates, key=lambda stage: self.rates[stage])
 
     @property
     def seconds(self) -> float:
@@ -68,8 +84,10 @@ def dry_run(
     """Measure a few batches of the extraction that `extract` would run with the same arguments; write
     nothing.
 
-    The forward pass and the decoding of one process are timed for up to 5 seconds each. Raises whatever
-    `extract` would raise before its first batch.
+    Each stage is timed on the device and the disk that the run would use: the forward pass for up to 5
+    seconds, decoding in one process for one, a batch's way to the device, and what the rows of a batch
+    take to write (to a file without a name; of a store behind a URL only the encoding is timed). Raises
+    whatever `extract` would raise before its first batch.
     """
     settings = Settings.of(**options)
     setup = prepare(model, dataset, settings, find_place())
@@ -84,8 +102,12 @@ def dry_run(
         shards=-(-setup.n_samples // shard_rows(out, settings)),
         device=str(setup.compute.device),
         batch_size=batch_size,
-        forward_rate=_forward_rate(setup, batch_size),
-        decode_rate=_decode_rate(setup, batch_size) * max(setup.workers, 1),
+        rates={
+            "decode": _decode_rate(setup, batch_size) * max(setup.workers, 1),
+            "copy": _copy_rate(setup, batch_size),
+            "forward": _forward_rate(setup, batch_size),
+            "write": _write_rate(setup, out, itemsize),
+        },
         free=_free_space(out),
         inventory=tuple(setup.images.inventory.lines(None)),
     )
@@ -98,10 +120,9 @@ def print_plan(plan: Projection) -> None:
     for name, pool, neurons, size in plan.features:
         print(f"{name:<24} {pool:<8} {neurons:>8} neurons  {_size(size):>10}")
     print(f"{plan.n_samples} rows in {plan.shards} shards, {_size(plan.total)} in all")
-    print(
-        f"{plan.device}, batch size {plan.batch_size}: forward {plan.forward_rate:.1f} images/s, "
-        f"decode {plan.decode_rate:.1f} images/s, about {_time(plan.seconds)}"
-    )
+    each = ", ".join(f"{stage} {rate:,.1f}" for stage, rate in plan.rates.items())
+    print(f"{plan.device}, batch size {plan.batch_size}, images/s: {each}")
+    print(f"about {_time(plan.seconds)}; the limit is {plan.limit}: {_REMEDIES[plan.limit]}")
     if plan.free is not None:
         print(f"{_size(plan.free)} free on disk: {'enough' if plan.fits else 'NOT ENOUGH'}")
 
@@ -138,13 +159,53 @@ def _decode_rate(setup: Setup, batch_size: int) -> float:
     return done / (time.perf_counter() - start)
 
 
+def _copy_rate(setup: Setup, batch_size: int) -> float:
+    """Images per second that reach the device, in the memory format that the model takes."""
+    device, size = setup.compute.device, (batch_size, *setup.preprocess.input_size)
+    images = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    form = torch.channels_last if setup.compute.channels_last else torch.contiguous_format
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        images.to(device, copy=True).contiguous(memory_format=form)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return batch_size / max(min(taken), 1e-9)
+
+
+def _write_rate(setup: Setup, out: str | Path, itemsize: int) -> float:
+    """Rows per second that are encoded with their checksums and, on a local disk, synced to it."""
+    row = sum(feature.neurons for feature in setup.features) * itemsize
+    rows = max(1, min(setup.n_samples, (16 << 20) // max(row, 1)))
+    content = np.random.default_rng(0).bytes(rows * row)
+    place = _local_folder(out)
+    start = time.perf_counter()
+    google_crc32c.value(content)
+    if place is not None:
+        try:
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(f"nothing can be written in {place}: {error.strerror}") from error
+    return rows / max(time.perf_counter() - start, 1e-9)
+
+
 def _free_space(out: str | Path) -> int | None:
+    place = _local_folder(out)
+    return None if place is None else shutil.disk_usage(place).free
+
+
+def _local_folder(out: str | Path) -> Path | None:
+    """The folder that there is already on the way to `out`; None for a URL."""
     if "://" in str(out):
         return None
     place = Path(out).expanduser().absolute()
-    while not place.exists():
+    while not place.is_dir():
         place = place.parent
-    return shutil.disk_usage(place).free
+    return place
 
 
 def _size(count: float) -> str:

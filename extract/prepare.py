@@ -133,6 +133,7 @@ def build_features(setup: Setup, wanted: Sequence[Feature]) -> Features:
         setup.preprocess.std,
         DTYPES[setup.settings.dtype],
         stop_early=setup.compute.torchcompile is None,
+        channels_last=setup.compute.channels_last,
     )
     features.eval().to(setup.compute.device)
     if setup.compute.channels_last:

@@ -74,12 +74,15 @@ class Features(nn.Module):
         dtype: torch.dtype,
         *,
         stop_early: bool = True,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.features = tuple(features)
         self.dtype = dtype
         self.stop_early = stop_early
+        self.channels_last = channels_last
+        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.register_buffer(
             "mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
         )
@@ -113,8 +116,13 @@ class Features(nn.Module):
 
     def _normalise(self, images: Tensor) -> Tensor:
         if images.is_floating_point():
-            return images
-        return images.to(torch.float32).div_(255.0).sub_(self.mean).div_(self.std)
+            return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+        return (
+            images.to(torch.float32, memory_format=self.memory_format)
+            .div_(255.0)
+            .sub_(self.mean)
+            .div_(self.std)
+        )
 
     def _run(self, x: Tensor) -> None:
         output = run_model(self.model, x)

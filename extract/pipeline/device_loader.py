@@ -88,6 +88,10 @@ class Feed:
                 continue
 
     def _to_device(self, batch: Batch) -> Fed:
+        if self._device.type == "cpu":
+            # As they are: the forward pass puts them in order as it makes floats of them. Here it would be a
+            # second pool of OpenMP threads, which spins beside the first.
+            return Fed(batch, batch.images)
         return Fed(batch, batch.images.to(self._device, memory_format=self._format))
 
     def _to_cuda(self) -> Any:

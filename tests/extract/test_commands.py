@@ -141,9 +141,12 @@ def test_dry_run_writes_nothing(capsys, photos, tmp_path):
     assert code == 0
     assert "24 rows in 3 shards" in said
     assert re.search(r"layer1 +avg +32 neurons +1.5 KiB", said)
-    assert "images/s" in said
+    stages = re.search(r"images/s: (.*)", said)[1]
+    rates = {name: float(rate.replace(",", "")) for name, rate in re.findall(r"(\w+) ([\d,]+\.\d)", stages)}
+    assert list(rates) == ["decode", "copy", "forward", "write"]
+    assert f"the limit is {min(rates, key=rates.get)}: " in said
     assert "enough" in said
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unreadable_images_set_the_exit_code(capsys, tmp_path):

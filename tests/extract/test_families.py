@@ -111,6 +111,7 @@ PREFIX = {
     "test_vit": 1,
     "deit_tiny_distilled_patch16_224": 2,
     "deit3_small_patch16_224": 1,
+    "coat_lite_tiny": 1,
     "convit_tiny": 1,
     "eva02_tiny_patch14_224": 1,
     "naflexvit_base_patch16_gap": 4,
