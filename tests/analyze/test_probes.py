@@ -25,9 +25,12 @@ def blobs(n=600, d=24, classes=4, seed=0, spread=2.0):
 
 @dataclass
 class FakeStore:
-    """The one method of a store that StoredRows calls."""
+    """The two methods of a store that StoredRows calls."""
 
     matrix: np.ndarray
+
+    def shape(self, split, layer):
+        return self.matrix.shape
 
     def blocks(self, split, layer, columns=None, rows=8192, prefetch=2):
         for start in range(0, len(self.matrix), rows):
