@@ -77,9 +77,10 @@ def fit_chosen(
     else:
         if held is None:
             held = hold_out(task, request.standardize, request.device, request.memory_limit)
-        # One penalty at a time keeps one set of class Grams in memory; on disk all share each pass.
+        # Penalties that are near start from one another's solutions; others go one at a time, which keeps
+        # one set of class Grams in memory; on disk all share each pass.
         on_disk = isinstance(task.train, StoredRows)
-        parts = [path] if on_disk else [path[i : i + 1] for i in range(len(path))]
+        parts = [path] if on_disk else near_penalties(path)
         plain = replace(request, return_coef=False, return_predictions=False, return_scores=False, metrics=())
         found = [
             fit(held.task, replace(plain, l2s=part), replace(held.shared, curvatures={})) for part in parts
@@ -87,6 +88,16 @@ def fit_chosen(
         scores = np.concatenate([result.score for result in found], axis=2)
     chosen = best_penalty(scores, path)  # (s, f)
     return refit(task, request, chosen, shared, fit), chosen[..., None]
+
+
+def near_penalties(path: np.ndarray, ratio: float = 4.0, most: int = 15) -> list[np.ndarray]:
+    """A rising path cut where neighbours are more than `ratio` apart, and after `most` of them.
+
+    >>> [part.tolist() for part in near_penalties(np.array([0.0, 1e-4, 2e-4, 1e-2]))]
+    [[0.0], [0.0001, 0.0002], [0.01]]
+    """
+    far = np.flatnonzero(path[1:] > ratio * path[:-1]) + 1
+    return [part[i : i + most] for part in np.split(path, far) for i in range(0, len(part), most)]
 
 
 def best_penalty(scores: np.ndarray, path: np.ndarray) -> np.ndarray:
