@@ -55,6 +55,7 @@ def sweep(
     ),
     performance_report: Path = typer.Option(None, "--performance-report", help="Dask's report, as HTML."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the cost and stop."),
+    max_hours: float = typer.Option(None, "--max-hours", help="Stop in time, whole blocks committed."),
 ) -> int:
     """Probe every layer x selection x fraction x seed x l2. A killed sweep goes on by the same command."""
     from probecache.analyze.sweeps.launch import run_sweep
@@ -95,6 +96,7 @@ def sweep(
         memory_limit=memory_limit,
         performance_report=performance_report,
         dry_run=dry_run,
+        max_hours=max_hours,
     )
 
 
@@ -109,7 +111,8 @@ def cka(
     out: Path = typer.Option(None, "--out", help="Folder to write, for `report`."),
 ) -> None:
     """Linear CKA of random column subsets with the full layer, and of two subsets of one size."""
-    from probecache.analyze.findings.cli_output import save_new, tell_cka
+    from probecache.analyze.findings.cli_output import tell_cka
+    from probecache.analyze.results.saved import save_dataset
     from probecache.analyze.similarity.cka import cka as compute
     from probecache.store.reader import open_store
 
@@ -118,7 +121,7 @@ def cka(
         open_store(store), layer=layer, split=split, fractions=_list(fractions) or [], seeds=chosen
     )
     if out is not None:
-        save_new(found, out)
+        save_dataset(found, out)
     tell_cka(found, out)
 
 

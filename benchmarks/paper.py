@@ -32,13 +32,13 @@ import xarray as xr
 import probecache as pc
 from benchmarks.record import record
 from probecache.analyze.findings.claims import findings
-from probecache.analyze.findings.cli_output import save_new
 from probecache.analyze.findings.redundancy import redundancy
 from probecache.analyze.findings.summary import late_layer_last, usual_task
 from probecache.analyze.geometry.geometry import MEASURES
 from probecache.analyze.geometry.relation import relation
 from probecache.analyze.probes.fit import pick_device
 from probecache.analyze.report.write import write_report
+from probecache.analyze.results.saved import save_dataset
 from probecache.analyze.similarity.cka import cka
 
 TASKS = ("pets37", "flowers102", "cifar10")
@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> None:
         store, target = stores[study.name], out / "cka" / study.file
         if not target.exists():
             split, layer = f"{study.task}-test", ordered_layers(store)[-1]
-            save_new(cka(store, layer=layer, split=split, fractions=fractions, seeds=seeds), target)
+            save_dataset(cka(store, layer=layer, split=split, fractions=fractions, seeds=seeds), target)
     masses = {}
     for study in measured:
         masses[study.name] = beyond(study, stores[study.name], out, arguments, seeds)
@@ -186,9 +186,11 @@ def beyond(study: Study, store: pc.Store, out: Path, arguments: argparse.Namespa
     )
     if not (out / "attribution" / study.file).exists():
         found = pc.attribution(store, layer=layer, l2=RIDGE_L2, **splits)
-        save_new(found, out / "attribution" / study.file)
+        save_dataset(found, out / "attribution" / study.file)
     if not (out / "geometry" / study.file).exists():
-        save_new(pc.geometry(store, ordered_layers(store), splits["train"]), out / "geometry" / study.file)
+        save_dataset(
+            pc.geometry(store, ordered_layers(store), splits["train"]), out / "geometry" / study.file
+        )
     return mass
 
 

@@ -18,7 +18,7 @@ from benchmarks.sweep_streamed import TEST_ROWS, sweep, write
 from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.launch import parse_bytes
 from probecache.analyze.sweeps.plan import SweepPlan
-from probecache.analyze.sweeps.resolved_plan import machine_for, projection
+from probecache.analyze.sweeps.resolved_plan import machine_for, projection, size_up
 from probecache.analyze.tasks.task import stays_on_disk
 
 LAYERS = {"20,000 x 512": (20_000, 512), "200,000 x 512": (200_000, 512), "50,000 x 2,048": (50_000, 2048)}
@@ -47,7 +47,7 @@ def main() -> None:
                     probe=options.probe,
                     l2=1e-2,
                 )
-                expected, _ = projection(plan, store, machine_for(None, "cpu", limit))
+                expected = projection(size_up(plan, store), machine_for(None, "cpu", limit))
                 case = {"layer": name, "budget_gib": limit / 2**30, "projected_gib": expected.memory / 2**30}
                 if expected.memory > limit:
                     case["refused"] = True

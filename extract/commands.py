@@ -127,6 +127,9 @@ def extract(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Sizes, time and room on disk; writes nothing.")
     ] = False,
+    max_hours: Annotated[
+        float | None, typer.Option("--max-hours", help="Stop in time, whole shards committed.")
+    ] = None,
 ) -> None:
     """Run a frozen backbone over images and store pooled activations; the same command continues a killed
     run."""
@@ -176,7 +179,9 @@ def extract(
         print_plan(plan(out=out, **options))
         return
     from probecache.extract.run import extract_features as run
+    from probecache.store.stop import end_after
 
+    end_after(max_hours)
     if devices > 1:
         from probecache.extract.distributed import spawn
         from probecache.store.reader import open_store

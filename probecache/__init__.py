@@ -44,7 +44,10 @@ _PUBLIC = {
     "redundancy": "analyze.findings.redundancy",
     "register_metric": "analyze.metrics",
     "register_probe": "analyze.probes.registry",
+    "concat": "analyze.results.join",
+    "open_results": "analyze.results.join",
     "sweep": "analyze.sweeps.sweep",
+    "tidy": "analyze.results.join",
 }
 __all__ = sorted(_PUBLIC)
 _MODULES = {"plot": "analyze.plot"}  # public too, as modules

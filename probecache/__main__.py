@@ -10,11 +10,20 @@ import probecache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from probecache.store.stop import Stop
+
 
 def _recompute(*arguments: Any) -> Any:
     from probecache.extract.recompute import recompute
 
     return recompute(*arguments)
+
+
+def _check_results(path: str) -> "list[str] | None":
+    """Each damage of RESULTS or of what `cka` wrote, in words; None where the path holds neither."""
+    from probecache.analyze.results.verify import is_results, verify_results
+
+    return verify_results(path) if is_results(path) else None
 
 
 def _app() -> Any:
@@ -31,7 +40,8 @@ def _app() -> Any:
     def front(
         context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")
     ) -> None:
-        context.obj = {"recompute": _recompute}  # `verify` is the store's, a backbone is not
+        # `verify` is the store's; backbones and RESULTS are not
+        context.obj = {"recompute": _recompute, "check_results": _check_results}
         if version:
             print(f"probecache {probecache.__version__}")
         elif context.invoked_subcommand is None:
@@ -91,8 +101,9 @@ def _step(*words: "str | Path") -> None:
 
 
 def main(argv: "Sequence[str] | None" = None) -> None:
-    """Run the command line. Exit codes: 0 done, 1 damage or failure, 2 wrong input, 130 interrupted.
+    """Run the command line. Exit codes: 0 done, 1 damage or failure, 2 wrong input, 128 + n by a signal.
 
+    130 is Ctrl-C and the end of --max-hours, 143 SIGTERM, 138 SIGUSR1.
     Errors are one line on stderr; `--debug`, anywhere on the line, shows the traceback as well.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -105,7 +116,11 @@ def main(argv: "Sequence[str] | None" = None) -> None:
 
     wait_asleep()  # before torch is imported, and for the processes that are started
     arguments = [a for a in arguments if a != "--debug"]
-    sys.exit(_run(arguments, debug))
+    from probecache.store.stop import listening
+
+    with listening() as stop:
+        code = _run(arguments, debug, stop)
+    sys.exit(code)
 
 
 def _home(argument: str) -> str:
@@ -116,7 +131,7 @@ def _home(argument: str) -> str:
     return os.path.expanduser(argument) if argument.startswith("~/") else argument
 
 
-def _run(arguments: list[str], debug: bool) -> int:
+def _run(arguments: list[str], debug: bool, stop: "Stop") -> int:
     import typer
 
     from probecache.analyze.commands import with_values
@@ -130,10 +145,10 @@ def _run(arguments: list[str], debug: bool) -> int:
     try:
         outcome = _app()(args=arguments, prog_name="probecache", standalone_mode=False)
         if outcome == 130:  # what typer makes of Ctrl-C
-            return _interrupted()
+            return _interrupted(stop)
         return outcome if isinstance(outcome, int) else 0
-    except typer.Exit as stop:
-        return stop.exit_code
+    except typer.Exit as done:
+        return done.exit_code
     except usage_error as error:
         print(f"probecache: {error.format_message()} (see probecache --help)", file=sys.stderr)
         return 2
@@ -143,8 +158,10 @@ def _run(arguments: list[str], debug: bool) -> int:
         print(f"probecache: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+        return _interrupted(stop)
     except Exception as error:
+        if _heard(stop):  # what fails because the run is being ended is no failure of its own
+            return _interrupted(stop)
         if debug:
             raise
         first = str(error).strip().split("\n")[0]
@@ -152,9 +169,21 @@ def _run(arguments: list[str], debug: bool) -> int:
         return 1
 
 
-def _interrupted() -> int:
-    print("probecache: interrupted; what was committed is kept, the same command continues", file=sys.stderr)
-    return 130
+def _heard(stop: "Stop") -> bool:
+    """Whether a signal was heard, or is in the next moment: a batch system sends it to children too."""
+    import time
+
+    try:
+        if stop.count == 0 and any(child in str(sys.exception()) for child in ("killed by signal", "exited")):
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        pass
+    return stop.count > 0
+
+
+def _interrupted(stop: "Stop") -> int:
+    print(f"probecache: {stop}", file=sys.stderr)
+    return stop.code
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def info(
 
 def verify(
     context: typer.Context,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A store, or RESULTS of a sweep or cka.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     recompute: Annotated[int, typer.Option(min=0, help="Also run the backbone on N random rows.")] = 0,
 ) -> int:
@@ -35,6 +35,9 @@ def verify(
     from probecache.store.reader import open_store
     from probecache.store.verify import verify as check
 
+    named = context.obj["check_results"](store)
+    if named is not None:
+        return _tell_results(store, named, as_json)
     damages = list(check(store))
     again = []
     if recompute and not damages:
@@ -71,6 +74,16 @@ def verify(
     elif good:
         print(f"{store}: every byte is as it was written")
     return 0 if good else 1
+
+
+def _tell_results(path: str, named: list[str], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"good": not named, "damages": named}, indent=2))
+    elif named:
+        print("\n".join(f"{path}: {line}" for line in named))
+    else:
+        print(f"{path}: every byte is as it was written")
+    return 1 if named else 0
 
 
 def repair(

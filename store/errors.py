@@ -3,6 +3,7 @@
     ProbecacheError              exit 1   work failed
     ├── DamagedStore             exit 1   bytes on disk are missing, short or changed
     ├── UnfinishedSplit          exit 1   shards are still to be written; read with partial=True
+    ├── OutOfTime                exit 130 the hours that a run was given are over
     └── InputError               exit 2   what was asked for is wrong (also a ValueError)
         ├── NotAStore            exit 2   the path holds no probecache store
         └── FingerprintMismatch  exit 2   the store holds features that were made differently
@@ -30,6 +31,12 @@ class DamagedStore(ProbecacheError):
 
 class UnfinishedSplit(ProbecacheError):
     """A read met shards that no writer has committed yet."""
+
+
+class OutOfTime(ProbecacheError):
+    """The hours that a run was given are over; what was committed is kept."""
+
+    exit_code = 130
 
 
 class InputError(ProbecacheError, ValueError):

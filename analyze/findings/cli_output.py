@@ -1,7 +1,5 @@
 """What `probecache cka` and `probecache redundancy` print, and write."""
 
-import os
-import tempfile
 import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +13,7 @@ from probecache.analyze.findings.redundancy import redundancy, score_of
 from probecache.analyze.findings.summary import late_layer_last
 from probecache.analyze.findings.transfer import efficient_subset, write_indices
 from probecache.analyze.probes.registry import get_kind
-from probecache.analyze.report.write import open_results
-from probecache.store.errors import InputError
+from probecache.analyze.results.join import open_results
 from probecache.store.reader import open_store
 
 
@@ -95,14 +92,3 @@ def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None,
             f"(timed: {about['measured']}; median of {took.sizes['run']} runs on {about['device']}, "
             f"threads: {about['threads']})"
         )
-
-
-def save_new(data: xr.Dataset, path: Path) -> None:
-    """Write a Dataset as a Zarr store, whole or not at all; InputError where something is there already."""
-    if path.exists():
-        raise InputError(f"{path} exists already: name another --out, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        made = Path(folder) / "data"
-        data.to_zarr(made, consolidated=False)
-        os.rename(made, path)

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from probecache.analyze.findings.cli_output import save_new
 from probecache.analyze.findings.compare import compare
-from probecache.analyze.results.open import read_sweep
+from probecache.analyze.results.join import open_results
+from probecache.analyze.results.saved import save_dataset
 from probecache.store.errors import InputError, close_names
 
 
@@ -28,7 +28,7 @@ def compare_results(
     """
     if out is not None and out.exists():
         raise InputError(f"{out} exists already: name another --out, or remove it")
-    sides = [read_sweep(Path(a)), read_sweep(Path(b))]
+    sides = [open_results(Path(a)), open_results(Path(b))]
     for dim, text in chosen.items():
         if text is not None:
             sides = [_select(side, dim, text, i) for i, side in enumerate(sides)]
@@ -38,7 +38,7 @@ def compare_results(
         if out.suffix == ".csv":
             found.to_dataframe().reset_index().to_csv(out, index=False)
         else:
-            save_new(found, out)
+            save_dataset(found, out)
         print(f"written: {out}")
 
 

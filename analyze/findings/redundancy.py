@@ -10,10 +10,12 @@ critical mass.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
+from probecache.analyze.results.join import as_results
 from probecache.store.errors import InputError
 
 # A mean over seeds is a rounded sum: a ratio that equals delta on paper must not miss it by the last bit.
@@ -22,7 +24,7 @@ CELLS_AT_ONCE = 2**24  # numbers of the bootstrap that are held together
 
 
 def redundancy(
-    results: xr.Dataset,
+    results: xr.Dataset | str | Path,
     delta: float | Sequence[float] = 0.9,
     *,
     score: str | None = None,
@@ -42,8 +44,8 @@ def redundancy(
 
     Parameters
     ----------
-    results : what `sweep` or `cka` returned: a score with the dimensions `fraction` and `seed`, and any
-        others.
+    results : what `sweep` or `cka` returned, or its folder: a score with the dimensions `fraction` and
+        `seed`, and any others.
     delta : tolerance in (0, 1]; a sequence gives a `delta` dimension.
     score : name of the score variable; by default `accuracy`, else `cka`.
     bootstrap : resamples of the seeds for the intervals; 0 leaves them out. With one seed they are NaN.
@@ -59,7 +61,7 @@ def redundancy(
 
     Raises InputError for a delta outside (0, 1], and for results without a score or without fraction 1.
     """
-    results = _restored(results)
+    results = _restored(as_results(results))
     values = score_of(results, score)
     try:
         deltas = np.atleast_1d(np.asarray(delta, dtype=np.float64))

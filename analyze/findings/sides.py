@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,10 +87,9 @@ def _of_probe(probe: "FittedProbe", store: "Store | str", split: str) -> Side:
 
 
 def _of_results(results: Results) -> Side:
-    from probecache.analyze.results.open import read_sweep
+    from probecache.analyze.results.join import as_results
 
-    if not isinstance(results, xr.Dataset):
-        results = read_sweep(Path(results))
+    results = as_results(results)
     if "predictions" not in results:
         raise InputError(
             "got results without predictions; sweep with save_predictions=True (--save-predictions)"

@@ -15,7 +15,8 @@ from probecache.analyze.report.names import Named, name_results, task_names, wit
 from probecache.analyze.report.page import build_page
 from probecache.analyze.report.swap import check_folder, replaced
 from probecache.analyze.report.tables import write_tables
-from probecache.store.errors import DamagedStore, InputError
+from probecache.analyze.results.join import open_results
+from probecache.store.errors import InputError
 
 TITLE = "Probing results"
 
@@ -126,24 +127,6 @@ def report_files(
         TITLE if title is None else title,
         [shlex.join(line)],
     )
-
-
-def open_results(path: str | Path) -> xr.Dataset:
-    """RESULTS or a CKA, lazily; InputError where the folder is neither."""
-    if not (Path(path) / "zarr.json").is_file():
-        raise InputError(f"{path} is no RESULTS folder: give what `probecache sweep --out` wrote")
-    try:
-        data = xr.open_zarr(path, consolidated=False)
-    except (ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0]
-        raise DamagedStore(
-            f"{path} cannot be read ({reason}): restore it from a copy, or sweep again"
-        ) from None
-    if "accuracy" not in data and "cka" not in data:
-        raise InputError(
-            f"{path} holds neither accuracy nor cka, but {', '.join(map(str, data)) or 'nothing'}"
-        )
-    return data
 
 
 def _belongs(similarity: xr.Dataset, results: xr.Dataset) -> bool:

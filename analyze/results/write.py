@@ -53,8 +53,8 @@ def missing_in(path: str | Path | None, grid: Grid, settings: Mapping[str, Any])
     path = Path(path).expanduser()
     if not path.exists():
         return np.ones(grid.shape, bool)
-    attributes, present, damages = readable(Path(path))
-    check_settings(Path(path), attributes, settings)
+    attributes, present, damages = readable(path)
+    check_settings(path, attributes, settings)
     whole = present.union(grid)
     inside = np.ones(whole.shape, bool)
     if not damages:
@@ -66,12 +66,18 @@ class Results:
     """RESULTS open for writing by this process, at least as large as `grid`; a context manager.
 
     path: a folder that holds RESULTS of the same settings, or does not exist yet. `damages` says what of them
-    was damaged, and is computed again.
+    was damaged, and is computed again. about: further attributes, which name what was swept.
     Raises FingerprintMismatch with each differing setting, and InputError where the path holds something else
     or another process is writing.
     """
 
-    def __init__(self, path: str | Path, grid: Grid, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        grid: Grid,
+        settings: Mapping[str, Any],
+        about: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = Path(path).expanduser()
         _check_local(path)
         try:
@@ -87,9 +93,9 @@ class Results:
             if self.path.exists():
                 attributes, _, _ = readable(self.path)
                 check_settings(self.path, attributes, settings)
-                self._take_up(grid, settings)
+                self._take_up(grid, settings, about or {})
             else:
-                self._attributes = settings_attributes({}, settings) | {"failures": "[]"}
+                self._attributes = settings_attributes({}, settings) | {**(about or {}), "failures": "[]"}
                 self.grid, self._state = grid, np.zeros(grid.shape, np.int8)
                 build(self.path, grid, self._attributes)
             self.files = open_files(str(self.path))
@@ -100,12 +106,12 @@ class Results:
             unlock(self.path, self._lock)
             raise
 
-    def _take_up(self, grid: Grid, settings: Mapping[str, Any]) -> None:
+    def _take_up(self, grid: Grid, settings: Mapping[str, Any], about: Mapping[str, str]) -> None:
         found = mend(self.path)
         self.damages = found.damages
         union = found.grid.union(grid)
         there = settings_of(found.attributes)
-        self._attributes = found.attributes | settings_attributes(there, settings)
+        self._attributes = found.attributes | settings_attributes(there, settings) | dict(about)
         self.grid, self._state = union, np.zeros(union.shape, np.int8)
         done = np.where(_missing(found), found.values["state"] * (found.values["state"] == FAILED), DONE)
         self._state[np.ix_(*indices(union, found.grid))] = done

@@ -1,23 +1,20 @@
 """Dask clusters: workers of this machine, its GPUs, or a scheduler that runs already."""
 
+import logging
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
-from distributed import Client, LocalCluster, get_worker
-from distributed.diagnostics.plugin import WorkerPlugin
+from distributed import Client, LocalCluster
+from distributed.security import Security
 
-from probecache.analyze.sweeps.task_cache import Cache
-from probecache.analyze.sweeps.worker import CACHE_SHARE
 from probecache.store.errors import InputError, ProbecacheError
 
-if TYPE_CHECKING:
-    from distributed import Worker
-
-PLUGIN = "probecache"
 DASHBOARD = "127.0.0.1:0"
 
 
@@ -32,41 +29,84 @@ def connect(
 
     workers: processes on this machine, which share its cores and `memory_limit` (bytes; default 80% of the
     memory that is free) evenly. gpus: "all" or device numbers, one process each (needs dask-cuda).
-    scheduler: the address of any Dask scheduler, whose workers can import probecache and reach the store.
+    scheduler: the address of any Dask scheduler, whose workers can import probecache and reach the store;
+    `tls://` addresses take certificates from Dask's configuration (distributed.comm.tls).
     """
+    check_choice(workers, scheduler, gpus)
+    if workers is None and scheduler is None and gpus is None:
+        yield None
+        return
+    with _quiet():
+        if scheduler is not None:
+            with _connect_to(scheduler) as client:
+                yield client
+            return
+        with _deaf_children():
+            cluster = _gpu_cluster(gpus) if gpus is not None else _local_cluster(workers or 0, memory_limit)
+        with cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+def check_choice(workers: int | None, scheduler: str | None, gpus: str | None) -> None:
+    """InputError unless at most one of the three is given, in its range."""
     if sum(choice is not None for choice in (workers, scheduler, gpus)) > 1:
         raise InputError("got more than one of --workers, --scheduler and --gpus; give one")
-    if scheduler is not None:
-        with _connect_to(scheduler) as client:
-            yield client
-    elif gpus is not None:
-        with _gpu_cluster(gpus) as cluster, Client(cluster) as client:
-            yield client
-    elif workers is not None:
-        if workers < 1:
-            raise InputError(f"got --workers {workers}; allowed: 1 or more")
-        total = memory_limit or int(0.8 * psutil.virtual_memory().available)
-        with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=total // workers,
-                env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))},
-                dashboard_address=DASHBOARD,
-                host="127.0.0.1",
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            yield client
-    else:
-        yield None
+    if workers is not None and workers < 1:
+        raise InputError(f"got --workers {workers}; allowed: 1 or more")
+
+
+def _local_cluster(workers: int, memory_limit: int | None) -> LocalCluster:
+    total = memory_limit or int(0.8 * psutil.virtual_memory().available)
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=total // workers,
+        env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))},
+        dashboard_address=DASHBOARD,
+        host="127.0.0.1",
+        silence_logs=logging.CRITICAL,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask's loggers silent: what matters of what they say is told in our own lines."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started here do not hear Ctrl-C or a batch system's warning: this one ends them in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _connect_to(address: str) -> Client:
+    security: Security | None = None
+    if address.startswith("tls://"):
+        security = Security()
+        if not security.get_tls_config_for_role("client").get("ca_file"):
+            raise InputError(
+                f"got --scheduler {address} without certificates; set distributed.comm.tls.ca-file and "
+                "distributed.comm.tls.client.cert and .key in Dask's configuration (docs/sweeps.md)"
+            )
     try:
-        return Client(address, timeout="5s")
-    except (OSError, ValueError) as error:
+        return Client(address, timeout="5s", set_as_default=False, security=security)
+    except (OSError, ValueError, TypeError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(
             f"got --scheduler {address}, which does not answer: {reason}; start `dask scheduler`"
@@ -86,6 +126,11 @@ def _gpu_cluster(gpus: str) -> Any:
     return LocalCUDACluster(CUDA_VISIBLE_DEVICES=devices, dashboard_address=DASHBOARD, resources={"GPU": 1})
 
 
+def workers_of(client: Client) -> dict[str, dict[str, Any]]:
+    """What the scheduler knows of each worker, by address: nthreads, memory_limit, resources, last_seen."""
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
+
+
 def worker_table(client: Client) -> list[dict[str, Any]]:
     """Threads, memory limit and resources of each worker; ProbecacheError where none comes in ten seconds."""
     try:
@@ -94,46 +139,9 @@ def worker_table(client: Client) -> list[dict[str, Any]]:
         raise ProbecacheError(
             "the scheduler has no workers; start `dask worker ADDRESS` and try again"
         ) from None
-    return list(client.scheduler_info(n_workers=-1)["workers"].values())
+    return list(workers_of(client).values())
 
 
-def prepare(client: Client, memory_limit: int | None = None) -> None:
-    """Give every worker, those that join later too, a cache and its share of the threads.
-
-    memory_limit: bytes of a worker's process; by default the limit that each worker was started with.
-    """
-    client.register_plugin(ProbeWorker(memory_limit), name=PLUGIN)
-
-
-def this_worker() -> "ProbeWorker":
-    plugin = get_worker().plugins[PLUGIN]
-    assert isinstance(plugin, ProbeWorker)
-    return plugin
-
-
-class ProbeWorker(WorkerPlugin):
-    """Per worker process: the cache of tasks, bounded by the worker's memory limit, and capped threads.
-
-    One block runs at a time in a process. It uses the threads that the worker was started with, or where they
-    are more, those that OMP_NUM_THREADS names (`connect` shares this machine's cores out by it).
-    """
-
-    def __init__(self, memory_limit: int | None = None) -> None:
-        self.memory_limit = memory_limit
-        self.cache = Cache()
-
-    def setup(self, worker: "Worker") -> None:
-        import torch
-        from threadpoolctl import threadpool_limits
-
-        self.memory_limit = self.memory_limit or worker.memory_manager.memory_limit
-        self.cache = Cache(int(CACHE_SHARE * self.memory_limit) if self.memory_limit else None)
-        threads = max(worker.state.nthreads, int(os.environ.get("OMP_NUM_THREADS", 1)))
-        torch.set_num_threads(threads)
-        threadpool_limits(threads)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"memory_limit": self.memory_limit}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+def ask(client: Client, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What a function gives on each worker, by address, or the error that it raised there."""
+    return client.run(function, *arguments, on_error="return")

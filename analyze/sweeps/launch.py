@@ -1,22 +1,24 @@
 """`probecache sweep`: flags and file to a plan, a cluster around it, a bar, a summary, an exit code."""
 
+import dataclasses
 import sys
 import time
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from probecache.analyze.sweeps.cluster import connect
+from probecache.analyze.results.write import missing_in
+from probecache.analyze.sweeps.cluster import check_choice, connect
 from probecache.analyze.sweeps.cost import check_fits, duration
 from probecache.analyze.sweeps.plan import SweepPlan, read_config
 from probecache.analyze.sweeps.progress import probe_bar
-from probecache.analyze.sweeps.resolved_plan import check_finite, machine_for, projection
-from probecache.analyze.sweeps.sweep import Progress, run_plan
+from probecache.analyze.sweeps.resolved_plan import check_finite, machine_for, projection, size_up
+from probecache.analyze.sweeps.sweep import Progress, execute
 from probecache.analyze.threads import SHORTEST, Watch, describe
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, OutOfTime
+from probecache.store.stop import end_after
 
 
 def run_sweep(
@@ -32,40 +34,59 @@ def run_sweep(
     memory_limit: str | None,
     performance_report: Path | None,
     dry_run: bool,
+    max_hours: float | None = None,
 ) -> int:
-    """Run the sweep of the command line; 0, or 1 where blocks failed."""
+    """Run the sweep of the command line; 0, or 1 where blocks failed. OutOfTime by --max-hours."""
     where = "the command line" if config is None else f"{config} and the command line"
     plan = SweepPlan.from_mapping((read_config(config) if config else {}) | given, where)
     if out is None and not dry_run:
         raise InputError("got no --out; give the folder that RESULTS should be written to")
     limit = None if memory_limit is None else parse_bytes(memory_limit)
+    end_after(max_hours)
     if dry_run:
-        return _dry_run(plan, store, device, workers, limit)
+        return _dry_run(plan, store, out, device, workers, limit)
+    sized = size_up(plan, store)
+    missing = missing_in(out, sized.grid, sized.settings)
     with ExitStack() as stack:
-        client = stack.enter_context(connect(workers, scheduler, gpus, limit))
+        if missing.any():
+            client = stack.enter_context(connect(workers, scheduler, gpus, limit))
+        else:  # nothing to compute: no cluster is started for it
+            check_choice(workers, scheduler, gpus)
+            client = None
         if client is not None:
             print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
             limit = None  # it was shared out among the workers
-        if performance_report is not None:
+        if performance_report is not None and missing.any():
             if client is None:
                 raise InputError("got --performance-report without a cluster; add --workers or --scheduler")
             from distributed import performance_report as report
 
+            stack.enter_context(client.as_current())
             stack.enter_context(report(filename=str(performance_report)))
         progress = stack.enter_context(probe_bar())
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", RuntimeWarning)
-            if client is None and device in ("auto", "cpu"):
-                progress = _adjusting(progress)
-            results = run_plan(
-                plan, store, client=client, out=out, device=device, memory_limit=limit, progress=progress
-            )
-    failures = [str(w.message) for w in caught if "blocks failed" in str(w.message)]
-    for line in failures:
-        print(f"probecache: {line}", file=sys.stderr)
-    print(summary(results))
-    print(f"results: {out} ({plan.n_probes:,} probes, {duration(results.attrs.get('seconds', 0))} in all)")
-    return 1 if failures else 0
+        if client is None and device in ("auto", "cpu") and missing.any():
+            progress = _adjusting(progress)
+        ran = execute(
+            sized,
+            client=client,
+            out=out,
+            device=device,
+            memory_limit=limit,
+            progress=progress,
+            seconds=None if max_hours is None else 3600 * max_hours,
+            tell=lambda line: print(f"probecache: {line}", file=sys.stderr),
+        )
+    if ran.failed:
+        print(f"probecache: {ran.failures}", file=sys.stderr)
+    print(summary(ran.results))
+    took = duration(ran.results.attrs.get("seconds", 0))
+    print(f"results: {out} ({plan.n_probes:,} probes, {took} in all)")
+    if ran.left:
+        raise OutOfTime(
+            f"--max-hours {max_hours:g} are over, {ran.left:,} of {plan.n_probes:,} probes are left; the "
+            "same command continues"
+        )
+    return 1 if ran.failed else 0
 
 
 def _adjusting(progress: Progress) -> Progress:
@@ -81,17 +102,22 @@ def _adjusting(progress: Progress) -> Progress:
     return then
 
 
-def _dry_run(plan: SweepPlan, store: str, device: str, workers: int | None, limit: int | None) -> int:
-    import dataclasses
-
+def _dry_run(
+    plan: SweepPlan, store: str, out: Path | None, device: str, workers: int | None, limit: int | None
+) -> int:
     machine = machine_for(None, device, limit)
     if workers is not None and workers > 1:
         machine = dataclasses.replace(
             machine, workers=workers, memory=machine.memory // workers, flops=machine.flops / workers
         )
-    projected, sized = projection(plan, store, machine)
+    sized = size_up(plan, store)
     print(describe(), file=sys.stderr)
     check_finite(sized)  # a plan that would be refused has no cost
+    missing = missing_in(out, sized.grid, sized.settings)
+    if not missing.any():
+        print(f"nothing is left to compute: {out} holds all {plan.n_probes:,} probes")
+        return 0
+    projected = projection(sized, machine, missing)
     print(projected)
     check_fits(projected, machine)
     return 0

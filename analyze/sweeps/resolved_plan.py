@@ -56,6 +56,13 @@ class Sized:
         lists = {f"index:{file}": _digest(file) for file in _index_files(self.plan)}
         return self.plan.settings() | {"digests": self.digests | lists}
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What was swept, for people: path of the store, backbone and data set where it names them."""
+        data = self.store.split_info(self.plan.train).data
+        said = {"backbone": self.store.fingerprint.backbone.get("model"), "data_set": data.get("dataset")}
+        return {"store": str(self.store.path)} | {name: str(value) for name, value in said.items() if value}
+
     def blocks(self, missing: np.ndarray, machine: Machine, target: float | None = None) -> list[Block]:
         def seconds(block: Block) -> float:
             return expected_seconds(block, self.layers[block.layer], machine, self.plan.kind)
@@ -213,11 +220,11 @@ def check_finite(sized: Sized) -> None:
                 )
 
 
-def projection(plan: SweepPlan, store: "Store | str | Path", machine: Machine) -> tuple[Projection, Sized]:
-    """What the whole plan costs, nothing being done yet: what `--dry-run` prints."""
-    sized = size_up(plan, store)
-    blocks = sized.blocks(np.ones(sized.plan.shape, bool), machine)
-    return project(blocks, sized.layers, machine, plan.kind), sized
+def projection(sized: Sized, machine: Machine, missing: np.ndarray | None = None) -> Projection:
+    """What the missing probes cost, by default all of the plan: what `--dry-run` prints."""
+    everything = np.ones(sized.plan.shape, bool)
+    blocks = sized.blocks(everything if missing is None else missing, machine)
+    return project(blocks, sized.layers, machine, sized.plan.kind)
 
 
 def machine_for(client: "Client | None", device: str, memory_limit: int | None) -> Machine:

@@ -1,27 +1,27 @@
 """Sweep: every probe of a plan, computed once, committed block by block to RESULTS."""
 
 import json
-import platform
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.results.write import Results
+from probecache.analyze.results.write import Results, missing_in
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.cost import Machine, check_fits, project
-from probecache.analyze.sweeps.execute import Outcome, run_here, run_on
+from probecache.analyze.sweeps.execute import Deadline, Outcome, run_here
+from probecache.analyze.sweeps.installation import versions
 from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
-from probecache.analyze.sweeps.worker import Cache
+from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.tasks.labels import load_labels
 from probecache.analyze.tasks.task import stays_on_disk
 from probecache.store.errors import InputError, ProbecacheError
@@ -102,6 +102,26 @@ def sweep(
     )
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What a run gave: the plan's results, how many blocks it had to do, which of them failed, and how many
+    probes it left to do because its time was over.
+    """
+
+    results: xr.Dataset
+    blocks: int
+    failed: tuple[Outcome, ...]
+    left: int
+
+    @property
+    def failures(self) -> str:
+        """The failed blocks in one line, or an empty text."""
+        if not self.failed:
+            return ""
+        first = self.failed[0]
+        return f"{len(self.failed)} of {self.blocks} blocks failed; first {first.block}: {first.error}"
+
+
 def run_plan(
     plan: SweepPlan,
     store: "Store | str | Path",
@@ -117,44 +137,82 @@ def run_plan(
     """`sweep` for a plan. block_seconds: how long a block should take (default: the cost model's choice).
     cache: layers that stay in this process for the next plan.
     """
-    sized = size_up(plan, store)
+    ran = execute(
+        size_up(plan, store),
+        client=client,
+        out=out,
+        device=device,
+        memory_limit=memory_limit,
+        progress=progress,
+        block_seconds=block_seconds,
+        cache=cache,
+        tell=lambda line: warnings.warn(line, RuntimeWarning, stacklevel=4),
+    )
+    if ran.failed:
+        warnings.warn(ran.failures, RuntimeWarning, stacklevel=3)
+    return ran.results
+
+
+def execute(
+    sized: Sized,
+    *,
+    client: "Client | None" = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+    block_seconds: float | None = None,
+    cache: Cache | None = None,
+    seconds: float | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Ran:
+    """Compute what is missing of a plan. seconds: after which the run ends, whole blocks committed.
+
+    tell: takes a line for the user, of what was damaged and which workers are set aside. Whatever is refused
+    is refused before anything is written.
+    """
     plan = sized.plan
     check_there(plan.solver, device, client)
     check_finite(sized)
     machine = machine_for(client, device, memory_limit)
+    deadline, begun = Deadline(seconds), time.perf_counter()
+    wanted = missing_in(out, sized.grid, sized.settings)
+    planned = project(sized.blocks(wanted, machine, block_seconds), sized.layers, machine, plan.kind)
+    check_fits(planned, machine)
     temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
-    begun = time.perf_counter()
     with (
         temporary as folder,
-        Results(Path(folder) / "results.zarr" if out is None else out, sized.grid, sized.settings) as results,
+        Results(
+            Path(folder) / "results.zarr" if out is None else out, sized.grid, sized.settings, sized.about
+        ) as results,
     ):
+        if results.damages:
+            tell(
+                f"{out} is damaged: {results.damages[0]}, {len(results.damages)} pieces in all; "
+                "exactly those are computed again"
+            )
         results.describe({"targets": _targets(results, sized)})
         blocks = sized.blocks(results.missing(sized.grid), machine, block_seconds)
-        check_fits(project(blocks, sized.layers, machine, plan.kind), machine)
         # on a cluster each worker knows its own limit
         job = sized.job(device, machine.memory if client is None else memory_limit)
-        resources = {"GPU": 1.0} if machine.device == "gpu" else None
-        outcomes = (
-            run_here(blocks, job, sized.store, cache)
-            if client is None
-            else run_on(client, blocks, job, resources, shared_moments(sized, blocks, machine, client))
-        )
+        if client is None:
+            outcomes = run_here(blocks, job, sized.store, cache, deadline)
+        else:
+            from probecache.analyze.sweeps.on_cluster import run_on
+
+            resources = {"GPU": 1.0} if machine.device == "gpu" else None
+            moments = shared_moments(sized, blocks, machine, client)
+            outcomes = run_on(client, blocks, job, resources, moments, deadline, tell)
         failed = _collect(outcomes, results, blocks, progress)
         if blocks:
             results.settle()
-            results.describe({"versions": versions()})
             before = float(results.attributes().get("seconds", 0))
             results.describe({"seconds": before + time.perf_counter() - begun})
         if failed and len(failed) == len(blocks):
             kind = InputError if all(outcome.wrong_input for outcome in failed) else ProbecacheError
             raise kind(f"all {len(failed)} blocks failed; the first, {failed[0].block}: {failed[0].error}")
-        if failed:
-            warnings.warn(
-                f"{len(failed)} of {len(blocks)} blocks failed; first {failed[0].block}: {failed[0].error}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return results.read(sized.grid)
+        left = int(results.missing(sized.grid).sum()) - sum(outcome.block.n_probes for outcome in failed)
+        return Ran(results.read(sized.grid), len(blocks), tuple(failed), left)
 
 
 def _targets(results: Results, sized: Sized) -> str:
@@ -185,39 +243,27 @@ def shared_moments(
     }
 
 
-def versions() -> str:
-    """What computed the numbers: name and version of each library that decides them."""
-    names = ("probecache", "torch", "numpy", "scikit-learn", "distributed", "zarr", "xarray")
-    found = []
-    for name in names:
-        with suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
-    return ", ".join([f"python {platform.python_version()}", *found])
-
-
 def _collect(
     outcomes: Iterable[Outcome], results: Results, blocks: list[Block], progress: Progress | None
 ) -> list[Outcome]:
     """Commit outcomes as they come; the failed ones."""
     done, total = 0, sum(block.n_probes for block in blocks)
     failed: list[Outcome] = []
-    # what ran earlier is in the attributes: a resumed sweep names both machines
-    ran = {k: set(v.split(", ")) for k, v in results.attributes().items() if k in ("solver", "device")}
+    # what ran earlier is in the attributes: a resumed sweep names both machines, and both installations
+    apart = {"solver": ", ", "device": ", ", "versions": "; "}
+    known = results.attributes()
+    ran = {name: set(known[name].split(mark)) for name, mark in apart.items() if name in known}
     for outcome in outcomes:
         if outcome.values is None:
             results.fail(outcome.block, outcome.error)
             failed.append(outcome)
         else:
-            attrs = {
-                name: value
-                for name, value in outcome.values.pop("attrs").items()
-                if name in ("solver", "device")
-            }
+            attrs = {"versions": versions()} | outcome.values.pop("attrs")
             results.commit(outcome.block, outcome.values)
-            seen = {name: ran.get(name, set()) | {str(value)} for name, value in attrs.items()}
+            seen = {name: ran.get(name, set()) | {str(attrs[name])} for name in apart if name in attrs}
             if seen != ran:
                 ran = seen
-                results.describe({name: ", ".join(sorted(values)) for name, values in ran.items()})
+                results.describe({name: apart[name].join(sorted(values)) for name, values in ran.items()})
         done += outcome.block.n_probes
         if progress is not None:
             progress(done, total)

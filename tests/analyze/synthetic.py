@@ -55,7 +55,6 @@ def features(n=200, d=12, seed=0, rank=4):
 
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.5, 1.0)
-TEXTS = ("target", "layer", "selection", "shots", "class")  # coordinates that Zarr keeps as text
 
 
 def synthetic_results(

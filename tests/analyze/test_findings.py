@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from probecache.analyze.findings.claims import findings
-from tests.analyze.synthetic import TEXTS, synthetic_results
+from probecache.analyze.results.saved import save_dataset
+from tests.analyze.synthetic import synthetic_results
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,8 +112,7 @@ def test_penultimate_is_the_main_layer_wherever_it_stands():
 def test_redundancy_command_prints_and_exports(tmp_path):
     results = synthetic_results(l2s=(1e-4, 1e-2))
     results["accuracy"][..., 1] = np.nan  # a sweep that is still on its way
-    text = {name: results[name].astype(np.dtypes.StringDType()) for name in TEXTS}
-    results.assign_coords(text).to_zarr(tmp_path / "r.zarr", consolidated=False)
+    save_dataset(results, tmp_path / "r.zarr")
     keep = ["--keep", "0.9", "--indices", str(tmp_path / "i.txt")]
     done = run("redundancy", str(tmp_path / "r.zarr"), "--delta", "0.9,0.8,0.9", *keep)
     assert done.returncode == 0, done.stderr

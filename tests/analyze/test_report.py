@@ -19,9 +19,10 @@ pytest.importorskip("plotly", reason="plotly comes with the extra `report`")
 from probecache.analyze.findings.claims import findings
 from probecache.analyze.findings.redundancy import redundancy
 from probecache.analyze.report.write import report_files, write_report
+from probecache.analyze.results.saved import save_dataset
 from probecache.analyze.similarity.cka import cka
 from probecache.store.errors import DamagedStore, InputError
-from tests.analyze.synthetic import TEXTS, MemoryStore, features, synthetic_results
+from tests.analyze.synthetic import MemoryStore, features, synthetic_results
 
 TABS = ["findings", "scores", "redundancy", "classes", "layers", "similarity", "provenance"]
 
@@ -273,11 +274,10 @@ def test_files_beside_the_page(report):
 def test_report_command_on_results_and_cka_folders(tmp_path):
     results = synthetic_results()
     results.attrs["fingerprint"] = "penultimate: aaa+digest-of-test-penultimate"
-    text = {name: results[name].astype(np.dtypes.StringDType()) for name in TEXTS}
-    results.assign_coords(text).to_zarr(tmp_path / "lite0__cifar10.zarr", consolidated=False)
+    save_dataset(results, tmp_path / "lite0__cifar10.zarr")
     store = MemoryStore({("test", "penultimate"): features(n=100, d=40)})
     similarity = cka(store, layer="penultimate", split="test", fractions=(0.1, 1.0), seeds=2)
-    similarity.to_zarr(tmp_path / "similarity.zarr", consolidated=False)
+    save_dataset(similarity, tmp_path / "similarity.zarr")
     line = [
         "report",
         str(tmp_path / "lite0__cifar10.zarr"),

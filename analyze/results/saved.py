@@ -1,0 +1,97 @@
+"""Datasets beside RESULTS, such as what `cka` returns: written whole, every file under a checksum."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from probecache.analyze.results.check import Damage
+from probecache.analyze.results.replace import replace_folder
+from probecache.store.errors import DamagedStore, InputError
+from probecache.store.fingerprint import digest
+from probecache.store.format.metadata import render
+
+SEALED = "files"  # in the attribute `results`: key -> hash of each file
+
+
+def save_dataset(data: xr.Dataset, path: str | Path) -> Path:
+    """Write a Dataset as a Zarr group at `path`, whole or not at all; what an earlier call wrote is replaced.
+
+    Every chunk has a crc32c, which any reader of Zarr checks; `open_results` also checks that no file is
+    missing, swapped or another's. InputError where the path holds anything else.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not is_saved(path):
+        raise InputError(f"{path} exists already: name another --out, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = {
+        name: variable.astype(np.dtypes.StringDType())
+        for name, variable in data.variables.items()
+        if variable.dtype.kind in "UO"
+    }
+    data = data.assign({n: v for n, v in text.items() if n in data.data_vars})
+    data = data.assign_coords({n: v for n, v in text.items() if n in data.coords})
+    codecs = {"compressors": (ZstdCodec(level=1), Crc32cCodec())}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        made = Path(folder) / "data"
+        data.to_zarr(made, consolidated=False, encoding={str(n): dict(codecs) for n in data.variables})
+        document = json.loads((made / "zarr.json").read_bytes())
+        attributes = {**document["attributes"], "results": {SEALED: dict(sorted(_hashes(made)))}}
+        attributes["results"]["checksum"] = digest(attributes)
+        (made / "zarr.json").write_bytes(render(document | {"attributes": attributes}))
+        replace_folder(made, path)
+    return path
+
+
+def is_saved(path: Path) -> bool:
+    """Whether `save_dataset` wrote what lies there, damaged or not."""
+    try:
+        return f'"{SEALED}"' in (path / "zarr.json").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def check_saved(path: Path) -> tuple[dict[str, Any], list[Damage]]:
+    """The group's attributes, and each damaged, missing or foreign file; DamagedStore for the group's own."""
+    try:
+        attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
+        checksum = attributes["results"].pop("checksum")
+        if digest(attributes) != checksum:
+            raise ValueError("its checksum does not fit")
+        listed = dict(attributes.pop("results")[SEALED])
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise DamagedStore(f"{path}/zarr.json: it is not what was written ({error})") from None
+    there = dict(_hashes(path))
+    damages = []
+    for key in sorted(listed.keys() | there.keys()):
+        if there.get(key) != listed.get(key):
+            why = "it is missing" if key not in there else "it is not what was written"
+            damages.append(Damage(key, "", why if key in listed else "it does not belong here"))
+    return attributes, damages
+
+
+def read_saved(path: str | Path) -> xr.Dataset:
+    """What `save_dataset` wrote; DamagedStore where it is not that."""
+    attributes, damages = check_saved(Path(path))
+    if damages:
+        more = f" and {len(damages) - 1} more" if len(damages) > 1 else ""
+        raise DamagedStore(
+            f"{path} is damaged: {damages[0]}{more}; write it again by the command that made it"
+        )
+    data = xr.open_zarr(path, consolidated=False)
+    data.attrs = attributes
+    return data
+
+
+def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
+    """Key and hash of every file but the group's own document."""
+    for file in folder.rglob("*"):
+        key = file.relative_to(folder).as_posix()
+        if file.is_file() and key != "zarr.json":
+            yield key, blake2b(file.read_bytes(), digest_size=8).hexdigest()
