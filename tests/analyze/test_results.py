@@ -251,8 +251,10 @@ def test_seals_differ_wherever_a_value_or_a_place_does():
 
 
 def test_the_union_of_grids_and_positions_in_it():
-    one = Grid(("label",), ("a",), ("random",), ("all",), (0.5, 1.0), (0, 1), (1e-2,), (10,), ("x", "y"))
-    two = Grid(("label",), ("b", "a"), ("random",), ("all",), (0.2, 1.0), (5,), (1e-3,), (6, 10), ("x", "y"))
+    one = Grid(("label",), ("a",), ("random",), ("all",), (0.5, 1.0), (0, 1), (1e-2,), (10,), (("x", "y"),))
+    two = Grid(
+        ("label",), ("b", "a"), ("random",), ("all",), (0.2, 1.0), (5,), (1e-3,), (6, 10), (("x", "y"),)
+    )
     both = one.union(two)
     assert (both.layer, both.neurons, both.fraction, both.seed) == (
         ("a", "b"),
