@@ -131,13 +131,15 @@ def _home(argument: str) -> str:
     return os.path.expanduser(argument) if argument.startswith("~/") else argument
 
 
-def _run(arguments: list[str], debug: bool, stop: "Stop") -> int:
+def _run(arguments: list[str], debug: bool, stop: "Stop | None" = None) -> int:
     import typer
 
     from probecache.analyze.commands import with_values
     from probecache.extract.commands import COMMANDS, as_timm
     from probecache.store.errors import ProbecacheError
+    from probecache.store.stop import Stop
 
+    stop = stop or Stop()
     if arguments[:1] and arguments[0] in COMMANDS:
         arguments = as_timm(arguments)
     arguments = with_values(arguments)
