@@ -46,6 +46,9 @@ bench: .venv/installed  ## benchmarks beside their peers, into benchmarks/result
 check-cuml: .venv-cuml/installed  ## the cuML adapter against cuML itself, no GPU needed (installs 6 GB)
 	.venv-cuml/bin/python -m pytest -q -rs tests/analyze/test_cuml.py tests/analyze/test_solvers.py
 
+gpu-check: .venv/installed  ## everything that a GPU can tell, under eight minutes
+	$(BIN)/python -m benchmarks.gpu_check
+
 paper: .venv/installed  ## the paper's study: make paper DATA=folder with cifar10/, flowers102/, pets37/
 	$(BIN)/python -m benchmarks.paper_features $(DATA) --out paper/features --control
 	$(BIN)/python -m benchmarks.paper paper/features --out paper/study

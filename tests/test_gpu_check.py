@@ -1,0 +1,35 @@
+"""The rehearsal of the GPU check: each part runs on the CPU, so that no typo waits for a lent machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_each_part_runs_on_a_cpu_and_leaves_its_record(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu_check",
+        "--device",
+        "cpu",
+        "--quick",
+        "--out",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
+    assert done.returncode == 0, done.stderr
+    (record,) = tmp_path.glob("gpu-check-cpu-*.json")
+    found = json.loads(record.read_text())["results"]
+    ended = {name: part["ended"] for name, part in found.items() if isinstance(part, dict)}
+    assert ended.keys() == {"tests", "probes", "extract", "sweep"}
+    assert set(ended.values()) <= {"done", "no test here"}, ended
+    (probes,) = tmp_path.glob("probes-device-cpu-*.json")
+    cases = json.loads(probes.read_text())["results"]
+    assert all(point["gap"] >= 0 for point in cases["ten classes"]["ours"])
+    assert "torch L-BFGS" in cases["ten classes"]["peers"]
