@@ -45,6 +45,7 @@ def sweep(
     standardize: bool = typer.Option(
         None, "--standardize/--no-standardize", help="By train's moments  [yes]"
     ),
+    preset: str = typer.Option(None, "--preset", help="A protocol: dinov3, clip or one-percent; flags win."),
     config: Path = typer.Option(None, "--config", help="TOML or YAML file of these names; flags win."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
     workers: int = typer.Option(None, "--workers", help="Worker processes on this machine."),
@@ -97,6 +98,7 @@ def sweep(
         performance_report=performance_report,
         dry_run=dry_run,
         max_hours=max_hours,
+        preset=preset,
     )
 
 

@@ -7,17 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from probecache.analyze.results.write import missing_in
 from probecache.analyze.sweeps.cluster import check_choice, connect
 from probecache.analyze.sweeps.cost import check_fits, duration
 from probecache.analyze.sweeps.plan import SweepPlan, read_config
+from probecache.analyze.sweeps.presets import with_preset
 from probecache.analyze.sweeps.progress import probe_bar
 from probecache.analyze.sweeps.resolved_plan import check_finite, machine_for, projection, size_up
 from probecache.analyze.sweeps.sweep import Progress, execute
+from probecache.analyze.tasks.shots import ALL
 from probecache.analyze.threads import SHORTEST, Watch, describe
 from probecache.store.errors import InputError, OutOfTime
+from probecache.store.reader import open_store
 from probecache.store.stop import end_after
 
 
@@ -35,10 +39,14 @@ def run_sweep(
     performance_report: Path | None,
     dry_run: bool,
     max_hours: float | None = None,
+    preset: str | None = None,
 ) -> int:
     """Run the sweep of the command line; 0, or 1 where blocks failed. OutOfTime by --max-hours."""
     where = "the command line" if config is None else f"{config} and the command line"
-    plan = SweepPlan.from_mapping((read_config(config) if config else {}) | given, where)
+    given = (read_config(config) if config else {}) | given
+    if preset is not None:
+        given = with_preset(preset, given, open_store(store))
+    plan = SweepPlan.from_mapping(given, where)
     if out is None and not dry_run:
         raise InputError("got no --out; give the folder that RESULTS should be written to")
     limit = None if memory_limit is None else parse_bytes(memory_limit)
@@ -46,6 +54,7 @@ def run_sweep(
     if dry_run:
         return _dry_run(plan, store, out, device, workers, limit)
     sized = size_up(plan, store)
+    plan = sized.plan
     missing = missing_in(out, sized.grid, sized.settings)
     with ExitStack() as stack:
         if missing.any():
@@ -111,6 +120,7 @@ def _dry_run(
             machine, workers=workers, memory=machine.memory // workers, flops=machine.flops / workers
         )
     sized = size_up(plan, store)
+    plan = sized.plan
     print(describe(), file=sys.stderr)
     check_finite(sized)  # a plan that would be refused has no cost
     missing = missing_in(out, sized.grid, sized.settings)
@@ -124,18 +134,38 @@ def _dry_run(
 
 
 def summary(results: xr.Dataset) -> str:
-    """Mean accuracy over seeds against fraction, a line per layer, selection and l2."""
-    mean = results["accuracy"].mean("seed").squeeze(["target", "shots"])
+    """Mean score over seeds against fraction: a line per target, layer, selection, shots and l2.
+
+    The score is accuracy, or R^2 of targets that are numbers.
+    """
+    rows = [
+        (score, cell)
+        for score in ("accuracy", "r2")
+        if score in results
+        for cell in _cells(results[score].mean("seed"))
+    ]
     width = max(len(str(layer)) for layer in results["layer"].values)
     lines = [" " * width + "  " + "".join(f"{fraction:>8.3g}" for fraction in results["fraction"].values)]
-    for layer in results["layer"].values:
-        for selection in results["selection"].values:
-            for l2 in results["l2"].values:
-                row = mean.sel({"layer": layer, "selection": selection, "l2": l2}).values
-                cells = "".join(f"{value:8.4f}" for value in row)
-                penalty = l2 if isinstance(l2, str) else f"{l2:g}"
-                lines.append(f"{layer!s:<{width}}  {cells}  {selection}, l2 {penalty}")
+    for score, row in rows:
+        if np.isnan(row.values).all():
+            continue
+        at = {dim: row[dim].item() for dim in ("target", "layer", "selection", "shots", "l2")}
+        told = [
+            str(at["selection"]),
+            f"l2 {at['l2'] if isinstance(at['l2'], str) else format(at['l2'], 'g')}",
+        ]
+        told += [f"{at['shots']} shots"] if at["shots"] != ALL else []
+        told += [f"target {at['target']}"] if at["target"] != "label" else []
+        told += ["R2"] if score == "r2" else []
+        cells = "".join(f"{value:8.4f}" for value in row.values)
+        lines.append(f"{at['layer']!s:<{width}}  {cells}  {', '.join(told)}")
     return "accuracy, mean over seeds, by fraction:\n" + "\n".join(lines)
+
+
+def _cells(mean: xr.DataArray) -> list[xr.DataArray]:
+    """One line of fractions for every other coordinate."""
+    dims = [str(dim) for dim in mean.dims if dim != "fraction"]
+    return [mean[dict(zip(dims, at, strict=True))] for at in np.ndindex(*(mean.sizes[d] for d in dims))]
 
 
 def parse_bytes(text: str) -> int:

@@ -182,3 +182,20 @@ def test_a_few_shot_task_is_standardised_by_its_own_rows():
     few = take_shots(Task(x, y, x, y), "4", 0)
     np.testing.assert_allclose(few.mean, few.train.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(few.scale, few.train.std(axis=0), rtol=1e-5)
+
+
+def test_presets_are_the_fields_protocols(store, tmp_path, capsys):
+    from probecache.analyze.sweeps.presets import with_preset
+
+    found = with_preset("dinov3", {"layer": "a"}, store)
+    assert len(found["l2_path"]) == 45
+    assert found["l2_path"][0] == pytest.approx(1 / (1e-6 * 240))  # l2 = 1 / (C n)
+    with pytest.raises(pc.InputError, match="got preset clip without a validation split"):
+        with_preset("clip", {"layer": "a"}, store)
+    with pytest.raises(SystemExit) as ended:
+        options = ["--preset", "one-percent", "--target", "label,bright", "--seeds", "1"]
+        pc.main(["sweep", store.path, "--layer", "a", *options, "--out", str(tmp_path / "r")])
+    assert not ended.value.code
+    told = capsys.readouterr().out
+    assert "0.01 shots" in told
+    assert "target bright" in told
