@@ -192,9 +192,10 @@ def test_presets_are_the_fields_protocols(store, tmp_path, capsys):
     assert found["l2_path"][0] == pytest.approx(1 / (1e-6 * 240))  # l2 = 1 / (C n)
     with pytest.raises(pc.InputError, match="got preset clip without a validation split"):
         with_preset("clip", {"layer": "a"}, store)
+    options = ["--preset", "one-percent", "--target", "label,bright", "--seeds", "1"]
+    command = ["sweep", store.path, "--layer", "a", *options, "--out", str(tmp_path / "r")]
     with pytest.raises(SystemExit) as ended:
-        options = ["--preset", "one-percent", "--target", "label,bright", "--seeds", "1"]
-        pc.main(["sweep", store.path, "--layer", "a", *options, "--out", str(tmp_path / "r")])
+        pc.main(command)
     assert not ended.value.code
     told = capsys.readouterr().out
     assert "0.01 shots" in told
