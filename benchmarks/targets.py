@@ -1,7 +1,7 @@
 """Many binary targets of one store: seconds of a target among others, beside one alone and scikit-learn.
 
-    python -m benchmarks.targets                      40 targets of 50,000 x 1,280 rows, 20 fractions, one seed
-    python -m benchmarks.targets --quick              4 targets of 2,000 x 128
+    python -m benchmarks.targets              40 targets of 50,000 x 1,280 rows, 20 fractions, one seed
+    python -m benchmarks.targets --quick      4 targets of 2,000 x 128
 
 A sweep of one target pays for reading, moments and factors by itself; among others they are shared. Of
 scikit-learn one target is fitted at three fractions and summed over all by interpolation on k.
