@@ -194,4 +194,5 @@ def parse_group(raw: bytes | None, path: Path | str) -> tuple[dict[str, Any], Gr
                 ) from None
             raise InputError(f"{where}, which holds no sweep results; {todo}") from None
         reason = str(error) if type(error) is ValueError else f"it cannot be read ({type(error).__name__})"
-        raise DamagedStore(f"{path}/zarr.json: {reason}", reason) from None
+        todo = "the same sweep mends it from its copy, or restore it"
+        raise DamagedStore(f"{path}/zarr.json: {reason}; {todo}", reason) from None

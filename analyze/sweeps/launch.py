@@ -55,6 +55,8 @@ def run_sweep(
         return _dry_run(plan, store, out, device, workers, limit)
     sized = size_up(plan, store)
     plan = sized.plan
+    for line in sized.left_out:
+        print(f"probecache: {line}", file=sys.stderr)
     missing = missing_in(out, sized.grid, sized.settings)
     with ExitStack() as stack:
         if missing.any():

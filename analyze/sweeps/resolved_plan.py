@@ -30,7 +30,7 @@ from probecache.analyze.tasks.labels import Labels, load_labels, splits_of
 from probecache.analyze.tasks.shots import shot_rows
 from probecache.analyze.tasks.size import LayerSize
 from probecache.store.errors import InputError, close_names
-from probecache.store.layout import DTYPES
+from probecache.store.layout import DTYPES, OK
 from probecache.store.subset import read_indices
 
 if TYPE_CHECKING:
@@ -59,9 +59,24 @@ class Sized:
     @property
     def about(self) -> dict[str, str]:
         """What was swept, for people: path of the store, backbone and data set where it names them."""
-        data = self.store.split_info(self.plan.train).data
+        data = self.store.split_info(splits_of(self.plan.train)[0]).data
         said = {"backbone": self.store.fingerprint.backbone.get("model"), "data_set": data.get("dataset")}
         return {"store": str(self.store.path)} | {name: str(value) for name, value in said.items() if value}
+
+    @property
+    def left_out(self) -> list[str]:
+        """A line for each target that usable rows lack, with how many in each split."""
+        lines = []
+        for target in self.plan.target:
+            counts = []
+            for split in dict.fromkeys(s for union in used_splits(self.plan) for s in splits_of(union)):
+                usable = np.asarray(self.store.status(split)) == OK
+                lack = int((usable & ~self.store.target(split, target).labelled).sum())
+                if lack:
+                    counts.append(f"{lack:,} of {int(usable.sum()):,} rows of {split}")
+            if counts:
+                lines.append(f"target {target!r}: unlabelled and left out: {', '.join(counts)}")
+        return lines
 
     def blocks(self, missing: np.ndarray, machine: Machine, target: float | None = None) -> list[Block]:
         def seconds(block: Block) -> float:

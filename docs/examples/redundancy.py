@@ -18,13 +18,12 @@ import probecache as pc
 from probecache.analyze.findings.claims import findings
 from probecache.analyze.findings.classes import class_effects, hardest_hit
 from probecache.analyze.findings.transfer import efficient_subset, write_indices
-from probecache.analyze.report.figures import accuracy_figure
 from probecache.analyze.report.write import write_report
 from probecache.analyze.similarity.compare import subset_similarity
 
 
 def main(folder: Path) -> None:
-    # A store from arrays; `pc.extract` makes one from images and any timm backbone.
+    # A store from arrays; `pc.extract_features` makes one from images and any timm backbone.
     features, labels = load_digits(return_X_y=True)
     parts = train_test_split(features.astype("float32"), labels, stratify=labels, random_state=0)
     for split, x, y in (("train", parts[0], parts[2]), ("test", parts[1], parts[3])):
@@ -59,7 +58,7 @@ def main(folder: Path) -> None:
 
     for finding in findings(results):
         print("-", finding.text)
-    print(accuracy_figure(results, folder / "accuracy.svg"))
+    pc.plot.curves(results).figure.savefig(folder / "accuracy.svg")
     print(write_report({"digits": results}, folder / "report", similarities={"digits": cka}))
 
 

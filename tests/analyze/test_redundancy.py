@@ -73,9 +73,11 @@ def test_the_full_layer_alone_is_a_result():
 
 def test_what_is_no_result_is_refused_in_one_line():
     results = synthetic_results()
-    for other in ("results.zarr", None, results.accuracy):
+    for other in (None, results.accuracy):
         with pytest.raises(InputError, match="give what sweep or cka returned"):
             redundancy(other)
+    with pytest.raises(InputError, match=r"got RESULTS results\.zarr, which does not exist"):
+        redundancy("results.zarr")
     for delta in ("most", None, [], [[0.9]], 0):
         with pytest.raises(InputError, match=r"outside \(0, 1\]"):
             redundancy(results, delta)

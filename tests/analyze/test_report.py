@@ -298,10 +298,12 @@ def test_report_command_on_results_and_cka_folders(tmp_path):
 
 def test_what_is_no_results_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "plain").mkdir()
-    with pytest.raises(InputError, match="is no RESULTS folder"):
+    with pytest.raises(InputError, match="which holds no sweep results"):
         report_files([str(tmp_path / "plain")], tmp_path / "out")
     (tmp_path / "plain" / "zarr.json").write_text("{")
-    with pytest.raises(DamagedStore, match=r"plain cannot be read .*: restore it"):
+    with pytest.raises(
+        DamagedStore, match=r"plain/zarr\.json: it cannot be read .*; the same sweep mends it"
+    ):
         report_files([str(tmp_path / "plain")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -10,7 +10,7 @@ from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.optim import kernel_newton
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
-from probecache.analyze.probes.optim.logistic_start import precondition_and_start
+from probecache.analyze.probes.optim.logistic_start import ALIKE, precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, fit_logistic, search_dtype
 from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
 from probecache.analyze.probes.shared_state import (
@@ -93,7 +93,9 @@ class Logistic:
             task_weights(task, device),
         )
         kernel = None
-        if shared.is_scarce and kernel_newton.serves(batch):
+        # Where columns are nearly alike, as random projections are, the decrement falls short of the gap.
+        alike = shared.moments.effective_rank <= ALIKE
+        if shared.is_scarce and not alike and kernel_newton.serves(batch):
             kernel = kernel_newton.fit_in_kernel_form(
                 batch, tol=request.tol, max_iter=request.max_iter, search=search_dtype(device)
             )
