@@ -1,11 +1,21 @@
 """The subcommands of `analyze`. Heavy imports are inside the functions: `--help` loads no torch."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from probecache.analyze.arguments import (
+    known_names,
+    list_of,
+    names_of,
+    number_of,
+    one_or_list,
+    splits_named,
+    weights_of,
+)
+from probecache.store.choose import choose, choose_layer, choose_layers, require_splits, split_names
 
 
 def sweep(
@@ -59,32 +69,35 @@ def sweep(
     max_hours: float = typer.Option(None, "--max-hours", help="Stop in time, whole blocks committed."),
 ) -> int:
     """Probe every layer x selection x fraction x seed x l2. A killed sweep goes on by the same command."""
+    layers, targets = known_names(
+        store, config, splits_named(train or "train", test or "test", val), layer, target
+    )
     from probecache.analyze.sweeps.launch import run_sweep
 
     given: dict[str, Any] = {
-        "layer": _names(layer),
-        "target": _names(target),
+        "layer": layers or None,
+        "target": targets or None,
         "shots": None if shots is None else shots.split(","),
         "val": val,
         "refit": refit,
-        "metric": _names(metric),
+        "metric": names_of(metric),
         "save_predictions": save_predictions,
         "control": control,
         "tol": tol,
         "train": train,
         "test": test,
-        "fractions": _list(fractions),
-        "seeds": _list(seeds),
-        "selection": _names(selection),
+        "fractions": list_of(fractions),
+        "seeds": list_of(seeds),
+        "selection": names_of(selection),
         "probe": probe,
-        "l2": _list(l2),
-        "l2_path": _list(l2_path),
-        "class_weight": _weights(class_weight),
+        "l2": list_of(l2),
+        "l2_path": list_of(l2_path),
+        "class_weight": weights_of(class_weight),
         "solver": solver,
         "standardize": standardize,
     }
     if seeds is not None and "," not in seeds:
-        given["seeds"] = _number(seeds)
+        given["seeds"] = number_of(seeds)
     return run_sweep(
         store,
         {name: value for name, value in given.items() if value is not None},
@@ -104,48 +117,57 @@ def sweep(
 
 def cka(
     store: str = typer.Argument(help="Store to read."),
-    layer: str = typer.Option(..., "--layer", help="Layer."),
+    layer: list[str] = typer.Option(
+        ..., "--layer", "--layers", help="Layers: a,b, repeated, or globs such as 'blocks.*'."
+    ),
     split: str = typer.Option("test", "--split", help="Split."),
     fractions: str = typer.Option(
         "0.01,0.02,0.05,0.1,0.2,0.5,1.0", "--fractions", help="Comma list in (0, 1]."
     ),
     seeds: str = typer.Option("5", "--seeds", help="A count, or a comma list of seeds."),
-    out: Path = typer.Option(None, "--out", help="Folder to write, for `report`."),
+    out: Path = typer.Option(
+        None, "--out", help="Folder to write, for `report`; with several layers, one in it for each."
+    ),
 ) -> None:
     """Linear CKA of random column subsets with the full layer, and of two subsets of one size."""
+    from probecache.store.reader import open_store
+
+    opened = open_store(store)
+    layers = choose_layers(opened, layer, [split])
     from probecache.analyze.findings.cli_output import tell_cka
     from probecache.analyze.results.saved import save_dataset
     from probecache.analyze.similarity.cka import cka as compute
-    from probecache.store.reader import open_store
 
-    chosen: Any = _list(seeds) if "," in seeds else _number(seeds)
-    found = compute(
-        open_store(store), layer=layer, split=split, fractions=_list(fractions) or [], seeds=chosen
-    )
-    if out is not None:
-        save_dataset(found, out)
-    tell_cka(found, out)
+    chosen: Any = list_of(seeds) if "," in seeds else number_of(seeds)
+    for name in layers:
+        found = compute(opened, layer=name, split=split, fractions=list_of(fractions) or [], seeds=chosen)
+        place = out if out is None or len(layers) == 1 else out / name
+        if place is not None:
+            save_dataset(found, place)
+        tell_cka(found, place)
 
 
 def redundancy(
     results: str = typer.Argument(help="RESULTS folder, or one that `cka --out` wrote."),
     delta: str = typer.Option("0.9", "--delta", help="Comma list of shares of the full score to keep."),
     keep: float = typer.Option(None, "--keep", help="Also find the smallest subset that keeps this share."),
-    layer: str = typer.Option(None, "--layer", help="Layer of that subset."),
+    layer: str = typer.Option(None, "--layer", "--layers", help="Layer of that subset."),
     indices: Path = typer.Option(None, "--indices", help="Write that subset's neurons, one a line."),
     time: str = typer.Option(None, "--time", help="The store that was swept: time that subset's probe."),
 ) -> None:
     """Critical mass and DR of every layer, selection and l2, with intervals over seeds."""
     from probecache.analyze.findings.cli_output import tell_redundancy, tell_subset
 
-    tell_redundancy(results, _list(delta) or [])
+    tell_redundancy(results, list_of(delta) or [])
     if keep is not None or indices is not None or time is not None:
         tell_subset(results, 0.95 if keep is None else keep, layer, indices, time)
 
 
 def critical(
     store: str = typer.Argument(help="Store to read."),
-    layer: list[str] = typer.Option(..., "--layer", help="Layer; repeat for several."),
+    layer: list[str] = typer.Option(
+        ..., "--layer", "--layers", help="Layers: a,b, repeated, or globs such as 'blocks.*'."
+    ),
     train: str = typer.Option("train", "--train", help="Split to fit on."),
     test: str = typer.Option("test", "--test", help="Split to score on."),
     delta: str = typer.Option("0.9", "--delta", help="Comma list of shares of the full score to keep."),
@@ -163,26 +185,34 @@ def critical(
     scheduler: str = typer.Option(None, "--scheduler", help="Address of a running Dask scheduler."),
 ) -> None:
     """Critical mass to a precision, by probes that close in on it. A killed search goes on by its command."""
+    from probecache.store.reader import open_store
+
+    opened, splits = (
+        open_store(store),
+        splits_named(test) if "cka" in (score or "") else splits_named(train, test),
+    )
+    layers = choose_layers(opened, layer, splits)
+    targets = choose(opened, "target", split_names(target), splits)
     from probecache.analyze.findings.critical.critical_mass import SIMILARITIES, critical_mass
     from probecache.analyze.findings.critical.tell import tell_critical
     from probecache.analyze.sweeps.cluster import connect
     from probecache.analyze.sweeps.progress import probe_bar
 
-    more: dict[str, Any] = {"selection": selection or None, "target": target or None, "shots": _list(shots)}
-    more = {name: _one_or_list(value) for name, value in more.items() if value}
+    more: dict[str, Any] = {"selection": split_names(selection), "target": targets, "shots": list_of(shots)}
+    more = {name: one_or_list(value) for name, value in more.items() if value}
     if score not in (None, "accuracy", *SIMILARITIES):
         more["metric"] = score
     with connect(workers, scheduler, None, None) as client, probe_bar() as progress:
         found = critical_mass(
-            store,
-            layer=_one_or_list(layer),
+            opened,
+            layer=one_or_list(layers),
             train=train,
             test=test,
-            delta=_list(delta) or [],
+            delta=list_of(delta) or [],
             precision=precision,
-            seeds=(_list(seeds) or []) if "," in seeds else _number(seeds),
+            seeds=(list_of(seeds) or []) if "," in seeds else number_of(seeds),
             probe=probe,
-            l2=_one_or_list(_list(l2) or []),
+            l2=one_or_list(list_of(l2) or []),
             score=score,
             out=out,
             device=device,
@@ -195,16 +225,13 @@ def critical(
         print(f"results: {out}")
 
 
-def _one_or_list(values: list[Any]) -> Any:
-    """A list of one stands for its value: it makes no dimension."""
-    return values[0] if len(values) == 1 else values
-
-
 def compare(
     a: str = typer.Argument(help="RESULTS of a sweep with --save-predictions."),
     b: str = typer.Argument(help="RESULTS to compare them with; may be the same."),
     target: str = typer.Option(None, "--target", help="One for both, or A,B."),
-    layer: str = typer.Option(None, "--layer", help="One for both, or A,B: two layers are compared."),
+    layer: str = typer.Option(
+        None, "--layer", "--layers", help="One for both, or A,B: two layers are compared."
+    ),
     selection: str = typer.Option(None, "--selection", help="One for both, or A,B."),
     shots: str = typer.Option(None, "--shots", help="One for both, or A,B."),
     fraction: str = typer.Option(None, "--fraction", help="One for both, or A,B."),
@@ -238,7 +265,7 @@ def report(
 
 def fit(
     store: str = typer.Argument(help="Store to read."),
-    layer: str = typer.Option(..., "--layer", help="Layer."),
+    layer: str = typer.Option(..., "--layer", "--layers", help="Layer, or a glob that means one."),
     out: Path = typer.Option(..., "--out", help="File to write: PROBE.safetensors."),
     train: str = typer.Option("train", "--train", help="Split to fit on, or a+b."),
     target: str = typer.Option("label", "--target", help="What is predicted."),
@@ -253,23 +280,28 @@ def fit(
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
 ) -> None:
     """Fit one probe of a sweep's coordinates and keep its weights, for `predict` or your own code."""
-    from probecache.analyze.probes.deploy import fit_probe
     from probecache.store.errors import InputError
+    from probecache.store.reader import open_store
 
+    opened, splits = open_store(store), splits_named(train)
+    layer = choose_layer(opened, layer, splits)
+    choose(opened, "target", [target], splits)
     if out.exists():
         raise InputError(f"{out} exists already: name another --out, or remove it")
+    from probecache.analyze.probes.deploy import fit_probe
+
     found = fit_probe(
-        store,
+        opened,
         layer=layer,
         train=train,
         target=target,
-        l2=_number(l2),
+        l2=number_of(l2),
         fraction=fraction,
         seed=seed,
         selection=selection,
         shots=shots,
         probe=probe,
-        class_weight=_weights(class_weight),
+        class_weight=weights_of(class_weight),
         standardize=standardize,
         device=device,
     )
@@ -286,66 +318,26 @@ def predict(
     store: str = typer.Argument(help="Store to read."),
     split: str = typer.Option(..., "--split", help="Split to predict."),
     out: Path = typer.Option(..., "--out", help="FILE.csv or FILE.parquet."),
-    layer: str = typer.Option(None, "--layer", help="Layer  [the probe's own]"),
+    layer: str = typer.Option(None, "--layer", "--layers", help="Layer  [the probe's own]"),
 ) -> None:
     """Predict a split with a fitted probe: a row per sample, with its name."""
+    from probecache.store.reader import open_store
+
+    opened = open_store(store)
+    require_splits(opened, [split])
+    layer = None if layer is None else choose_layer(opened, layer, [split])
     from probecache.analyze.probes.deploy import check_table, predict_split, write_table
     from probecache.analyze.probes.fitted import load_probe
 
     check_table(out)
     found = load_probe(probe)
-    table = predict_split(found, store, split, layer=layer)
+    table = predict_split(found, opened, split, layer=layer)
     write_table(table, out)
     if found.kind == "classes" and "label" in table and table["label"].isin(found.classes).all():
         print(f"{len(table)} rows, {(table['label'] == table['predicted']).mean():.2%} as labelled")
     else:
         print(f"{len(table)} rows")
     print(f"written: {out}")
-
-
-def _names(given: list[str] | None) -> list[str] | None:
-    """Names from a flag that may be repeated and hold comma lists; None where it was not given."""
-    names = [name.strip() for part in given or [] for name in part.split(",") if name.strip()]
-    return names or None
-
-
-def with_values(arguments: Sequence[str]) -> list[str]:
-    """The command line with the value that a bare --save-predictions stands for.
-
-    >>> with_values(["--save-predictions", "--tol", "1e-3"])
-    ['--save-predictions', 'classes', '--tol', '1e-3']
-    """
-    found: list[str] = []
-    for at, word in enumerate(arguments):
-        found.append(word)
-        if word == "--save-predictions" and arguments[at + 1 : at + 2] not in (["classes"], ["scores"]):
-            found.append("classes")
-    return found
-
-
-def _list(text: str | None) -> list[Any] | None:
-    return None if text is None else [_number(part.strip()) for part in text.split(",") if part.strip()]
-
-
-def _weights(text: str | None) -> Any:
-    """'balanced', or 'cat=2,dog=0.5' as a mapping, for the plan to check."""
-    if text is None or "=" not in text:
-        return text
-    # A name may hold commas and equals signs, as ImageNet's do: its `=` is the last before a comma.
-    pairs = re.findall(r"(.+?)=([^=,]*)(?:,|$)", text)
-    if "".join(f"{name}={weight}," for name, weight in pairs).rstrip(",") != text.rstrip(","):
-        return text
-    return {name.strip(): _number(weight.strip()) for name, weight in pairs}
-
-
-def _number(text: str) -> Any:
-    """A whole number, a number, or the text itself for the plan to refuse."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 COMMANDS: dict[str, Callable[..., object]] = {

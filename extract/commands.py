@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from probecache.store.choose import split_names
+
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="timm name, hf-hub:org/name, local-dir:/path or transformers:name."),
@@ -14,6 +16,10 @@ Model = Annotated[
 ModelKwargs = Annotated[
     list[str] | None,
     typer.Option("--model-kwargs", help="NAME=VALUE ..., handed to timm.create_model."),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option("--layer", "--layers", help="Names, globs or block numbers: a,b or repeated  [penultimate]"),
 ]
 ImgSize = Annotated[
     int | None, typer.Option("--img-size", help="Side of the square input. Default: the model's.")
@@ -25,7 +31,7 @@ _SEVERAL = ("--mean", "--std", "--model-kwargs")
 def layers(
     model: Model,
     pool: Annotated[list[str] | None, typer.Option(help="avg, max, cls, cls+avg, flatten or none.")] = None,
-    layer: Annotated[list[str] | None, typer.Option("--layers", help="Name, glob or block number.")] = None,
+    layer: Layers = None,
     every: Annotated[bool, typer.Option("--all", help="Every module, not only the blocks.")] = False,
     img_size: ImgSize = None,
     model_kwargs: ModelKwargs = None,
@@ -36,8 +42,8 @@ def layers(
 
     rows = list_layers(
         model,
-        layer,
-        pool or ["avg"],
+        split_names(layer) or None,
+        split_names(pool) or ["avg"],
         every=every,
         img_size=img_size,
         dtype=dtype,
@@ -58,9 +64,7 @@ def extract(
         Path | None, typer.Option(help="Folder or .tar of class folders, or the spec's root.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split to read, and its name in the store.")] = "train",
-    layers: Annotated[
-        list[str] | None, typer.Option(help="Name, glob or block number. Default: penultimate.")
-    ] = None,
+    layers: Layers = None,
     pool: Annotated[
         list[str] | None, typer.Option(help="avg (default), max, cls, cls+avg, flatten, none.")
     ] = None,
@@ -140,8 +144,8 @@ def extract(
         "dataset": dataset,
         "data_dir": data_dir,
         "split": split,
-        "layers": layers or ["penultimate"],
-        "pool": pool or ["avg"],
+        "layers": split_names(layers) or ["penultimate"],
+        "pool": split_names(pool) or ["avg"],
         "pretrained": pretrained,
         "checkpoint": checkpoint,
         "model_kwargs": _pairs(model_kwargs),

@@ -34,7 +34,9 @@ def _app() -> Any:
     from probecache.store import commands as store_commands
 
     about = (probecache.__doc__ or "").split("\n")[0]
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, help=about)
+    app = typer.Typer(
+        rich_markup_mode=None, help=about, context_settings={"help_option_names": ["-h", "--help"]}
+    )
 
     @app.callback(invoke_without_command=True)
     def front(
@@ -134,7 +136,7 @@ def _home(argument: str) -> str:
 def _run(arguments: list[str], debug: bool, stop: "Stop | None" = None) -> int:
     import typer
 
-    from probecache.analyze.commands import with_values
+    from probecache.analyze.arguments import with_values
     from probecache.extract.commands import COMMANDS, as_timm
     from probecache.store.errors import ProbecacheError
     from probecache.store.stop import Stop

@@ -111,7 +111,7 @@ def subset(
     indices: Annotated[Path, typer.Option("--indices", help="Neurons to keep: text or .npy.")],
     out: Annotated[str, typer.Option("--out", help="Store to write.")],
     layer: Annotated[
-        str | None, typer.Option("--layer", help="Layer (needed where there are several).")
+        str | None, typer.Option("--layer", "--layers", help="Layer (needed where there are several).")
     ] = None,
 ) -> None:
     """Write a store that holds only some columns of one layer, for every split."""

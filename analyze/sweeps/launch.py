@@ -127,7 +127,7 @@ def _dry_run(
     check_finite(sized)  # a plan that would be refused has no cost
     missing = missing_in(out, sized.grid, sized.settings)
     if not missing.any():
-        print(f"nothing is left to compute: {out} holds all {plan.n_probes:,} probes")
+        print(f"nothing is left to compute: {out} holds all {sized.plan.n_probes:,} probes")
         return 0
     projected = projection(sized, machine, missing)
     print(projected)

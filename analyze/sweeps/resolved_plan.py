@@ -3,7 +3,6 @@
 import hashlib
 import os
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,8 @@ from probecache.analyze.tasks.class_weights import check_named
 from probecache.analyze.tasks.labels import Labels, load_labels, splits_of
 from probecache.analyze.tasks.shots import shot_rows
 from probecache.analyze.tasks.size import LayerSize
-from probecache.store.errors import InputError, close_names
+from probecache.store.choose import choose, require_splits
+from probecache.store.errors import InputError
 from probecache.store.layout import DTYPES, OK
 from probecache.store.subset import read_indices
 
@@ -116,11 +116,7 @@ def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
         store = open_store(store)
     used = used_splits(plan)
     splits = [split for union in used for split in splits_of(union)]
-    for name in splits:
-        if name not in store.splits:
-            raise InputError(
-                f"got split {name!r}; {store.path} has no such split: {close_names(name, store.splits)}"
-            )
+    require_splits(store, splits)
     plan = _named(plan, store, splits)
     labels = {target: _labels(plan, store, target) for target in plan.target}
     layers = {}
@@ -143,29 +139,11 @@ def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
 
 def _named(plan: SweepPlan, store: "Store", splits: list[str]) -> SweepPlan:
     """The plan with each glob of layers and targets as the names that all its splits have."""
-    found: dict[str, tuple[str, ...]] = {}
-    for what, asked, there in (
-        ("layer", plan.layer, [store.layers_of(split) for split in splits]),
-        ("target", plan.target, [list(store.targets(split)) for split in splits]),
-    ):
-        common = [name for name in there[0] if all(name in names for names in there)]
-        names: list[str] = []
-        for pattern in asked:
-            if any(sign in pattern for sign in "*?["):
-                matching = [name for name in common if fnmatchcase(name, pattern)]
-                if not matching:
-                    raise InputError(f"got {what} {pattern!r}, which matches none of {', '.join(common)}")
-                names += matching
-                continue
-            for split, known in zip(splits, there, strict=True):
-                if pattern not in known:
-                    raise InputError(
-                        f"got {what} {pattern!r}; split {split!r} has no such {what}: "
-                        f"{close_names(pattern, known)}"
-                    )
-            names.append(pattern)
-        found[what] = tuple(dict.fromkeys(names))
-    return replace(plan, layer=found["layer"], target=found["target"])
+    return replace(
+        plan,
+        layer=tuple(choose(store, "layer", plan.layer, splits)),
+        target=tuple(choose(store, "target", plan.target, splits)),
+    )
 
 
 def _labels(plan: SweepPlan, store: "Store", target: str) -> Labels:

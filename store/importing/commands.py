@@ -12,7 +12,9 @@ def import_files(
         str, typer.Argument(metavar="STORE", help="Folder or URL of the store; made if missing.")
     ],
     split: Annotated[str, typer.Option("--split", help="Name of the split, such as train.")],
-    layer: Annotated[str, typer.Option("--layer", help="Name of the layer, such as penultimate.")],
+    layer: Annotated[
+        str, typer.Option("--layer", "--layers", help="Name of the layer, such as penultimate.")
+    ],
     activations: Annotated[
         str,
         typer.Option(

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
 import probecache as pc
-from probecache.analyze import commands
+from probecache.analyze.arguments import weights_of
 from probecache.analyze.probes.estimators import LogisticProbe
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.sweeps.plan import SweepPlan
@@ -163,4 +163,4 @@ def test_a_config_file_and_python_give_one_plan():
     ],
 )
 def test_names_on_the_command_line_may_hold_commas_and_equals_signs(text, weights):
-    assert commands._weights(text) == weights
+    assert weights_of(text) == weights

@@ -1,0 +1,178 @@
+"""The command line as a user meets it: layers named alike everywhere, help, completion, typos."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import probecache as pc
+from probecache.__main__ import main
+from probecache.analyze import commands as analyze
+from probecache.extract import commands as extract
+from probecache.store import commands as store_commands
+
+LAYERS = ("a", "b", "blocks.1", "blocks.2")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("line") / "s.zarr"
+    for split in ("train", "test"):
+        y = np.arange(60) % 3
+        for layer in LAYERS:
+            x = rng.normal(size=(60, 8)).astype(np.float32)
+            x[:, :3] += 3 * np.eye(3)[y]
+            pc.write_arrays(path, split=split, layer=layer, activations=x, labels=y)
+    return str(path)
+
+
+@pytest.fixture
+def run(capsys):
+    """Exit code, stdout and stderr of a command, run in this process."""
+
+    def ran(*words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return ran
+
+
+GIVEN = {
+    "comma": ["a,blocks.1"],
+    "spaces": ["a, blocks.1"],
+    "repeated": ["a", "blocks.1"],
+    "globs": ["a*", "*.1"],
+    "twice": ["a,a", "blocks.[1]"],
+}
+
+
+@pytest.mark.parametrize("words", GIVEN.values(), ids=GIVEN)
+def test_several_layers_of_a_sweep(store, run, tmp_path, words):
+    flag = "--layer" if len(words) == 1 else "--layers"
+    given = [part for word in words for part in (flag, word)]
+    out = tmp_path / "r.zarr"
+    code, said, err = run("sweep", store, *given, "--fractions", "1", "--seeds", "1", "--out", out)
+    assert code == 0, err
+    assert pc.open_results(out)["layer"].values.tolist() == ["a", "blocks.1"]
+    assert "(2 probes," in said  # globs count as what they mean
+
+
+@pytest.mark.parametrize("words", GIVEN.values(), ids=GIVEN)
+def test_several_layers_of_cka_and_critical(store, run, tmp_path, words):
+    for flag, command in (("--layers", "cka"), ("--layer", "critical")):
+        given = [part for word in words for part in (flag, word)]
+        more = ["--fractions", "0.5,1"] if command == "cka" else ["--score", "cka", "--precision", "0.5"]
+        out = [] if command == "critical" else ["--out", tmp_path / flag]
+        code, said, err = run(command, store, *given, *more, "--seeds", "2", *out)
+        assert code == 0, err
+        if command == "critical":
+            assert [line.split()[-1] for line in said.splitlines()[1:3]] == ["a", "blocks.1"]
+            continue
+        for layer in ("a", "blocks.1"):
+            assert pc.open_results(tmp_path / flag / layer).attrs["layer"] == layer
+
+
+def test_fit_takes_a_glob_that_means_one_layer(store, run, tmp_path):
+    code, said, err = run("fit", store, "--layers", "*.2", "--out", tmp_path / "p.safetensors")
+    assert code == 0, err
+    assert pc.load_probe(tmp_path / "p.safetensors").provenance["layer"] == "blocks.2"
+    for words in (["--layer", "a,b"], ["--layer", "blocks.*"]):
+        code, said, err = run("fit", store, *words, "--out", tmp_path / "q.safetensors")
+        assert (code, said) == (2, "")
+        assert "takes one" in err
+    assert not (tmp_path / "q.safetensors").exists()
+
+
+def test_a_name_with_a_comma_stays_whole(run, tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
+    for split in ("train", "test"):
+        for layer in ("a,b", "a", "b"):
+            pc.write_arrays(tmp_path / "s.zarr", split=split, layer=layer, activations=x, labels=y)
+    line = ["sweep", tmp_path / "s.zarr", "--fractions", "1", "--seeds", "1", "--layer", "a,b"]
+    code, _, err = run(*line, "--out", tmp_path / "r.zarr")
+    assert code == 0, err
+    assert pc.open_results(tmp_path / "r.zarr")["layer"].values.tolist() == ["a,b"]
+
+
+COMMANDS = [name for part in (extract, store_commands, analyze) for name in part.COMMANDS]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_short_and_long_help_are_one(run, command):
+    short, long = (run(*([command] if command else []), flag) for flag in ("-h", "--help"))
+    assert short == long
+    assert short[0] == 0
+    assert short[1].startswith(f"Usage: probecache {command}")
+    assert "-h, --help" in short[1]
+
+
+@pytest.mark.parametrize(
+    "command", ["layers", "extract", "import", "subset", "sweep", "fit", "predict", "cka", "redundancy"]
+)
+def test_the_flag_for_layers_has_both_spellings(run, command):
+    _, said, _ = run(command, "--help")
+    assert "--layer, --layers" in said
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(run, monkeypatch, shell):
+    code, said, err = run("--show-completion", shell)
+    assert (code, err) == (0, "")
+    assert "_PROBECACHE_COMPLETE" in said
+
+
+def test_what_completion_answers(run, monkeypatch):
+    monkeypatch.setenv("_PROBECACHE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "probecache cri")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run()[1].split() == ["critical"]
+    monkeypatch.setenv("COMP_WORDS", "probecache sweep --la")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert run()[1].split() == ["--layer", "--layers"]
+
+
+TYPOS = {
+    "sweep layer": ["sweep", "STORE", "--layer", "blocks1", "--fractions", "1", "--out", "r"],
+    "sweep glob": ["sweep", "STORE", "--layer", "x*", "--fractions", "1", "--out", "r"],
+    "sweep split": ["sweep", "STORE", "--layer", "a", "--train", "trian", "--fractions", "1", "--out", "r"],
+    "sweep union": ["sweep", "STORE", "--layer", "a", "--train", "train+vla", "--fractions", "1"],
+    "sweep target": ["sweep", "STORE", "--layer", "a", "--target", "lable", "--fractions", "1"],
+    "cka": ["cka", "STORE", "--layer", "blocks1"],
+    "critical": ["critical", "STORE", "--layers", "a,blocks1"],
+    "critical target": ["critical", "STORE", "--layer", "a", "--target", "lable"],
+    "fit": ["fit", "STORE", "--layer", "blocks1", "--out", "p.safetensors"],
+    "fit target": ["fit", "STORE", "--layer", "a", "--target", "lable", "--out", "p.safetensors"],
+    "predict": ["predict", "p.safetensors", "STORE", "--split", "tset", "--out", "x.csv"],
+}
+
+
+def test_typos_are_answered_before_torch_is_imported(store, tmp_path):
+    """One process for all: what it has imported at its end, none of the commands needed."""
+    lines = [[store if word == "STORE" else word for word in words] for words in TYPOS.values()]
+    code = f"""
+import sys
+from probecache.__main__ import main
+from probecache.analyze import commands as analyze
+from probecache.extract import commands as extract
+from probecache.store import commands as store_commands
+for line in {lines!r}:
+    try:
+        main(line)
+    except SystemExit as stop:
+        print(stop.code)
+print([m for m in ("torch", "xarray", "dask", "sklearn", "pandas", "timm") if m in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split("\n")[:-1] == ["2"] * len(lines) + ["[]"], done.stderr
+    said = done.stderr.splitlines()
+    assert len(said) == len(lines), done.stderr
+    for line, words in zip(said, TYPOS.values(), strict=True):
+        assert "close names" in line or "allowed" in line or "matches none" in line, (words, line)
+    assert not list(tmp_path.iterdir())
