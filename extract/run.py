@@ -14,7 +14,7 @@ from probecache.extract.distributed import Place, find_place, wait_for_split
 from probecache.extract.pipeline.batch_size import layer_batch_sizes, one_batch_size
 from probecache.extract.pipeline.loader import FAILED, batch_ranges, open_batches
 from probecache.extract.pipeline.loop import Forward, run_loop
-from probecache.extract.pipeline.progress import show_progress
+from probecache.extract.pipeline.progress import Progress, check_progress, show_progress
 from probecache.extract.pipeline.timing import Timing
 from probecache.extract.prepare import Setup, build_features, prepare
 from probecache.extract.settings import Options, Settings, show_options
@@ -34,7 +34,7 @@ def extract_features(
     dataset: "str | Dataset[Any]" = "",
     *,
     out: str | Path,
-    progress: bool = False,
+    progress: Progress = None,
     place: Place | None = None,
     **options: Unpack[Options],
 ) -> Store:
@@ -44,7 +44,8 @@ def extract_features(
                 normalised images (n, channels, h, w))
     dataset     '' for a folder or .tar of class folders at `data_dir`, a timm spec, or a torch Dataset
     out         the store: a path or fsspec URL; an existing one is continued, or refused if made differently
-    progress    a live bar on stderr
+    progress    True: a live bar on stderr; a function: called with (done, total) images of this run, after
+                each batch; False or None: silent
     place       rank among several processes; by default what torchrun or Slurm say
 
     split, data_dir             the split's name in the store; where the images are
@@ -68,6 +69,7 @@ def extract_features(
     not fit, and FingerprintMismatch where `out` was made differently. A module that is given comes back as it
     was: modes, gradients, device, memory format.
     """
+    check_progress(progress)
     settings = Settings.of(**options)
     place = place or find_place()
     setup = prepare(model, dataset, settings, place)
@@ -133,7 +135,11 @@ def shard_rows(out: str | Path, settings: Settings) -> int:
 
 
 def _compute(
-    setup: Setup, shards: Sequence[Shard], batch_sizes: Mapping[str, int], writer: SplitWriter, progress: bool
+    setup: Setup,
+    shards: Sequence[Shard],
+    batch_sizes: Mapping[str, int],
+    writer: SplitWriter,
+    progress: Progress,
 ) -> dict[str, Any]:
     settings, compute, images = setup.settings, setup.compute, setup.images
     missing = {name for shard in shards for name in shard.layers}

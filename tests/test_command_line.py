@@ -176,3 +176,67 @@ print([m for m in ("torch", "xarray", "dask", "sklearn", "pandas", "timm") if m 
     for line, words in zip(said, TYPOS.values(), strict=True):
         assert "close names" in line or "allowed" in line or "matches none" in line, (words, line)
     assert not list(tmp_path.iterdir())
+
+
+def _extract(_, folder, **more):
+    from torch import nn
+
+    from probecache.extract.datasets.digits import write_digits
+
+    images = folder / "digits"
+    if not images.exists():
+        write_digits(images)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    options = {
+        "img_size": 8,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "interpolation": "bilinear",
+        "crop_pct": 1,
+    }
+    where = {"data_dir": images, "split": "test", "limit": 20, "batch_size": 8, "workers": 0}
+    return pc.extract_features(model, layers=["1"], out=folder / "f.zarr", **where, **options, **more)
+
+
+def _cka(store, _, **more):
+    return pc.cka(pc.open_store(store), layer="a", split="test", fractions=1.0, **more)
+
+
+def _sweep(store, _, **more):
+    return pc.sweep(store, layer=["a", "b"], fractions=[0.5, 1], seeds=2, probe="ridge", l2=0.1, **more)
+
+
+def _critical(store, _, **more):
+    return pc.critical_mass(
+        store, layer="a", precision=0.2, seeds=2, delta=[0.5, 0.9], probe="ridge", l2=0.1, **more
+    )
+
+
+CALLS = {"extract_features": _extract, "sweep": _sweep, "cka": _cka, "critical_mass": _critical}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_progress_means_the_same_in_every_function(store, tmp_path, capsys, name):
+    """Told (done, total), which only grow and end together; a bar on stderr; silence; else refused."""
+    call, heard = CALLS[name], []
+    with pytest.raises(pc.InputError, match="progress=7"):
+        call(store, tmp_path, progress=7)
+    assert not (tmp_path / "f.zarr").exists()
+    (tmp_path / "told").mkdir()
+    call(store, tmp_path / "told", progress=lambda done, total: heard.append((done, total)))
+    assert heard
+    assert heard == sorted(heard)
+    assert len(set(heard)) == len(heard)
+    assert heard[-1][0] == heard[-1][1] > 0
+    capsys.readouterr()
+    for silent in (None, False):
+        folder = tmp_path / str(silent)
+        folder.mkdir()
+        call(store, folder, progress=silent)
+    assert capsys.readouterr() == ("", "")
+    (tmp_path / "bar").mkdir()
+    call(store, tmp_path / "bar", progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "━" in err or "100%" in err
+    assert "(done, total)" in getattr(pc, name).__doc__

@@ -17,6 +17,7 @@ import xarray as xr
 
 from probecache.analyze.selections.subsets import check_seeds, permutation, sizes
 from probecache.analyze.similarity.gram import FeatureStore, Gram, centred_gram
+from probecache.analyze.sweeps.progress import Progress, reporting
 from probecache.store.errors import InputError
 
 
@@ -27,11 +28,15 @@ def cka(
     split: str,
     fractions: float | Sequence[float],
     seeds: int | Sequence[int] = 5,
+    progress: Progress = None,
 ) -> xr.Dataset:
     """Linear CKA of random subsets with the full layer, and with each other.
 
     Columns are centred, not scaled (the paper's form). Subsets of one seed nest: the first k of
     `permutation`.
+
+    progress: True: a bar on stderr. A function: called with (done, total) rows of the pass that sums the
+    products. False or None: silent.
 
     Returns
     -------
@@ -46,7 +51,8 @@ def cka(
     seed_list = list(check_seeds(seeds))
     fractions = list(dict.fromkeys(np.ravel(fractions).tolist()))
     sizes(fractions, 1)  # refused before the data are read
-    gram = centred_gram(store, split, layer, squares=True)
+    with reporting(progress, "rows") as told:
+        gram = centred_gram(store, split, layer, squares=True, told=told)
     d = len(gram.products)
     counts = sizes(fractions, d)
     orders = np.stack([permutation(d, s) for s in seed_list])  # (seed, neuron)

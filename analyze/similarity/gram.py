@@ -7,7 +7,7 @@ C serves every subset of columns of a layer, P the debiased CKA, G two layers or
 samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,23 +41,34 @@ class Gram:
 
 
 def centred_gram(
-    store: FeatureStore, split: str, layer: str, *, squares: bool = False, rows: int = 8192
+    store: FeatureStore,
+    split: str,
+    layer: str,
+    *,
+    squares: bool = False,
+    rows: int = 8192,
+    told: Callable[[int, int], None] | None = None,
 ) -> Gram:
     """C, and P with `squares`, over the samples of a split that did not fail.
 
     One pass for the mean, one for the products: P is a sum of fourth powers, where a shift applied afterwards
     would cancel most digits. Memory: one row block and the (d, d) matrices.
+    told: called with (done, n) samples after each block of the second pass.
     """
     n, mean = column_means(store, split, layer, rows=rows)
     d = len(mean)
     products = np.zeros((d, d))
     fourth = np.zeros((d, d)) if squares else None
+    done = 0
     for x in good_rows(store, split, layer, rows):
         x = x - mean
         products += x.T @ x
         if fourth is not None:
             x *= x
             fourth += x.T @ x
+        done += len(x)
+        if told is not None:
+            told(done, n)
     return Gram(n, products, fourth)
 
 

@@ -17,7 +17,7 @@ from probecache.analyze.sweeps.plan import SweepPlan, read_config
 from probecache.analyze.sweeps.presets import with_preset
 from probecache.analyze.sweeps.progress import probe_bar
 from probecache.analyze.sweeps.resolved_plan import check_finite, machine_for, projection, size_up
-from probecache.analyze.sweeps.sweep import Progress, execute
+from probecache.analyze.sweeps.sweep import Told, execute
 from probecache.analyze.tasks.shots import ALL
 from probecache.analyze.threads import SHORTEST, Watch, describe
 from probecache.store.errors import InputError, OutOfTime
@@ -100,7 +100,7 @@ def run_sweep(
     return 1 if ran.failed else 0
 
 
-def _adjusting(progress: Progress) -> Progress:
+def _adjusting(progress: Told) -> Told:
     """`progress`, with as many threads after each block as the machine's others leave."""
     watch = Watch.start()
     time.sleep(SHORTEST)

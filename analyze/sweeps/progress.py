@@ -1,11 +1,32 @@
 """A bar on stderr: probes done, probes per second, time left."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from probecache.store.errors import InputError
+
+Progress = bool | Callable[[int, int], None] | None  # what functions take as `progress`
+
+
+def reporting(
+    progress: Progress, what: str = "probes"
+) -> AbstractContextManager[Callable[[int, int], None] | None]:
+    """What `progress` asks for: True is a bar on stderr; a function is called with (done, total); False and
+    None are silent. InputError for anything else.
+    """
+    if progress is None or progress is False:
+        return nullcontext()
+    if progress is True:
+        return probe_bar(what)
+    if not callable(progress):
+        raise InputError(
+            f"got progress={progress!r:.60}; allowed: True, False, or a function of (done, total)"
+        )
+    return nullcontext(progress)
 
 
 @contextmanager
-def probe_bar(description: str = "probes") -> Iterator[Callable[[int, int], None]]:
+def probe_bar(what: str = "probes") -> Iterator[Callable[[int, int], None]]:
     """A context that gives `progress(done, total)`.
 
     A terminal shows the bar from the start, and nothing of it where no probe was done: an error stays one
@@ -26,11 +47,11 @@ def probe_bar(description: str = "probes") -> Iterator[Callable[[int, int], None
         def render(self, task: Task) -> Text:
             elapsed = task.elapsed or 0
             rate = task.completed / elapsed if elapsed else 0
-            return Text(f"{rate:.3g} probes/s" if rate else "... probes/s")
+            return Text(f"{rate:.3g} {what}/s" if rate else f"... {what}/s")
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True, force_jupyter=False))
-    task = bar.add_task(description, total=None)
+    task = bar.add_task(what, total=None)
     bar.live.transient = True
 
     def progress(done: int, total: int) -> None:

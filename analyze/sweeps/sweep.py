@@ -20,6 +20,7 @@ from probecache.analyze.sweeps.execute import Deadline, Outcome, run_here
 from probecache.analyze.sweeps.installation import versions
 from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.progress import Progress, reporting
 from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.tasks.labels import load_labels
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from probecache.store.reader import Store
 
-Progress = Callable[[int, int], None]  # probes done in this run, probes to do in it
+Told = Callable[[int, int], None]  # probes done in this run, probes to do in it
 
 
 def sweep(
@@ -43,7 +44,7 @@ def sweep(
     out: str | Path | None = None,
     device: str = "auto",
     memory_limit: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
     **plan: Any,
 ) -> xr.Dataset:
     """Probe every combination of target, layer, selection, shots, fraction, seed and l2.
@@ -62,7 +63,8 @@ def sweep(
         'auto', 'cpu', 'cuda', 'cuda:N'; bytes per process (default: 80% of what is free, or a Dask worker's
         own limit).
     progress
-        Called with (done, total) probes of this run, after each block.
+        True: a bar on stderr. A function: called with (done, total) probes of this run, after each block.
+        False or None: silent.
     **plan
         The other fields of `SweepPlan`:
 
@@ -97,9 +99,10 @@ def sweep(
         where the input was wrong for each.
     """
     asked = SweepPlan.from_mapping({"layer": layer, "fractions": fractions} | plan, "sweep()")
-    return run_plan(
-        asked, store, client=client, out=out, device=device, memory_limit=memory_limit, progress=progress
-    )
+    with reporting(progress) as told:
+        return run_plan(
+            asked, store, client=client, out=out, device=device, memory_limit=memory_limit, progress=told
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def run_plan(
     out: str | Path | None = None,
     device: str = "auto",
     memory_limit: int | None = None,
-    progress: Progress | None = None,
+    progress: Told | None = None,
     block_seconds: float | None = None,
     cache: Cache | None = None,
 ) -> xr.Dataset:
@@ -160,7 +163,7 @@ def execute(
     out: str | Path | None = None,
     device: str = "auto",
     memory_limit: int | None = None,
-    progress: Progress | None = None,
+    progress: Told | None = None,
     block_seconds: float | None = None,
     cache: Cache | None = None,
     seconds: float | None = None,
@@ -244,7 +247,7 @@ def shared_moments(
 
 
 def _collect(
-    outcomes: Iterable[Outcome], results: Results, blocks: list[Block], progress: Progress | None
+    outcomes: Iterable[Outcome], results: Results, blocks: list[Block], progress: Told | None
 ) -> list[Outcome]:
     """Commit outcomes as they come; the failed ones."""
     done, total = 0, sum(block.n_probes for block in blocks)

@@ -4,13 +4,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from probecache.extract.pipeline.timing import STAGES, Timing
+from probecache.store.errors import InputError
+
+Progress = bool | Callable[[int, int], None] | None  # what `extract_features` takes
+
+
+def check_progress(progress: Progress) -> None:
+    """InputError unless it is True, False, None, or a function."""
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InputError(
+            f"got progress={progress!r:.60}; allowed: True, False, or a function of (done, total)"
+        )
 
 
 @contextmanager
-def show_progress(total: int, timing: Timing, title: str, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Give the function to call with the number of images of each finished batch."""
-    if not shown:
+def show_progress(total: int, timing: Timing, title: str, shown: Progress) -> Iterator[Callable[[int], None]]:
+    """Give the function to call with the number of images of each finished batch.
+
+    shown: True, a bar; a function of (done, total) images; False or None, nothing.
+    """
+    if shown is None or shown is False:
         yield lambda _: None
+        return
+    if shown is not True:
+        done = 0
+
+        def tell(images: int) -> None:
+            nonlocal done
+            done += images
+            shown(done, total)
+
+        yield tell
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn

@@ -20,6 +20,7 @@ from probecache.analyze.findings.critical.measure import Measure, Probes, Simila
 from probecache.analyze.findings.critical.search import Search
 from probecache.analyze.selections.subsets import check_seeds, sizes
 from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.progress import Progress, reporting
 from probecache.store.errors import InputError
 from probecache.store.reader import Store, open_store
 
@@ -49,7 +50,7 @@ def critical_mass(
     device: str = "auto",
     memory_limit: int | None = None,
     confidence: float = 0.95,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
     **plan: Any,
 ) -> xr.Dataset:
     """The smallest subset size that keeps delta of the full layer's score, by adaptive search.
@@ -64,6 +65,8 @@ def critical_mass(
         "cka_debiased": the similarity of subsets of `test`'s columns to the full layer, without probes.
     out : folder of RESULTS, made or continued; what is measured there already is not measured again. With
         CKA there is nothing to write.
+    progress : True: a bar on stderr. A function: called with (done, total) probes, of which the total grows
+        as the search goes on. False or None: silent.
     plan : what else `sweep` takes: selection, target, shots, metric, solver, standardize, class_weight, ...
 
     Returns
@@ -85,7 +88,8 @@ def critical_mass(
     deltas, seed_list, score = check_deltas(delta), check_seeds(seeds), score or _metric(plan.get("metric"))
     cells, dims = _cells({"layer": layer, "l2": l2} | {n: plan.pop(n) for n in CELLS if n in plan})
     temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
-    with temporary as folder:
+    with temporary as folder, reporting(progress) as told:
+        told = None if told is None else _joined(told)
         place = Path(folder) / "results.zarr" if out is None else Path(folder)
         measures: list[Measure] = []
         for cell in cells:  # all of them, so that what is wrong is refused before the first probe
@@ -98,7 +102,7 @@ def critical_mass(
                 )
             asked = {"fractions": (1.0,), "seeds": seed_list, "train": train, "test": test, "probe": probe}
             one = SweepPlan.from_mapping(asked | cell | plan, "critical_mass")
-            measures.append(Probes(one, store, score, place, client, device, memory_limit, progress))
+            measures.append(Probes(one, store, score, place, client, device, memory_limit, told))
         searches = []
         for cell, measure in zip(cells, measures, strict=True):
             fractions, ks = grid_sizes(store.shape(test.split("+")[0], str(cell["layer"]))[1], precision)
@@ -134,6 +138,20 @@ def critical_mass(
         test=test,
         probe="none" if score in SIMILARITIES else probe,
     )
+
+
+def _joined(told: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Sweeps that follow each other as one: what is done and what is known to be needed only grow."""
+    before = last = (0, 0)
+
+    def then(done: int, total: int) -> None:
+        nonlocal before, last
+        if done <= last[0] or total != last[1]:  # the next sweep has begun
+            before = (before[0] + last[0], before[1] + last[1])
+        last = (done, total)
+        told(before[0] + done, before[1] + total)
+
+    return then
 
 
 def grid_sizes(d: int, precision: float) -> tuple[list[float], np.ndarray]:
