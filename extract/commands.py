@@ -78,6 +78,7 @@ def extract(
         str, typer.Option("--batch-size", "-b", help="Images per forward pass, or auto.")
     ] = "auto",
     workers: Annotated[int | None, typer.Option("--workers", "-j", help="Processes that decode.")] = None,
+    decoder: Annotated[str, typer.Option(help="Of image files: pillow or torchcodec.")] = "pillow",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes on this machine, one device each.")] = 1,
     dtype: Annotated[str, typer.Option(help="Stored: float16, bfloat16 or float32.")] = "float16",
@@ -152,6 +153,7 @@ def extract(
         "seed": seed,
         "batch_size": _batch_size(batch_size),
         "workers": workers,
+        "decoder": decoder,
         "device": device,
         "dtype": dtype,
         "amp_dtype": amp_dtype,

@@ -28,7 +28,7 @@ from probecache.store.errors import InputError
 
 SECONDS = 5.0
 _REMEDIES = {
-    "decode": "more --workers, smaller files, or pixels in memory",
+    "decode": "more --workers, --decoder torchcodec, smaller files, or pixels in memory",
     "copy": "a smaller --img-size",
     "forward": "another --device, or --amp-dtype bfloat16",
     "write": "fewer layers, a faster disk, or --pool avg",

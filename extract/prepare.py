@@ -47,8 +47,11 @@ class Setup:
 
     def fingerprint(self) -> Fingerprint:
         """Backbone, computation and data, without paths and without what only decides speed."""
-        versions = {name: version(name) for name in ("torch", "torchvision", "pillow")}
+        # Pillow is what stores without a decoder were made by.
+        decoder = {} if self.settings.decoder == "pillow" else {"decoder": self.settings.decoder}
+        versions = {name: version(name) for name in ("torch", "torchvision", "pillow", *decoder.values())}
         compute = {
+            **decoder,
             **self.compute.fingerprint(),
             "preprocess": self.preprocess.fingerprint(),
             "versions": versions,
@@ -91,6 +94,7 @@ def prepare(
         settings.choices,
         download=settings.download,
         in_process=settings.workers == 0,
+        decoder=settings.decoder,
     )
     backbone = load_backbone(
         model,

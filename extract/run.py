@@ -57,6 +57,7 @@ def extract_features(
     device, amp_dtype           'auto': CUDA where there is one, and bfloat16 on it, else float32
     channels_last, torchcompile None: on for convnets; None: off, else a backend such as 'inductor'
     batch_size, workers         None or 'auto': the largest that fits; None: by the cores
+    decoder                     'pillow', or 'torchcodec' (the same pixels, on the CPU too)
     rows, limit                 (a, b), whole shards of the split; only its first rows
     shard_rows, compression     None: 8192; None, or 'zstd'
     split_folders, class_from   whether folders named like splits are; a class is 'leaf', 'top', 'path'
@@ -184,11 +185,19 @@ def _compute(
     finally:
         timing.stop()
         features.close()
+    if timing.fallbacks:
+        LOGGER.warning(
+            "%d of %d images were decoded by Pillow: %s does not give its pixels for files of their kind",
+            timing.fallbacks,
+            timing.images,
+            settings.decoder,
+        )
     return {
         **timing.summary(),
         "batch_size": batch_size,
         "halved": forward.halved,
         "workers": setup.workers,
+        "fallbacks": timing.fallbacks,
         "failed": len(failed),
         "first_failures": [f"{images.names[row]}: {reason}" for row, reason in sorted(failed.items())[:5]],
         "dataset": images.spec,

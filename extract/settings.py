@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from probecache.extract.backbone.features import DTYPES
 from probecache.extract.backbone.pooling import POOLS
+from probecache.extract.datasets.decoder import DECODERS
 from probecache.extract.datasets.splits import Choices
 from probecache.store.errors import InputError
 
@@ -39,6 +40,7 @@ class Options(TypedDict, total=False):
     torchcompile: str | None
     batch_size: int | Literal["auto"] | None
     workers: int | None
+    decoder: str
     rows: tuple[int, int] | None
     limit: int | None
     shard_rows: int | None
@@ -78,6 +80,7 @@ class Settings:
     torchcompile: str | None = None
     batch_size: int | None = None
     workers: int | None = None
+    decoder: str = "pillow"
     rows: tuple[int, int] | None = None
     limit: int | None = None
     shard_rows: int | None = None
@@ -93,6 +96,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"unknown --dtype {self.dtype!r}; allowed: {', '.join(DTYPES)}")
+        if self.decoder not in DECODERS:
+            raise InputError(f"unknown --decoder {self.decoder!r}; allowed: {', '.join(DECODERS)}")
         for pool in self.pool:
             if pool not in POOLS:
                 raise InputError(f"unknown pooling {pool!r}; allowed: {', '.join(POOLS)}")

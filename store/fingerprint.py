@@ -34,8 +34,8 @@ class Fingerprint:
     """What decides the values of a store, in three parts; a layer adds its own (`LayerSpec.attrs`, dtype).
 
     backbone  of the store: model name and arguments, weights hash, ...
-    compute   of the store: preprocessing, input size, AMP dtype, batch size, library versions, ...
-    data      of one split: dataset specification, decoder, ... Sample order is compared by the stored ids.
+    compute   of the store: preprocessing, input size, AMP dtype, decoder, library versions, ...
+    data      of one split: dataset specification, content, ... Sample order is compared by the stored ids.
     """
 
     backbone: Mapping[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.extract.datasets.decode import decode
+from probecache.extract.datasets.decoder import Encoded
 from probecache.extract.datasets.images import Images, digest_rows
 from probecache.extract.datasets.inventory import Inventory, is_hidden, kind_of, printable, unique_names, walk
 from probecache.extract.datasets.splits import Choices, Sorted, sort_out
@@ -47,13 +47,13 @@ def _images(source: Any, found: Sorted, content: str, inventory: Inventory) -> I
 
 @dataclass(frozen=True)
 class _Files:
-    """Files below a folder as a sequence of PIL images; what cannot be read raises."""
+    """Files below a folder as a sequence; what cannot be read raises."""
 
     root: str
     paths: tuple[str, ...]
 
-    def __getitem__(self, row: int) -> Any:
-        return decode(os.path.join(self.root, self.paths[row]))
+    def __getitem__(self, row: int) -> Encoded:
+        return Encoded(os.path.join(self.root, self.paths[row]))
 
     def size(self, row: int) -> int:
         return os.path.getsize(os.path.join(self.root, self.paths[row]))
@@ -74,12 +74,12 @@ def _open_tar(path: Path, split: str, choices: Choices, inventory: Inventory) ->
 
 @dataclass(frozen=True)
 class SliceImages:
-    """Files inside archives as a sequence of PIL images; what cannot be read raises."""
+    """Files inside archives as a sequence; what cannot be read raises."""
 
     slices: Slices
 
-    def __getitem__(self, row: int) -> Any:
-        return decode(self.slices.read(row))
+    def __getitem__(self, row: int) -> Encoded:
+        return Encoded(self.slices.read(row))
 
 
 def _tar_images(path: Path, inventory: Inventory) -> list[Member]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.extract.datasets.decode import decode
+from probecache.extract.datasets.decoder import Encoded
 from probecache.extract.datasets.images import Images, digest_rows
 from probecache.extract.datasets.inventory import Inventory
 from probecache.extract.datasets.labels import labels_from_text, to_label, to_labels
@@ -162,7 +162,7 @@ def _content(image: Any) -> bytes:
 
 
 class _Rows:
-    """A table as a sequence of PIL images; what cannot be read raises."""
+    """A table as a sequence of image files; what cannot be read raises."""
 
     def __init__(self, table: Any, column: str) -> None:
         self.table = table
@@ -171,12 +171,12 @@ class _Rows:
     def content(self, row: int) -> bytes:
         return _content(self.table[row][self.column])
 
-    def __getitem__(self, row: int) -> Any:
-        return decode(self.content(row))
+    def __getitem__(self, row: int) -> Encoded:
+        return Encoded(self.content(row))
 
 
 class _Stream:
-    """A stream as a sequence of (PIL image, label): fast for rows in order, correct for any."""
+    """A stream as a sequence of (image file, label): fast for rows in order, correct for any."""
 
     def __init__(
         self,
@@ -196,11 +196,11 @@ class _Stream:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_rest": None, "_next": 0}
 
-    def __getitem__(self, row: int) -> tuple[Any, int]:
+    def __getitem__(self, row: int) -> tuple[Encoded, int]:
         item = self._item(row)
         label = None if self.columns[1] is None else item.get(self.columns[1])
         number = to_label(label, f"{self.where} row {row}: its label", self.classes)
-        return decode(_content(item[self.columns[0]])), number
+        return Encoded(_content(item[self.columns[0]])), number
 
     def content(self, row: int) -> bytes:
         return _content(self._item(row)[self.columns[0]])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from probecache.extract.datasets.decoder import Decoder, Encoded
 from probecache.extract.datasets.inventory import Inventory
 
 # A data set up to these is digested whole, a larger one in rows spread evenly over it.
@@ -18,13 +19,13 @@ SOME_ROWS, SOME_BYTES = 1024, 4 << 20  # and at most so many bytes of a file
 class Images:
     """A finite, ordered set of images.
 
-    `source[row]` reads one: the image, or a tuple that begins with it; (image, label) where
-    `labels` is None. `names` (n,) identify the samples inside the data set; `labels` int64 (n,), -1 where a
-    sample has none, or None where reading an image is what tells its label; `classes` are the names of the
-    labels, () if the data set has none.
-    `content` is a digest of what the images show (`digest_rows`), `inventory` what was found beside them.
-    `sequential`: rows can only be read by passing over those before them, so that one process has to read
-    them all.
+    `source[row]` reads one: the image, or its file not decoded yet, or a tuple that begins with one of them;
+    (image, label) where `labels` is None. `names` (n,) identify the samples inside the data set; `labels`
+    int64 (n,), -1 where a sample has none, or None where reading an image is what tells its label; `classes`
+    are the names of the labels, () if the data set has none.
+    `content` is a digest of what the images show (`digest_rows`), `inventory` what was found beside them,
+    `decoder` decodes what the source has not. `sequential`: rows can only be read by passing over those
+    before them, so that one process has to read them all.
     """
 
     source: Any
@@ -35,6 +36,7 @@ class Images:
     content: str = ""
     inventory: Inventory = field(default_factory=lambda: Inventory("data"))
     sequential: bool = False
+    decoder: Decoder = field(default_factory=Decoder, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -42,9 +44,9 @@ class Images:
     def read(self, row: int) -> tuple[Any, int]:
         """(image, label): a PIL image of any mode, a tensor or an array, as the source gives it."""
         item = self.source[row]
-        if self.labels is None:
-            return item[0], item[1]
-        return item[0] if isinstance(item, tuple) else item, int(self.labels[row])
+        image = item[0] if isinstance(item, tuple) else item
+        label = item[1] if self.labels is None else int(self.labels[row])
+        return self.decoder(image) if isinstance(image, Encoded) else image, label
 
     def order(self) -> str:
         """sha256 of names and labels in their order: the identity of the rows."""

@@ -1,10 +1,12 @@
 """Images in a fixed order, each with a label and a name: which reader is whose."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from probecache.extract.datasets.decoder import Decoder
 from probecache.extract.datasets.folders import open_folder
 from probecache.extract.datasets.huggingface import is_table, open_hub, open_table
 from probecache.extract.datasets.images import Images
@@ -26,6 +28,7 @@ def open_images(
     *,
     download: bool = False,
     in_process: bool = True,
+    decoder: str = "pillow",
 ) -> Images:
     """The images of `split`, all of them looked at but none decoded, except a few of a torch Dataset.
 
@@ -34,10 +37,30 @@ def open_images(
     torchvision's. A torch `Dataset` gives (image, label) per item, or a mapping, the image being a PIL image,
     an array or tensor of uint8 or uint16 (c, h, w), or a floating point tensor that is already normalised; a
     `datasets.Dataset` is read as hfds/ is. `choices` decide what the data leave open; `in_process`
-    False lets a process of its own read a torch Dataset's first items.
+    False lets a process of its own read a torch Dataset's first items. `decoder` decodes the files of all but
+    torch Datasets, which decode for themselves.
 
-    Raises InputError where there is nothing to read, or it can be read in two ways.
+    Raises InputError where there is nothing to read, or it can be read in two ways, and for a `decoder`
+    that is not there or has nothing to decode.
     """
+    made = Decoder(decoder)
+    decodes = dataset.startswith("torch/") if isinstance(dataset, str) else not is_table(dataset)
+    if decodes and decoder != "pillow":
+        name = dataset if isinstance(dataset, str) else type(dataset).__name__
+        raise InputError(
+            f"--decoder {decoder}: {name} is a torch Dataset, which decodes for itself; leave it out"
+        )
+    return replace(_open(dataset, data_dir, split, choices, download, in_process), decoder=made)
+
+
+def _open(
+    dataset: "str | Dataset[Any]",
+    data_dir: str | Path | None,
+    split: str,
+    choices: Choices,
+    download: bool,
+    in_process: bool,
+) -> Images:
     if not isinstance(dataset, str):
         if is_table(dataset):
             return open_table(dataset, "datasets.Dataset", choices)

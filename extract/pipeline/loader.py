@@ -30,7 +30,8 @@ class Batch:
     """Rows [start, start + n) of the data set (other rows where `open_batches` was given other rows).
 
     images (n, c, h, w), zeros where a row failed; labels int64 (n,); status uint8 (n,); `errors` maps a
-    failed row to its reason. `refused` says what in the data ends the run, '' if nothing does.
+    failed row to its reason. `refused` says what in the data ends the run, '' if nothing does. `fallbacks`
+    counts images that Pillow decoded although another decoder was asked for.
     """
 
     start: int
@@ -39,6 +40,7 @@ class Batch:
     status: np.ndarray
     errors: dict[int, str]
     refused: str = ""
+    fallbacks: int = 0
 
     @property
     def stop(self) -> int:
@@ -171,6 +173,7 @@ def _join(chunks: Iterator[Batch], ranges: Sequence[Sequence[int]], chunk: int, 
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.status for part in parts]),
             {row: reason for part in parts for row, reason in part.errors.items()},
+            fallbacks=sum(part.fallbacks for part in parts),
         )
 
 
@@ -220,8 +223,10 @@ class _Rows(Dataset[Any]):
     def __getitem__(self, row: int) -> "_Item":
         known = -1 if self.images.labels is None else int(self.images.labels[row])
         try:
+            before = self.images.decoder.fallbacks
             image, label = self.images.read(row)
-            return _Item(row, self._tensor(image), label)
+            fallbacks = self.images.decoder.fallbacks - before
+            return _Item(row, self._tensor(image), label, fallbacks=fallbacks)
         except InputError as error:  # as text: the exception of a process comes with its traceback
             return _Item(row, None, known, refused=str(error))
         except Exception as error:  # whatever a decoder throws, the row is the one that failed
@@ -254,13 +259,15 @@ class _Rows(Dataset[Any]):
 
 @dataclass(frozen=True)
 class _Item:
-    """One row: its image or None, its label, why it failed, and why the run has to end."""
+    """One row: its image or None, its label, why it failed, why the run has to end, and whether Pillow
+    decoded it in another decoder's place (0 or 1)."""
 
     row: int
     image: Tensor | None
     label: int
     reason: str = ""
     refused: str = ""
+    fallbacks: int = 0
 
 
 class _Collate:
@@ -288,4 +295,5 @@ class _Collate:
             np.array([FAILED if item.image is None else OK for item in items], np.uint8),
             {item.row: item.reason for item in items if item.image is None},
             refused,
+            sum(item.fallbacks for item in items),
         )

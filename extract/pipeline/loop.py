@@ -166,4 +166,5 @@ def _send_cuda(
 
 def _count(batch: Batch, timing: Timing, on_batch: Callable[[int], None]) -> None:
     timing.images += len(batch.labels)
+    timing.fallbacks += batch.fallbacks
     on_batch(len(batch.labels))

@@ -19,6 +19,7 @@ class Timing:
     waited: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     worked: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     images: int = 0
+    fallbacks: int = 0  # images that Pillow decoded although another decoder was asked for
     started: float = field(default_factory=time.perf_counter)
     stopped: float | None = None
 
