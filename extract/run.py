@@ -69,6 +69,13 @@ def extract_features(
     call and computes only shards that were not committed. Raises InputError for what does not exist or does
     not fit, and FingerprintMismatch where `out` was made differently. A module that is given comes back as it
     was: modes, gradients, device, memory format.
+
+    Examples
+    --------
+    >>> store = pc.extract_features("test_efficientnet", pretrained=False, data_dir="photos", split="train",
+    ...                             layers=["penultimate"], workers=0, batch_size=4, out="photos.zarr")
+    >>> store.layers, store.class_names("train")
+    (['penultimate'], ['cat', 'dog'])
     """
     check_progress(progress)
     settings = Settings.of(**options)

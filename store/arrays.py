@@ -57,6 +57,12 @@ def write_arrays(
     status       (samples,) OK = 1 or FAILED = 2 (stored as NaN)
     dtype        float16, bfloat16 or float32; default the array's own, float32 for any other
     fingerprint  where the features come from; default says only "arrays"
+
+    Examples
+    --------
+    >>> x, y = np.eye(4, dtype=np.float32), [0, 1, 0, 1]
+    >>> pc.write_arrays("mine.zarr", split="train", layer="late", activations=x, labels=y).layers
+    ['late']
     """
     values, stored = _checked(activations), _stored_split(path, split)
     n, d = values.shape

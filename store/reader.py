@@ -47,6 +47,12 @@ def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) ->
 
     With `partial`, shards that no writer has committed read as NaN (label -1, status MISSING) instead of
     raising UnfinishedSplit. NotAStore if there is no store at `path`; damage is raised where it is read.
+
+    Examples
+    --------
+    >>> store = pc.open_store("features.zarr")
+    >>> store.splits, store.layers, store.shape("train", "late")
+    (['test', 'train'], ['early', 'late'], (60, 8))
     """
     if isinstance(path, Store):
         return path
@@ -54,7 +60,16 @@ def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) ->
 
 
 class Store:
-    """A store opened for reading. Holds no data; may be used from threads and pickled to processes."""
+    """A store opened for reading. Holds no data; may be used from threads and pickled to processes.
+
+    Examples
+    --------
+    >>> store = pc.open_store("features.zarr")
+    >>> store.matrix("train", "late", columns=[0, 3], rows=(0, 10)).shape
+    (10, 2)
+    >>> store.target("train", "label").names
+    ('cat', 'dog', 'hen')
+    """
 
     def __init__(self, files: Files, partial: bool = False) -> None:
         self.files, self.partial = files, partial

@@ -120,10 +120,16 @@ def test_the_flag_for_layers_has_both_spellings(run, command):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(run, monkeypatch, shell):
-    code, said, err = run("--show-completion", shell)
+def test_completion_is_shown_and_installed(run, monkeypatch, tmp_path, shell):
+    monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, shell))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, said, err = run("--show-completion")
     assert (code, err) == (0, "")
-    assert "_PROBECACHE_COMPLETE" in said
+    assert f"_PROBECACHE_COMPLETE=complete_{shell}" in said
+    code, said, err = run("--install-completion")
+    assert (code, err) == (0, "")
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert f"_PROBECACHE_COMPLETE=complete_{shell}" in written
 
 
 def test_what_completion_answers(run, monkeypatch):

@@ -55,6 +55,11 @@ def attribution(
     gained - lost > 1.96 sqrt(gained + lost), which chance alone makes 2.5% of.
 
     Raises InputError for a probe, metric, group or sample that is not allowed.
+
+    Examples
+    --------
+    >>> pc.attribution("features.zarr", layer="late")["score_change"].sizes["group"]
+    8
     """
     if probe not in KINDS:
         raise InputError(f"got probe {probe!r}; allowed: {', '.join(KINDS)}")

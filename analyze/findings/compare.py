@@ -60,6 +60,13 @@ def compare(
 
     Raises InputError where nothing can be paired: no predictions, no sample or no coordinate in common, or
     other labels for the same samples.
+
+    Examples
+    --------
+    >>> truth = np.arange(100) % 2
+    >>> found = pc.compare(truth, np.zeros(100, int), truth)
+    >>> float(found["difference"])
+    0.5
     """
     if not 0 < confidence < 1 or bootstrap < 100:
         raise InputError(f"got confidence {confidence}, bootstrap {bootstrap}; allowed: (0, 1), 100 or more")

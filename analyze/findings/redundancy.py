@@ -60,6 +60,11 @@ def redundancy(
     is passed over.
 
     Raises InputError for a delta outside (0, 1], and for results without a score or without fraction 1.
+
+    Examples
+    --------
+    >>> pc.redundancy("results.zarr", delta=0.9)["critical_mass"].sel(layer="late").size
+    1
     """
     results = _restored(as_results(results))
     values = score_of(results, score)

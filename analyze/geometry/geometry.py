@@ -45,6 +45,11 @@ def geometry(
     Returns a Dataset along `layer`: the variables of `MEASURES`, float64 without unit; `neurons`, d; and
     `coding_neurons`, `coding_bound` of the split's classes with one of them present in a sample.
     Raises InputError for fewer than 4 samples, and NaN or infinite values.
+
+    Examples
+    --------
+    >>> pc.geometry("features.zarr", split="train")["neurons"].values.tolist()
+    [8, 8]
     """
     opened = open_store(store)
     names = opened.layers_of(split) if layer is None else [layer] if isinstance(layer, str) else list(layer)

@@ -79,6 +79,12 @@ def register_metric(
     higher_is_better : False for losses.
 
     Raises InputError for a name that is ours or no name, and for anything else that is not as above.
+
+    Examples
+    --------
+    >>> from sklearn.metrics import cohen_kappa_score
+    >>> pc.register_metric("kappa", cohen_kappa_score).name
+    'kappa'
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise InputError(f"got metric name {name!r}; allowed: letters, digits and underscores")

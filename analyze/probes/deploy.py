@@ -74,6 +74,14 @@ def fit_probe(
     options : `fit_block`'s: tol, max_iter.
 
     Raises InputError as `sweep` does.
+
+    Examples
+    --------
+    >>> probe = pc.fit_probe("features.zarr", layer="late", fraction=0.5, seed=1)
+    >>> probe.coef.shape
+    (3, 4)
+    >>> probe.predict(pc.open_store("features.zarr").matrix("test", "late")).shape
+    (30,)
     """
     store = open_store(store)
     limit = int(0.8 * psutil.virtual_memory().available) if memory_limit is None else memory_limit

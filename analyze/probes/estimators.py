@@ -90,6 +90,12 @@ class LogisticProbe(_Probe):
 
     class_weight: None, 'balanced' or a dict; tol: estimated relative gap of the objective; max_iter:
     evaluations; device: 'cpu', 'cuda', 'auto'.
+
+    Examples
+    --------
+    >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
+    >>> pc.LogisticProbe(l2=1e-2).fit(x, y).predict(x).tolist()
+    [0, 0, 1, 1]
     """
 
     _probe = "logistic"
@@ -127,6 +133,12 @@ class RidgeProbe(_Probe):
     """Minimises (1 / sum w) sum_i w_i ||y_i - W x_i - b||^2 + l2 ||W||^2, y +-1, over standardised columns.
 
     Equal to RidgeClassifier(alpha = l2 sum w) behind a StandardScaler. It has scores, not probabilities.
+
+    Examples
+    --------
+    >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
+    >>> pc.RidgeProbe(l2=1e-2).fit(x, y).predict(x).tolist()
+    [0, 0, 1, 1]
     """
 
     _probe = "ridge"

@@ -32,6 +32,12 @@ class FittedProbe:
     classes: names of classes, labels or columns. layer_size: neurons of the layer.
     kind: of target, "classes", "labels" or "numbers". probe: kind of probe, "logistic", "ridge" or "sgd".
     provenance: what the file says of its making, texts: store, digest, backbone, layer, l2, ...
+
+    Examples
+    --------
+    >>> probe = pc.fit_probe("features.zarr", layer="late", l2=1e-2)
+    >>> probe.predict_proba(np.zeros((1, 8))).shape
+    (1, 3)
     """
 
     neurons: np.ndarray
@@ -145,6 +151,12 @@ def load_probe(path: str | Path) -> FittedProbe:
     """The probe that `FittedProbe.save` or `probecache fit` wrote.
 
     Raises InputError for a file that is no probe, DamagedStore where it changed since it was written.
+
+    Examples
+    --------
+    >>> pc.fit_probe("features.zarr", layer="late").save("probe.safetensors")
+    >>> pc.load_probe("probe.safetensors").classes
+    ('cat', 'dog', 'hen')
     """
     from safetensors import SafetensorError, safe_open
 

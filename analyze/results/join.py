@@ -42,6 +42,11 @@ def open_results(paths: "str | Path | Iterable[str | Path]") -> xr.Dataset:
     ------
     InputError where a path holds neither; DamagedStore, with the coordinates and what to do, where a value is
     not what was written.
+
+    Examples
+    --------
+    >>> pc.open_results("results.zarr")["layer"].values.tolist()
+    ['early', 'late']
     """
     if isinstance(paths, str | Path):
         path = Path(paths).expanduser()
@@ -68,6 +73,12 @@ def concat(
     Returns
     -------
     xarray.Dataset, loaded. Attributes that agree stay; the others become variables along `dim`.
+
+    Examples
+    --------
+    >>> results = pc.open_results("results.zarr")
+    >>> pc.concat({"one": results, "other": results}).sizes["model"]
+    2
     """
     if not isinstance(results, Mapping):
         opened = [as_results(one) for one in results]
@@ -107,6 +118,11 @@ def tidy(results: "xr.Dataset | str | Path") -> "pd.DataFrame":
 
     Columns are the dimensions (with `model` where there is one) and the variables with one value per probe;
     probes that were not computed have no row.
+
+    Examples
+    --------
+    >>> len(pc.tidy("results.zarr"))  # 2 layers, 2 fractions, 2 seeds
+    8
     """
     data = as_results(results)
     dims = [str(d) for d in data.dims if d in DIMS or d == MODEL]

@@ -47,6 +47,13 @@ def cka(
 
     Raises InputError for a fraction outside (0, 1], no seed, fewer than 4 samples that did not fail, and a
     layer with NaN or infinite values.
+
+    Examples
+    --------
+    >>> store = pc.open_store("features.zarr")
+    >>> found = pc.cka(store, layer="late", split="test", fractions=[0.5, 1.0], seeds=3)
+    >>> found["cka"].shape, bool((found["cka"].sel(fraction=1.0) > 0.999).all())
+    ((2, 3), True)
     """
     seed_list = list(check_seeds(seeds))
     fractions = list(dict.fromkeys(np.ravel(fractions).tolist()))

@@ -97,6 +97,12 @@ def sweep(
         store or with other settings. A block that fails three times leaves NaN and `state` 2 behind, its
         error in the attribute `failures`, and a RuntimeWarning; if all fail, ProbecacheError, or InputError
         where the input was wrong for each.
+
+    Examples
+    --------
+    >>> results = pc.sweep("features.zarr", layer="late", fractions=[0.5, 1], seeds=2, l2=1e-2)
+    >>> results["accuracy"].sel(layer="late", fraction=1).shape  # target, selection, shots, seed, l2
+    (1, 1, 1, 2, 1)
     """
     asked = SweepPlan.from_mapping({"layer": layer, "fractions": fractions} | plan, "sweep()")
     with reporting(progress) as told:

@@ -38,6 +38,12 @@ def import_features(
                  if it holds each of them (8 and 16 bits), else refused until a dtype says how to round
 
     samples and more: as for `write_arrays`.
+
+    Examples
+    --------
+    >>> np.save("x.npy", np.eye(4, dtype=np.float32))
+    >>> pc.import_features("other.zarr", split="train", layer="late", activations="x.npy").layers
+    ['late']
     """
     matrix = open_matrix(os.fspath(activations), "--activations")
     _require_exact(matrix, dtype)

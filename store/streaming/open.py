@@ -36,6 +36,14 @@ def open_writer(
     shard_rows   rows per shard, which is what is held in memory and may be lost: default 8192
 
     The stream ends where the context does, unless by an exception; then the next one goes on.
+
+    Examples
+    --------
+    >>> with pc.open_writer("stream.zarr", split="train", layers={"late": 4}) as stream:
+    ...     for batch in np.split(np.eye(4, dtype=np.float32), 2):
+    ...         stream.append({"late": batch}, labels=[0, 1])
+    >>> pc.open_store("stream.zarr").shape("train", "late")
+    (4, 4)
     """
     by_name = dtype if isinstance(dtype, Mapping) else {} if dtype is None else dict.fromkeys(layers, dtype)
     stream = Stream(

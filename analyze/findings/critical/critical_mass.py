@@ -79,6 +79,12 @@ def critical_mass(
 
     Raises InputError for wrong input, before anything is written, and for a full layer whose score is not
     above 0; ProbecacheError where a probe failed.
+
+    Examples
+    --------
+    >>> found = pc.critical_mass("features.zarr", layer="late", delta=[0.5, 0.9], precision=0.25, seeds=2)
+    >>> found["critical_mass"].dims
+    ('delta',)
     """
     store = open_store(store)
     if not 0 < precision <= COARSEST:
