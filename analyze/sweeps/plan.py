@@ -31,6 +31,7 @@ from probecache.store.storage.safe_read import read_text
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
 DIMS = ("target", "layer", "selection", "shots", "fraction", "seed", "l2")
 REFITS = ("train", "train+val")
+RENAMED = {"method": "selection", "metrics": "metric", "targets": "target", "layers": "layer"}
 AUTO = "auto"  # the one coordinate along l2 where each probe has chosen its own
 
 
@@ -171,6 +172,8 @@ class SweepPlan:
         """A plan from names and values, as a file holds them; unknown names are refused."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
+            if name in RENAMED:
+                raise InputError(f"got {name!r} in {where}; it is called {RENAMED[name]!r} now")
             if name not in known:
                 raise InputError(f"got {name!r} in {where}; {close_names(name, known)}")
         for name in ("layer", "fractions"):

@@ -104,3 +104,8 @@ def test_the_example_in_the_docs_is_a_plan_of_600_probes(tmp_path):
     plan = SweepPlan.from_mapping(read_config(config))
     assert plan.n_probes == 600
     assert "# 600 probes" in block
+
+
+def test_a_name_of_before_says_what_it_is_called_now():
+    with pytest.raises(InputError, match="got 'method' in the plan; it is called 'selection' now"):
+        SweepPlan.from_mapping({"layer": "a", "fractions": [1], "method": "random"})
