@@ -62,7 +62,9 @@ def test_targets_and_layers_may_be_globs(store):
     assert results["layer"].values.tolist() == ["a", "b"]
     with pytest.raises(pc.InputError, match=r"got target 'c\*', which matches none of label"):
         sweep(store, target="c*")
-    with pytest.raises(pc.InputError, match=r"got target 'brigt'; split 'train' of .* has no such target.*bright"):
+    with pytest.raises(
+        pc.InputError, match=r"got target .brigt.; split .* no such target: close names: bright"
+    ):
         sweep(store, target="brigt")
 
 
