@@ -102,6 +102,9 @@ def _step(*words: "str | Path") -> None:
         sys.exit(done.returncode)
 
 
+READER_GONE = 141  # 128 + SIGPIPE
+
+
 def main(argv: "Sequence[str] | None" = None) -> None:
     """Run the command line. Exit codes: 0 done, 1 damage or failure, 2 wrong input, 128 + n by a signal.
 
@@ -122,6 +125,11 @@ def main(argv: "Sequence[str] | None" = None) -> None:
 
     with listening() as stop:
         code = _run(arguments, debug, stop)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so as it ends
+        code = READER_GONE
     sys.exit(code)
 
 
@@ -151,6 +159,11 @@ def _run(arguments: list[str], debug: bool, stop: "Stop | None" = None) -> int:
         if outcome == 130:  # what typer makes of Ctrl-C
             return _interrupted(stop)
         return outcome if isinstance(outcome, int) else 0
+    except SystemExit as ended:
+        # click's answer to a reader that is gone, such as `head`: 1, and its streams muffled
+        muffled = type(sys.stdout).__name__ == "PacifyFlushWrapper"
+        code = 0 if ended.code is None else ended.code
+        return READER_GONE if muffled else code if isinstance(code, int) else 1
     except typer.Exit as done:
         return done.exit_code
     except usage_error as error:

@@ -146,3 +146,14 @@ def test_the_demos_commands_keep_a_path_with_a_space_whole(tmp_path, monkeypatch
     assert all(path.startswith(str(out)) for path in paths)
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("$ probecache ")]
     assert [shlex.split(line)[2:] for line in printed] == commands
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path):
+    for i in range(8):
+        x, y = np.ones((1500, 2)), np.arange(1500)
+        pc.write_arrays(tmp_path / "s", split="t", layer=f"l{i}", activations=x, labels=y)
+    command = f"{sys.executable} -u -m probecache info {tmp_path / 's'} --json"
+    line = f"{command} | head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")
