@@ -16,6 +16,8 @@ import xarray as xr
 from probecache.analyze.attribution.ridge import fit_ridge_probe
 from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.probes.registry import get_kind
+from probecache.analyze.probes.select_l2 import FOLDED
 from probecache.analyze.selections.greedy import target_matrix
 from probecache.analyze.tasks.task import Task, load_task
 from probecache.store.errors import InputError
@@ -70,7 +72,7 @@ def attribution(
     opened = open_store(store)
     task = load_task(opened, layer, train, test)
     wanted = _groups(groups, sample, task.n_neurons, seed)
-    find = _by_ridge if probe == "ridge" else _by_refits
+    find = _by_ridge if get_kind(probe).l2_choice == FOLDED else _by_refits
     out = find(task, wanted, l2, metric, standardize, device)
     out["removed"] = ("group", [len(group) for group in wanted], {"units": "neurons"})
     out["neuron"] = ("member", np.concatenate(wanted))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from probecache.analyze.metrics.scores import log_probabilities
+from probecache.analyze.probes.registry import get_kind
 from probecache.store.errors import DamagedStore, InputError
 
 FORMAT = "probecache probe 1"
@@ -114,7 +115,7 @@ class FittedProbe:
         return self.probabilities(self.decision_function(X))
 
     def check_probabilities(self) -> None:
-        if self.probe == "ridge" or self.kind == "numbers":
+        if self.kind == "numbers" or not get_kind(self.probe).probabilities:
             raise InputError(f"got a {self.probe} probe of {self.kind}, which has scores, not probabilities")
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:

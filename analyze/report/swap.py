@@ -1,6 +1,5 @@
 """A folder that is replaced as a whole or not at all."""
 
-import ctypes
 import os
 import shutil
 import tempfile
@@ -8,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from probecache.analyze.results.replace import replace_folder
 from probecache.store.errors import InputError
 
 OURS = frozenset(("index.html", "figures", "tables"))
-_EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux's renameat2
 
 
 def check_folder(out: str | Path) -> None:
@@ -42,24 +41,9 @@ def replaced(out: str | Path) -> Iterator[Path]:
     try:
         made.chmod(0o777 & ~_umask())
         yield made
-        if place.exists() and not _exchange(made, place):
-            old = made.with_name(f"{made.name}-old")
-            place.rename(old)
-            made.rename(place)
-            shutil.rmtree(old)
-        elif not place.exists():
-            made.rename(place)
+        replace_folder(made, place)
     finally:
         shutil.rmtree(made, ignore_errors=True)  # what was written in vain, or what stood there before
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; False where the system or the file system has no such step."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    return rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def _umask() -> int:
