@@ -195,7 +195,7 @@ def critical(
     targets = choose(opened, "target", split_names(target), splits)
     from probecache.analyze.findings.critical.critical_mass import SIMILARITIES, critical_mass
     from probecache.analyze.findings.critical.tell import tell_critical
-    from probecache.analyze.sweeps.cluster import connect
+    from probecache.analyze.sweeps.cluster.start import connect
     from probecache.analyze.sweeps.progress import probe_bar
 
     more: dict[str, Any] = {"selection": split_names(selection), "target": targets, "shots": list_of(shots)}
@@ -241,7 +241,7 @@ def compare(
     out: Path = typer.Option(None, "--out", help="Folder to write, or FILE.csv."),
 ) -> None:
     """Paired tests of two sweeps' probes on the same test samples: A's accuracy less B's."""
-    from probecache.analyze.findings.compare_output import compare_results
+    from probecache.analyze.comparison.cli_output import compare_results
 
     chosen = {"layer": layer, "selection": selection, "shots": shots, "fraction": fraction, "l2": l2}
     compare_results(a, b, chosen | {"target": target}, groups=groups, bootstrap=bootstrap, out=out)

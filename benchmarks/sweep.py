@@ -18,7 +18,7 @@ from distributed import Client
 import probecache as pc
 from benchmarks.record import record
 from probecache.analyze.selections.subsets import permutation, sizes
-from probecache.analyze.sweeps.cluster import connect
+from probecache.analyze.sweeps.cluster.start import connect
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.sweep import run_plan
 from probecache.store.reader import Store

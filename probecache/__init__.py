@@ -33,7 +33,7 @@ _PUBLIC = {
     "extract_features": "extract.run",
     "attribution": "analyze.attribution.attribution",
     "cka": "analyze.similarity.cka",
-    "compare": "analyze.findings.compare",
+    "compare": "analyze.comparison.compare",
     "critical_mass": "analyze.findings.critical.critical_mass",
     "geometry": "analyze.geometry.geometry",
     "FittedProbe": "analyze.probes.fitted",

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.findings.compare import compare
+from probecache.analyze.comparison.compare import compare
+from probecache.analyze.comparison.intervals import holm
 from probecache.analyze.findings.confusion import has_predictions
-from probecache.analyze.findings.intervals import holm
 from probecache.analyze.findings.summary import one_cell, pick_l2
 from probecache.analyze.report.data import Study
 from probecache.store.errors import InputError

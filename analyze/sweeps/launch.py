@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from probecache.analyze.results.write import missing_in
-from probecache.analyze.sweeps.cluster import check_choice, connect
+from probecache.analyze.sweeps.cluster.start import check_choice, connect
 from probecache.analyze.sweeps.cost import check_fits, duration
 from probecache.analyze.sweeps.plan import SweepPlan, read_config
 from probecache.analyze.sweeps.presets import with_preset

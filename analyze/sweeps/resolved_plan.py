@@ -230,7 +230,7 @@ def machine_for(client: "Client | None", device: str, memory_limit: int | None) 
             free = torch.cuda.mem_get_info(where)[0]
             return Machine(product_rate(str(where)), memory_limit or int(0.8 * free), device=str(where))
         return Machine(product_rate(), memory_limit or int(0.8 * psutil.virtual_memory().available))
-    from probecache.analyze.sweeps.cluster import worker_table
+    from probecache.analyze.sweeps.cluster.start import worker_table
 
     workers = worker_table(client)
     memory = memory_limit or min((w["memory_limit"] for w in workers if w["memory_limit"]), default=0)

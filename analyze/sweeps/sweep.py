@@ -15,9 +15,9 @@ import xarray as xr
 
 from probecache.analyze.results.write import Results, missing_in
 from probecache.analyze.sweeps.blocks import Block
+from probecache.analyze.sweeps.cluster.installation import versions
 from probecache.analyze.sweeps.cost import Machine, check_fits, project
 from probecache.analyze.sweeps.execute import Deadline, Outcome, run_here
-from probecache.analyze.sweeps.installation import versions
 from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.progress import Progress, reporting
@@ -207,7 +207,7 @@ def execute(
         if client is None:
             outcomes = run_here(blocks, job, sized.store, cache, deadline)
         else:
-            from probecache.analyze.sweeps.on_cluster import run_on
+            from probecache.analyze.sweeps.cluster.execute import run_on
 
             resources = {"GPU": 1.0} if machine.device == "gpu" else None
             moments = shared_moments(sized, blocks, machine, client)
@@ -235,7 +235,7 @@ def shared_moments(
     sized: Sized, blocks: list[Block], machine: Machine, client: "Client"
 ) -> "dict[str, Future]":
     """The moments of each layer that is too large for a worker's memory, being summed up by all workers."""
-    from probecache.analyze.sweeps.distributed_moments import moments_on
+    from probecache.analyze.sweeps.cluster.moments import moments_on
 
     plan, limit = sized.plan, working_memory(machine.memory)
     large = {b.layer for b in blocks if stays_on_disk(sized.layers[b.layer].loaded, limit)}

@@ -16,7 +16,7 @@ from distributed import Client
 from sklearn.datasets import load_digits
 
 import probecache as pc
-from probecache.analyze.sweeps.cluster import connect
+from probecache.analyze.sweeps.cluster.start import connect
 from probecache.analyze.sweeps.resolved_plan import machine_for
 from probecache.store.errors import InputError
 

@@ -8,8 +8,8 @@ from scipy.stats import binomtest
 
 import probecache as pc
 from probecache.__main__ import _run
+from probecache.analyze.comparison.intervals import bootstrap_means, effective_samples, holm, mcnemar, wilson
 from probecache.analyze.findings.classes import class_effects
-from probecache.analyze.findings.intervals import bootstrap_means, effective_samples, holm, mcnemar, wilson
 from probecache.analyze.results.open import read_sweep
 from tests.analyze.synthetic import synthetic_results
 from tests.analyze.test_fitted import write

@@ -6,7 +6,7 @@ from distributed import Client
 
 import probecache as pc
 from probecache.analyze.probes.fit import task_moments
-from probecache.analyze.sweeps.distributed_moments import Sums, add, moments_on
+from probecache.analyze.sweeps.cluster.moments import Sums, add, moments_on
 from probecache.analyze.tasks.labels import load_labels
 from probecache.analyze.tasks.task import column_moments, load_task, stored_moments
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.findings.intervals import (
+from probecache.analyze.comparison.intervals import (
     bootstrap_means,
     effective_samples,
     holm,
     mcnemar,
     wilson,
 )
-from probecache.analyze.findings.sides import Results, aligned, group_numbers, paired, sides
+from probecache.analyze.comparison.sides import Results, aligned, group_numbers, paired, sides
 from probecache.store.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from probecache.analyze.sweeps.blocks import Block
-from probecache.analyze.sweeps.installation import differences, identity, versions
+from probecache.analyze.sweeps.cluster.installation import differences, identity, versions
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.sweeps.worker import CACHE_SHARE, run_block

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from probecache.analyze.findings.compare import compare
+from probecache.analyze.comparison.compare import compare
 from probecache.analyze.results.join import open_results
 from probecache.analyze.results.saved import save_dataset
 from probecache.store.errors import InputError, close_names

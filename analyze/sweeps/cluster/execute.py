@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from probecache.analyze.sweeps.blocks import Block
-from probecache.analyze.sweeps.cluster import ask, workers_of
+from probecache.analyze.sweeps.cluster.installation import differences, identity
+from probecache.analyze.sweeps.cluster.on_worker import UnfitWorker, introduce, run_on_worker
+from probecache.analyze.sweeps.cluster.start import ask, workers_of
 from probecache.analyze.sweeps.execute import TRIES, Deadline, Outcome, describe
-from probecache.analyze.sweeps.installation import differences, identity
 from probecache.analyze.sweeps.job import Job
-from probecache.analyze.sweeps.on_worker import UnfitWorker, introduce, run_on_worker
 from probecache.store.errors import InputError, ProbecacheError
 
 if TYPE_CHECKING:

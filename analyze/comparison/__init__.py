@@ -1,0 +1,1 @@
+"""Paired comparison: two probes, or two sweeps, on the same test samples, with intervals and tests."""
