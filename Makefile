@@ -16,8 +16,9 @@ help:  ## list these targets
 demo: .venv/installed  ## images to a finding: extract, sweep, report (about 3 minutes on 2 cores)
 	$(BIN)/probecache demo --out demo
 
+# Two processes of one thread each: most tests are too small for a second thread of their own.
 test: .venv/installed  ## the test suite
-	$(BIN)/python -m pytest -m "not slow" -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -q -n 2 --dist worksteal
 
 test-slow: .venv/installed  ## every test, the slow ones too
 	$(BIN)/python -m pytest -q
