@@ -45,7 +45,7 @@ bench: .venv/installed  ## benchmarks beside their peers, into benchmarks/result
 	@touch $@
 
 check-cuml: .venv-cuml/installed  ## the cuML adapter against cuML itself, no GPU needed (installs 6 GB)
-	.venv-cuml/bin/python -m pytest -q -rs tests/analyze/test_cuml.py tests/analyze/test_solvers.py
+	.venv-cuml/bin/python -m pytest -q -rs tests/analyze/sweeps/solvers/test_cuml.py tests/analyze/sweeps/solvers/test_solvers.py
 
 gpu-check: .venv/installed  ## everything that a GPU can tell, under eight minutes
 	$(BIN)/python -m benchmarks.gpu_check

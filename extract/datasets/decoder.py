@@ -1,8 +1,9 @@
 """Which library turns a file's bytes into a picture: Pillow, or torchcodec where its pixels are Pillow's.
 
 Pillow reads every header, and says of what kind a picture is, how large, and whether it is a decompression
-bomb. torchcodec takes the kinds whose pixels `tests/extract/test_decoder.py` finds equal. It turns pictures
-by EXIF, rounds 16 bits and gives all frames: those stay Pillow's, as do files that do not end as they should.
+bomb. torchcodec takes the kinds whose pixels `tests/extract/datasets/test_decoder.py` finds equal. It turns
+pictures by EXIF, rounds 16 bits and gives all frames: those stay Pillow's, as do files that do not end as
+they should.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from probecache.store.importing.formats.open import FORMATS, open_matrix
 from probecache.store.importing.labels import read_labels
 from probecache.store.verify import verify
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 N, D, R = 90, 6, 32
 KEPT = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float32"}
 EXACT = dict.fromkeys(("int8", "uint16"), "float32")

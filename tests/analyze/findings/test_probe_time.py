@@ -15,7 +15,7 @@ from probecache.analyze.findings.probe_time import probe_time
 from probecache.analyze.findings.transfer import efficient_subset
 from probecache.store.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PLAN = {"layer": "a", "fractions": [0.25, 0.5, 1], "seeds": 3, "l2": 1e-2}
 
 

@@ -16,7 +16,7 @@ from probecache.extract.datasets.preprocess import Preprocess
 from probecache.extract.pipeline.loader import FAILED, OK, batch_ranges, open_batches
 from probecache.extract.run import extract_features
 from probecache.store.errors import InputError, ProbecacheError
-from tests.extract.test_shards import add
+from tests.extract.datasets.test_webdataset import add
 
 SIZE = 16
 SMALL = Preprocess((3, SIZE, SIZE), "bilinear", 1.0, "center", (0.5,) * 3, (0.5,) * 3)

@@ -285,7 +285,7 @@ def test_report_command_on_results_and_cka_folders(tmp_path):
         "--out",
         str(tmp_path / "out"),
     ]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-m", "probecache", *line], cwd=root, capture_output=True, text=True
     )

@@ -97,7 +97,7 @@ def test_a_missing_file_and_unknown_or_missing_names_are_refused(tmp_path):
 
 
 def test_the_example_in_the_docs_is_a_plan_of_600_probes(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text()
     block = page.split("## Configuration file")[1].split("TOML or YAML")[0]
     config = tmp_path / "sweep.toml"
     config.write_text("\n".join(line.removeprefix("    ") for line in block.splitlines()))

@@ -20,7 +20,7 @@ from probecache.analyze.sweeps.cluster.start import connect
 from probecache.analyze.sweeps.resolved_plan import machine_for
 from probecache.store.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SMALL_BLOCKS = (
     "import sys, probecache.analyze.sweeps.resolved_plan, probecache as pc\n"

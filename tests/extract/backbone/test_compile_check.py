@@ -19,7 +19,7 @@ from probecache.extract.run import extract_features
 from probecache.store.errors import FingerprintMismatch, InputError
 from probecache.store.verify import verify
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Net(nn.Module):

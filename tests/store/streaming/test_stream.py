@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import probecache as pc
 from probecache.store.verify import verify
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 N, R = 45, 8
 RNG = np.random.default_rng(0)
 A = RNG.normal(size=(N, 3)).astype(np.float32)

@@ -11,8 +11,8 @@ from probecache.__main__ import _run
 from probecache.analyze.comparison.intervals import bootstrap_means, effective_samples, holm, mcnemar, wilson
 from probecache.analyze.findings.classes import class_effects
 from probecache.analyze.results.open import read_sweep
+from tests.analyze.probes.test_fitted import write
 from tests.analyze.synthetic import synthetic_results
-from tests.analyze.test_fitted import write
 
 DIMS = ("target", "layer", "selection", "shots", "fraction", "seed", "l2")
 

@@ -20,7 +20,7 @@ from probecache.store.writer import open_writer
 pytest.importorskip("s3fs", reason="the s3 extra is not installed")
 pytest.importorskip("moto.server", reason="moto's server is not installed")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from probecache.analyze.findings.claims import findings
 from probecache.analyze.results.saved import save_dataset
 from tests.analyze.synthetic import synthetic_results
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def curves(**accuracy):

@@ -18,7 +18,7 @@ from probecache.extract.recompute import recompute
 from probecache.extract.run import extract_features
 from probecache.extract.settings import Settings
 from probecache.store.errors import FingerprintMismatch, InputError
-from tests.extract.test_decode import SMALL, Opened, encoded, every_reader
+from tests.extract.datasets.test_decode import SMALL, Opened, encoded, every_reader
 
 RANDOM = np.random.default_rng(0)
 COLOUR = Image.fromarray(RANDOM.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((131, 97))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPE = re.search(r"```bash\n(.*?)```", (ROOT / "docs/paper.md").read_text(), re.S)[1]
 MODELS = re.search(r'MODELS="(.*?)"', RECIPE)[1].split()
 DATASETS = re.search(r'DATASETS="(.*?)"', RECIPE)[1].split()

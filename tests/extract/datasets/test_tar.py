@@ -10,7 +10,7 @@ import pytest
 
 from probecache.extract.datasets.open import open_images
 from probecache.store.errors import InputError
-from tests.extract.test_inventory import fill, image, pack
+from tests.extract.datasets.test_inventory import fill, image, pack
 
 
 def add(tar, name, content=b"", kind=tarfile.REGTYPE, link=""):

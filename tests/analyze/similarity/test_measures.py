@@ -11,8 +11,8 @@ from probecache.analyze.similarity.compare import similarity, subset_similarity
 from probecache.analyze.similarity.measures import MEASURES
 from probecache.analyze.similarity.rsa import rsa
 from probecache.store.errors import InputError
+from tests.analyze.similarity.test_cka import direct_cka, direct_debiased
 from tests.analyze.synthetic import MemoryStore, features
-from tests.analyze.test_cka import direct_cka, direct_debiased
 
 
 def direct_procrustes(x, y):
