@@ -1,26 +1,39 @@
 """Parquet tables of labels (pip install 'probecache[formats]')."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from probecache.store.errors import InputError
+from probecache.store.importing.tables.columns import Columns
 from probecache.store.importing.tables.csv_table import dict_of
 
 
-def read_parquet(path: Path, encoding: str | None = None) -> dict[str, Any]:
-    """Columns of a parquet file: numbers as they are, all else as objects with None where missing."""
+def read_parquet(path: Path, encoding: str | None = None) -> Mapping[str, Any]:
+    """Columns of a parquet file, each read when it is asked for: numbers as they are, all else as objects
+    with None where missing."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise InputError(f"{str(path)!r}: parquet needs pip install 'probecache[formats]'") from None
+
+    def wrong(error: Exception) -> InputError:
+        return InputError(f"{str(path)!r} is no parquet file ({str(error).splitlines()[0]:.120})")
+
+    def read(name: str) -> Any:
+        try:
+            return _values(pq.read_table(path, columns=[name]).column(name), pa)
+        except (OSError, pa.ArrowException) as error:
+            raise wrong(error) from None
+
     try:
-        table = pq.read_table(path)
+        names = pq.read_schema(path).names
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{str(path)!r} is no parquet file ({str(error).splitlines()[0]:.120})") from None
-    return dict_of(table.column_names, (_values(column, pa) for column in table.columns), path)
+        raise wrong(error) from None
+    return Columns(list(dict_of(names, names, path)), read)
 
 
 def _values(column: Any, pa: Any) -> Any:

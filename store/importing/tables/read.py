@@ -1,6 +1,6 @@
 """Which format a table is of, and its columns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from probecache.store.importing.tables.json_lines import read_json_lines
 from probecache.store.importing.tables.parquet import read_parquet
 
 Array = np.ndarray[Any, Any]
-TABLES: dict[str, Callable[[Path, str | None], dict[str, Any]]] = {
+TABLES: dict[str, Callable[[Path, str | None], Mapping[str, Any]]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".parquet": read_parquet,
@@ -24,9 +24,10 @@ TABLES: dict[str, Callable[[Path, str | None], dict[str, Any]]] = {
 }
 
 
-def read_table(path: Path, encoding: str | None = None) -> dict[str, Any]:
+def read_table(path: Path, encoding: str | None = None) -> Mapping[str, Any]:
     """Columns by name, each with one value (or a row of several) per row of the file.
 
+    Parquet files and archives of arrays give each column when it is asked for: features may lie beside it.
     A plain .npy array is the one column "". InputError says what is wrong with the file.
     """
     if not path.is_file():

@@ -243,3 +243,25 @@ def test_marks_are_pythons():
     from probecache.store.importing.tables.text import _MARKS
 
     assert list(_MARKS).index(codecs.BOM_UTF32_LE) < list(_MARKS).index(codecs.BOM_UTF16_LE)
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_a_column_is_read_without_those_beside_it(tmp_path, ending):
+    """Features that lie beside the labels, and may be larger than memory, are not touched for them."""
+    path = tmp_path / f"a.{ending}"
+    features, labels = np.random.default_rng(0).random((64, 32), np.float32), np.arange(64) % 3
+    if ending == "npz":
+        np.savez(path, X=features, label=labels)
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), 32)
+        pq.write_table(pa.table({"X": lists, "label": labels}), path, write_page_checksum=True)
+    raw = path.read_bytes()
+    at = raw.index(features[5].tobytes())
+    path.write_bytes(raw[:at] + b"\xff" * 4000 + raw[at + 4000 :])
+    found = read_table(path)
+    assert list(found) == ["X", "label"]
+    np.testing.assert_array_equal(found["label"], labels)
+    if ending == "npz":  # its pieces carry checksums that reading them meets
+        with pytest.raises(InputError, match="CRC"):
+            found["X"]
