@@ -1,7 +1,8 @@
 """Second moments of a layer: the Gram matrix and the products with the targets, from one pass over its rows.
 
-They are taken of the standardised columns, in float32 products summed in float64, and then serve every
-seed (by permuting), fraction (by slicing) and l2 of preconditioners and ridge probes.
+They are of the standardised columns: float32 products of centred blocks of rows as they are stored, summed in
+float64 and then divided by the scales. They serve every seed (by permuting), fraction (by slicing) and l2 of
+preconditioners and ridge probes.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.tasks.task import row_blocks
+
+GRAM_ROWS = 8192  # whose float32 products are summed at once; they fit in a cache
 
 
 @dataclass(frozen=True)
@@ -55,26 +59,48 @@ def moments(
 ) -> Moments:
     """Weighted means over the rows: targets float (n, t), weights float (n,) or None.
 
-    known: moments of the same rows with other targets, whose Gram matrix is not computed again.
+    panels: one column order, as stored. known: moments of the same rows with other targets, whose Gram matrix
+    is not computed again.
     """
-    width, device = panels.width, panels.device
-    gram = torch.zeros(width, width, dtype=torch.float64, device=device)
-    cross = torch.zeros(width, targets.shape[1], dtype=torch.float64, device=device)
-    square = torch.zeros(targets.shape[1], dtype=torch.float64, device=device)
+    d, device, outputs = panels.width - 1, panels.device, targets.shape[1]
+    mean, scale = (None if a is None else torch.from_numpy(a).to(device) for a in (panels.mean, panels.scale))
+    gram = torch.zeros(d, d, dtype=torch.float64, device=device)
+    total = torch.zeros(d, dtype=torch.float64, device=device)
+    cross = torch.zeros(1 + d, outputs, dtype=torch.float64, device=device)
+    square = torch.zeros(outputs, dtype=torch.float64, device=device)
     count = 0.0
-    for rows, panel in ((p.rows, p.of(0)) for p in panels):
-        y = targets[rows].to(panel.dtype)
-        weighted = panel if weights is None else panel * weights[rows].to(panel.dtype)
+    room = torch.empty(min(GRAM_ROWS, panels.n_samples), d, device=device)
+    for start, stored in row_blocks(panels.matrix, GRAM_ROWS):
+        here = slice(start, start + len(stored))
+        block = torch.from_numpy(stored).to(device)
+        if mean is not None:  # what they are divided by is left to the sums, which lose nothing by it
+            block = torch.sub(block, mean, out=room[: len(block)])
+        y = targets[here].to(block.dtype)
+        share = torch.ones(len(block), 1, device=device)
+        if weights is not None:
+            share = weights[here, None].to(block.dtype)
         if known is None:
-            add_gram(gram, weighted, panel)
-        cross += weighted @ y
-        square += (y.double() ** 2 if weights is None else y.double() ** 2 * weights[rows, None]).sum(dim=0)
-        count += panel.shape[1] if weights is None else float(weights[rows].sum())
-    gram = gram / count if known is None else known.gram
-    return Moments(gram, cross / count, square / count, count)
+            add_gram(gram, (block if weights is None else block * share).T, block.T)
+        own = y * share
+        sums = block.T @ torch.cat([share, own], dim=1)
+        total += sums[:, 0]
+        cross[1:] += sums[:, 1:]
+        cross[0] += own.sum(dim=0, dtype=torch.float64)
+        square += (own.double() * y).sum(dim=0)
+        count += float(share.sum(dtype=torch.float64))
+    if scale is not None:
+        cross[1:] /= scale.double()[:, None]
+    if known is not None:
+        return Moments(known.gram, cross / count, square / count, count)
+    if scale is not None:
+        gram /= torch.outer(scale.double(), scale.double())
+        total /= scale.double()
+    whole = torch.empty(1 + d, 1 + d, dtype=torch.float64, device=device)
+    whole[0, 0], whole[0, 1:], whole[1:, 0], whole[1:, 1:] = count, total, total, gram
+    return Moments(whole / count, cross / count, square / count, count)
 
 
-def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 4) -> None:
+def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 8) -> None:
     """Adds left right', which must be symmetric, to gram (w, w): blocks above the diagonal, mirrored."""
     width = gram.shape[0]
     step = -(-width // blocks)

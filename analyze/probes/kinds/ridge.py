@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.gram import Moments
+from probecache.analyze.probes.design.nested_matmul import segments
 from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
+from probecache.analyze.probes.optim.blocked_cholesky import blocked_cholesky
 from probecache.analyze.probes.optim.preconditioner import cholesky
 from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.size import LayerSize
@@ -34,40 +36,47 @@ def fit_ridge(moments: Moments, sizes: np.ndarray, l2: np.ndarray) -> RidgeSolut
     """Fit m probes on the first sizes (m,) columns with penalties l2 (m,), both of any order."""
     mean = moments.gram[0, 1:]  # weighted column means: zero up to rounding where columns are standardised
     target_mean = moments.cross[0]  # (t,)
-    gram = moments.gram[1:, 1:] - torch.outer(mean, mean)
-    cross = moments.cross[1:] - torch.outer(mean, target_mean)  # (d, t)
-    square = moments.square - target_mean**2
+    gram = moments.gram[1:, 1:].addr(mean, mean, alpha=-1)
+    cross = moments.cross[1:].addr(mean, target_mean, alpha=-1)  # (d, t)
     d, t = cross.shape
-    m = len(sizes)
-    inside = torch.arange(d)[:, None] < torch.from_numpy(np.asarray(sizes))  # (d, m)
-    inside = inside.to(gram.device).repeat_interleave(t, dim=1)  # (d, m t)
-    w = torch.zeros(d, m * t, dtype=torch.float64, device=gram.device)
+    m, device = len(sizes), gram.device
+    w = torch.zeros(d, m, t, dtype=torch.float64, device=device)
+    gw = torch.zeros_like(w)
     for value in np.unique(l2):
-        chosen = torch.from_numpy(np.flatnonzero(l2 == value)).to(gram.device)
-        widest = int(np.max(sizes[l2 == value]))
-        mine = (chosen[:, None] * t + torch.arange(t, device=gram.device)).flatten()  # columns of w
+        mine = np.flatnonzero(l2 == value)
+        mine = mine[np.argsort(-sizes[mine], kind="stable")]  # the largest first
+        widest, chosen = int(sizes[mine[0]]), torch.from_numpy(mine).to(device)
         # L y = C once: forward substitution of a prefix is a prefix of the forward substitution, and back
         # substitution of zeros beyond a prefix leaves them.
         factor = _factor(gram[:widest, :widest], float(value))
         half = torch.linalg.solve_triangular(factor, cross[:widest], upper=False)  # (widest, t)
-        half = half.repeat(1, len(chosen)) * inside[:widest, mine]
-        w[:widest, mine] = torch.linalg.solve_triangular(factor.T, half, upper=True)
-    w = w.float().double()  # what is returned is what is measured
-    gw, penalty = gram @ w, torch.from_numpy(np.asarray(l2)).to(gram.device).repeat_interleave(t)
-    fitted = (w * (gw - 2 * cross.repeat(1, m))).sum(dim=0).view(m, t).sum(dim=1)
-    shrunk = penalty * w.square().sum(dim=0)
-    slope = (gw - cross.repeat(1, m) + penalty * w) * inside
-    x = torch.empty(m, t, 1 + d, device=gram.device)
-    x[:, :, 0] = (target_mean.repeat(m) - mean @ w).view(m, t)
-    x[:, :, 1:] = w.T.view(m, t, d)
+        inside = torch.arange(widest, device=device)[:, None] < torch.from_numpy(sizes[mine]).to(device)
+        half = (half[:, None] * inside[:, :, None]).view(widest, -1)
+        found = torch.linalg.solve_triangular(factor.T, half, upper=True)
+        found = found.float().double()  # what is returned is what is measured
+        image = torch.zeros_like(found)
+        for part in segments(sizes[mine].tolist()):
+            reach = part.probes * t
+            image[:, :reach] += gram[:widest, part.start : part.stop] @ found[part.start : part.stop, :reach]
+        w[:widest, chosen], gw[:widest, chosen] = found.view(widest, -1, t), image.view(widest, -1, t)
+    penalty = torch.from_numpy(np.asarray(l2, np.float64)).to(device)
+    square = moments.square - target_mean**2
+    fitted = (w * (gw - 2 * cross[:, None])).sum(dim=(0, 2))
+    inside = torch.arange(d, device=device)[:, None] < torch.from_numpy(np.asarray(sizes)).to(device)
+    slope = (gw - cross[:, None] + penalty[:, None] * w) * inside[:, :, None]
+    x = torch.empty(m, t, 1 + d, device=device)
+    x[:, :, 0] = target_mean - torch.einsum("d,dmt->mt", mean, w)
+    x[:, :, 1:] = w.permute(1, 2, 0)
     return RidgeSolution(
         x,
-        (square.sum() + fitted).clamp(min=0) + shrunk.view(m, t).sum(dim=1),
-        2 * slope.square().sum(dim=0).view(m, t).sum(dim=1).sqrt(),
+        (square.sum() + fitted).clamp(min=0) + penalty * w.square().sum(dim=(0, 2)),
+        2 * slope.square().sum(dim=(0, 2)).sqrt(),
     )
 
 
 def _factor(gram: Tensor, l2: float) -> Tensor:
+    if (factor := blocked_cholesky(gram, l2)) is not None:
+        return factor
     padded = torch.nn.functional.pad(gram, (1, 0, 1, 0))
     padded[0, 0] = 1
     return cholesky(padded, l2)[1:, 1:].contiguous()
