@@ -213,7 +213,7 @@ def main() -> None:
         results["import"] = kills(import_features, None, share, chance, first=0)
         print("import:", results["import"])
     if not arguments.no_extract:
-        from probecache.extract.datasets.digits import write_digits
+        from probecache.extract.digits import write_digits
 
         images = Path(tempfile.mkdtemp(prefix="faults-images-"))
         results["extract"] = kills(

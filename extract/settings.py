@@ -8,8 +8,8 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from probecache.extract.backbone.features import DTYPES
 from probecache.extract.backbone.pooling import POOLS
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import DECODERS
-from probecache.extract.datasets.splits import Choices
 from probecache.store.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -62,7 +62,7 @@ def demo(out: Path = Path("demo")) -> None:
     Each step is the command that a user would type, run as a process of its own: the analysis has only the
     store to read.
     """
-    from probecache.extract.datasets.digits import write_digits
+    from probecache.extract.digits import write_digits
 
     digits, features = write_digits(out / "digits"), out / "features.zarr"
     print(f"1,797 digit images: {digits}", flush=True)

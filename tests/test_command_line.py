@@ -187,7 +187,7 @@ print([m for m in ("torch", "xarray", "dask", "sklearn", "pandas", "timm") if m 
 def _extract(_, folder, **more):
     from torch import nn
 
-    from probecache.extract.datasets.digits import write_digits
+    from probecache.extract.digits import write_digits
 
     images = folder / "digits"
     if not images.exists():

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import Encoded
 from probecache.extract.datasets.images import Images, digest_rows
 from probecache.extract.datasets.inventory import Inventory, is_hidden, kind_of, printable, unique_names, walk
-from probecache.extract.datasets.splits import Choices, Sorted, sort_out
+from probecache.extract.datasets.splits import Sorted, sort_out
 from probecache.extract.datasets.tar import Member, Slices, read_members
 from probecache.store.errors import InputError, close_names
 
@@ -116,6 +117,11 @@ def _root(data_dir: str | Path | None) -> Path:
     root = Path(data_dir).expanduser()
     if root.is_file() and root.suffix.lower() == ".tar":
         return root
+    if root.is_file():
+        raise InputError(
+            f"--data-dir {printable(str(root))!r} is a file; a folder or uncompressed .tar of class "
+            "folders is read: unpack an archive, or name the folder of an image"
+        )
     if not root.is_dir():
         near = close_names(root.name, [p.name for p in root.parent.iterdir()]) if root.parent.is_dir() else ""
         raise InputError(

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import Encoded
 from probecache.extract.datasets.images import Images, digest_rows
 from probecache.extract.datasets.inventory import Inventory
 from probecache.extract.datasets.labels import labels_from_text, to_label, to_labels
-from probecache.extract.datasets.splits import Choices
 from probecache.extract.datasets.torch_dataset import IMAGE_KEYS, LABEL_KEYS, find_column
 from probecache.store.errors import InputError
 

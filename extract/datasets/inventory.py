@@ -110,7 +110,9 @@ def kind_of(path: str, inventory: Inventory) -> bool:
     if suffix in _FOREIGN:
         inventory.leave_out(f"{suffix} images, which this Pillow cannot read", path)
     else:
-        inventory.leave_out(f"{printable(suffix)} files" if suffix else "files without a suffix", path)
+        inventory.leave_out(
+            f"{printable(suffix)} files" if len(suffix) > 1 else "files without a suffix", path
+        )
     return False
 
 
@@ -121,7 +123,9 @@ def image_suffixes() -> frozenset[str]:
 
     Image.init()
     known = Image.registered_extensions()
-    return frozenset(s for s, kind in known.items() if kind in Image.OPEN and kind not in _NO_PICTURES)
+    # Pillow opens .mpo, a JPEG of several frames, as it opens .jpg, and lists no reader of its own for it.
+    readable = {*Image.OPEN, "MPO"} - _NO_PICTURES
+    return frozenset(suffix for suffix, kind in known.items() if kind in readable)
 
 
 def is_hidden(name: str) -> bool:
@@ -171,6 +175,8 @@ def walk(root: Path, inventory: Inventory) -> list[str]:
             inventory.leave_out("links to a folder above them", folder)
             continue
         visits[place] = visits.get(place, 0) + 1
+        if visits[place] == 2 and visits[above[-1]] == 1:
+            inventory.note(f"{printable(folder)!r} and another folder are one and the same, by a link")
         if visits[place] > _VISITS:
             inventory.leave_out(f"folders that {_VISITS} links show already", folder)
             continue

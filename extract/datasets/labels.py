@@ -42,7 +42,9 @@ def to_label(value: Any, where: str, classes: Sequence[str] = ()) -> int:
 
 def to_labels(values: Any, where: str, classes: Sequence[str] = ()) -> np.ndarray:
     """int64 (n,) of a sequence, array or tensor, each by `to_label`; arrays of whole numbers at once."""
-    array = values.cpu().numpy() if isinstance(values, Tensor) else values
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    if isinstance(array, np.ndarray) and array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if isinstance(array, np.ndarray) and array.ndim > 1:
         raise InputError(f"{where}: {_described(array[0]) if len(array) else array.shape}")
     if isinstance(array, list) and array and all(type(v) is int for v in array):
@@ -106,7 +108,7 @@ def _described(value: Any) -> str:
         if numbers.dtype.kind in "buif" and np.isin(numbers, (0, 1)).all() and numbers.sum() == 1:
             return f"one-hot, {len(numbers)} numbers: give the class's number, its argmax"
         return (
-            f"{len(numbers)} values: for several labels per image give -1 or no label here, and add them "
+            f"a list of {len(numbers)}: for several labels per image give -1 or no label here, and add them "
             "with `probecache target`"
         )
     return f"of type {type(value).__name__}: give a whole number, or the image alone"

@@ -6,39 +6,24 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from probecache.extract.datasets.classes import Choices, class_names, note_alike, quoted
 from probecache.extract.datasets.inventory import Inventory, natural_order, printable
 from probecache.store.errors import InputError
 
-CLASS_FROM = ("auto", "leaf", "top", "path")
 _WORDS = {
     "trainval": "trainval train_val train-val",
     "train": "train training trn",
     "validation": "val valid validation eval evaluation dev",
     "test": "test testing tst",
+    "holdout": "holdout hold-out hold_out heldout held-out held_out",
+    "unlabelled": "unlabelled unlabeled",
 }
 SPLITS = {word: split for split, words in _WORDS.items() for word in words.split()}
 _SUFFIX = r"(?:[ _.-]*(?:set|data|dataset|images?|imgs?|split|samples|folder|\d+))*"
-_SPLIT = re.compile(f"(?:(.+?)[ _.-])??({'|'.join(sorted(SPLITS, key=len, reverse=True))}){_SUFFIX}")
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the caller decides where the data alone do not say it.
-
-    split_folders  folders named like splits are splits (True) or classes (False); None: where it is plain
-    class_from     'leaf' (a class is the innermost folder, as timm has it), 'top' (the outermost, as
-                   torchvision has it), 'path' (all of them); 'auto': leaf, or path where leaves share names
-    input_key, target_key  columns of the image and of the label; None: those of usual names
-    """
-
-    split_folders: bool | None = None
-    class_from: str = "auto"
-    input_key: str | None = None
-    target_key: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.class_from not in CLASS_FROM:
-            raise InputError(f"unknown --class-from {self.class_from!r}; allowed: {', '.join(CLASS_FROM)}")
+_PREFIX = r"(?:(?:\d+|data|dataset|images?|imgs?|splits?)[ _.-]+)*"
+_ANY = "|".join(sorted(SPLITS, key=len, reverse=True))
+_SPLIT = re.compile(f"{_PREFIX}(?:(.+?)[ _.-])??({_ANY}){_SUFFIX}")
+_AND_MORE = re.compile(f"({_ANY})[ _.-]*(.+)")
 
 
 @dataclass(frozen=True)
@@ -57,10 +42,10 @@ class Sorted:
 def split_of(name: str) -> str | None:
     """The split that a folder's name stands for: 'trainval', 'train', 'validation', 'test' or None.
 
-    >>> [split_of(n) for n in ("Training_Set", "val2017", "TEST", "bullet train")]
+    >>> [split_of(n) for n in ("Training_Set", "val2017", "02_test ", "bullet train")]
     ['train', 'validation', 'test', None]
     """
-    found = _SPLIT.fullmatch(name.casefold())
+    found = _SPLIT.fullmatch(name.casefold().strip())
     return SPLITS[found[2]] if found and found[1] is None else None
 
 
@@ -72,10 +57,24 @@ def _of_one_stem(names: Iterable[str]) -> set[str]:
     """
     stems: dict[str, dict[str, str]] = {}
     for name in names:
-        found = _SPLIT.fullmatch(name.casefold())
+        found = _SPLIT.fullmatch(name.casefold().strip())
         if found and found[1] is not None:
             stems.setdefault(found[1], {})[name] = SPLITS[found[2]]
     return {name for kinds in stems.values() if len(set(kinds.values())) > 1 for name in kinds}
+
+
+def _of_one_rest(names: Iterable[str]) -> list[str]:
+    """Names that say a split and the same thing more, under several splits.
+
+    >>> _of_one_rest(["trainA", "testA", "trainB", "tester", "test"])
+    ['testA', 'trainA']
+    """
+    rests: dict[str, dict[str, str]] = {}
+    for name in names:
+        found = _AND_MORE.fullmatch(name.casefold().strip())
+        if found and split_of(name) is None:
+            rests.setdefault(found[2], {})[name] = SPLITS[found[1]]
+    return sorted(name for kinds in rests.values() if len(set(kinds.values())) > 1 for name in kinds)
 
 
 def sort_out(paths: Sequence[str], split: str, choices: Choices, inventory: Inventory) -> Sorted:
@@ -89,7 +88,7 @@ def sort_out(paths: Sequence[str], split: str, choices: Choices, inventory: Inve
     for folder in beside:
         for row in folders[folder]:
             inventory.leave_out("images outside the split folders", paths[row])
-    names = _class_names(chosen, everywhere, choices, inventory)
+    names = class_names(chosen, everywhere, choices, inventory)
     found = []
     for folder, inside in chosen.items():
         for row in folders[folder]:
@@ -104,6 +103,7 @@ def sort_out(paths: Sequence[str], split: str, choices: Choices, inventory: Inve
         raise inventory.nothing(f"no image of split {split!r}")
     found.sort(key=lambda item: item[0])
     classes = sorted({name for name in names.values() if name is not None}, key=natural_order)
+    note_alike(classes, inventory)
     position: dict[str | None, int] = {name: i for i, name in enumerate(classes)} | {None: -1}
     if not classes:
         inventory.note(f"{len(found)} images lie in no class folder: they are unlabelled (-1)")
@@ -134,6 +134,8 @@ def _of_split(
     if choices.split_folders is False:
         return {folder: folder for folder in folders}, set(folders), []
     marked = _marked(folders)
+    if choices.split_folders is None:
+        _require_one_meaning(folders, inventory)
     plain = [folder for folder in folders if folder not in marked]
     own = {f: f[len(split) :].lstrip("/") for f in plain if f == split or f.startswith(f"{split}/")}
     if not marked:  # `split` may name a folder that no one would take for a split
@@ -174,7 +176,7 @@ def _marked(folders: Iterable[str]) -> dict[str, tuple[str, str, str]]:
             below.setdefault("/".join(parts[:i]), set()).add(part)
     kinds = {
         (parent, name): split_of(name)
-        or (SPLITS[_SPLIT.fullmatch(name.casefold())[2]] if name in stems else None)  # type: ignore[index]
+        or (SPLITS[_SPLIT.fullmatch(name.casefold().strip())[2]] if name in stems else None)  # type: ignore[index]
         for parent, names in below.items()
         for stems in [_of_one_stem(names)]
         for name in names
@@ -196,37 +198,11 @@ def _plainly_splits(marked: Mapping[str, tuple[str, str, str]]) -> bool:
     return len(kinds) > 1 and all(path for _, _, path in marked.values())
 
 
-def _class_names(
-    chosen: Mapping[str, str], everywhere: Iterable[str], choices: Choices, inventory: Inventory
-) -> dict[str, str | None]:
-    """Class of each folder of the split; folders of stray images are missing. Whether leaves tell classes
-    apart is asked of all splits, so that they agree."""
-    if not any(chosen.values()):
-        return dict.fromkeys(chosen)
-    labelled = sorted(path for path in everywhere if path)
-    how = choices.class_from
-    if how == "auto":
-        _require_one_depth(labelled, inventory)
-        how = "leaf" if len({path.rsplit("/", 1)[-1] for path in labelled}) == len(labelled) else "path"
-        if how == "path":
-            inventory.note("class folders share their last name: classes are named by their paths")
-    if how == "leaf":
-        return {folder: path.rsplit("/", 1)[-1] for folder, path in chosen.items() if path}
-    first, last = (path.split("/")[:-1] for path in (labelled[0], labelled[-1]))  # in order: the least alike
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
-    )
-    inner = {folder: path.split("/")[shared:] for folder, path in chosen.items() if path}
-    return {folder: parts[0] if how == "top" else "/".join(parts) for folder, parts in inner.items()}
-
-
-def _require_one_depth(paths: Sequence[str], inventory: Inventory) -> None:
-    known = set(paths)
-    for path in paths:
-        parts = path.split("/")
-        above = next((up for i in range(1, len(parts)) if (up := "/".join(parts[:i])) in known), None)
-        if above is not None:
-            raise InputError(
-                f"{inventory.where}: images lie in {printable(above)!r} and below it in {printable(path)!r}: "
-                "say whether the class is the inner folder (--class-from leaf) or the outer one (top)"
-            )
+def _require_one_meaning(folders: Iterable[str], inventory: Inventory) -> None:
+    """InputError for `trainA` beside `testA`: whether A is a class or a data set of its own is not said."""
+    tops = {folder.split("/")[0] for folder in folders}
+    if both := _of_one_rest(tops):
+        raise InputError(
+            f"{inventory.where}: the folders {quoted(both)} are named like a split and more: move them to "
+            "train/..., test/..., name one as --data-dir, or say --no-split-folders if they are classes"
+        )

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset, TensorDataset
 
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.images import Images, names_by_label, spread
 from probecache.extract.datasets.inventory import Inventory, printable
 from probecache.extract.datasets.labels import to_label, to_labels
-from probecache.extract.datasets.splits import Choices
+from probecache.extract.datasets.look import LOOK_ROWS, look_at, note_range
 from probecache.store.errors import InputError
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "picture", "photo", "jpg", "png")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "cls", "class_id", "category", "y")
-VARIES = "varies"
-LOOK_ROWS = 32  # items that are read beforehand: their digest is the content's
+_LIKE_LABELS = ("label", "class", "target", "categor")
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,11 @@ def open_dataset(dataset: Any, spec: str | None, choices: Choices, *, in_process
     names = known.names or tuple(map(str, range(count)))
     if known.pixels is not None:
         content = _digest_pixels(known.pixels, known.rows or range(count))
+        if known.pixels.is_floating_point():
+            some = known.pixels[spread(len(known.pixels), LOOK_ROWS)]
+            note_range(float(some.min()), float(some.max()), inventory)
     else:
-        found = _look(source, spread(count, LOOK_ROWS), in_process)
-        content = hashlib.blake2b("".join(found).encode(), digest_size=16).hexdigest()
-        if VARIES in found:
-            content = VARIES
-            inventory.note(
-                "an item read twice gave two images (a random transform?): contents are not compared"
-            )
+        content = look_at(source, spread(count, LOOK_ROWS), inventory, in_process)
     return Images(source, name, names, known.labels, known.classes, content, inventory)
 
 
@@ -109,7 +106,11 @@ def _describe(dataset: Any, where: str) -> _Known:
 
 def _subset(dataset: Any, where: str) -> _Known:
     base, rows = _describe(dataset.dataset, where), [int(i) for i in dataset.indices]
-    whole = base.names or tuple(map(str, range(len(dataset.dataset))))
+    count = len(dataset.dataset)
+    outside = [row for row in rows if not -count <= row < count]
+    if outside:
+        raise InputError(f"{where}: its index {outside[0]} lies outside the {count} items that it is of")
+    whole = base.names or tuple(map(str, range(count)))
     return _Known(
         tuple(whole[row] for row in rows),
         None if base.labels is None else base.labels[rows],
@@ -205,6 +206,11 @@ class _Items:
             label = find_column(
                 list(item), self.choices.target_key, LABEL_KEYS, where, "label", "--target-key"
             )
+            near = [str(k) for k in item if k != image and any(w in str(k).lower() for w in _LIKE_LABELS)]
+            if label is None and near and self.choices.target_key is None:
+                raise InputError(
+                    f"{where}: is {' or '.join(near)} the label? name it with --target-key, or none"
+                )
             return item[image], None if label is None else item[label]
         if isinstance(item, tuple | list):
             return item[0], item[1] if len(item) > 1 else None
@@ -229,50 +235,13 @@ def find_column(
             f"{where} has no column {asked!r} for the {what} ({option}); it has: {', '.join(columns)}"
         )
     lower = {str(column).lower(): column for column in columns}
-    return next((lower[name] for name in usual if name in lower), None)
-
-
-class _Look(Dataset[str]):
-    """A digest of each item; 'varies' where reading it twice gives two."""
-
-    def __init__(self, source: Any, twice: int) -> None:
-        self.source = source
-        self.twice = twice
-
-    def __getitem__(self, row: int) -> str:
-        try:
-            found = self._digest(row)
-            return VARIES if row == self.twice and self._digest(row) != found else found
-        except InputError as error:
-            return f"refused {error}"
-        except Exception as error:  # a row that fails, and will fail when it is its turn
-            return f"failed {type(error).__name__}"
-
-    def _digest(self, row: int) -> str:
-        image, label = self.source[row]
-        pil = hasattr(image, "convert")
-        kind = (image.mode, image.getpalette() if image.mode == "P" else None) if pil else None
-        array = image.cpu() if isinstance(image, Tensor) else image
-        if isinstance(array, Tensor) and array.dtype == torch.bfloat16:
-            array = array.float()
-        values = np.ascontiguousarray(array)
-        described = f"{kind} {values.dtype} {values.shape} {label}"
-        return hashlib.blake2b(described.encode() + values.tobytes(), digest_size=16).hexdigest()
-
-
-def _look(source: Any, rows: Sequence[int], in_process: bool) -> list[str]:
-    """The digests of some items; InputError for one whose label is no class."""
-    look = _Look(source, rows[0])
-    if in_process:
-        found = [look[row] for row in rows]
-    else:
-        collate: Callable[[list[str]], list[str]] = list
-        loader = DataLoader(look, batch_sampler=[list(rows)], num_workers=1, collate_fn=collate)
-        found = [digest for batch in loader for digest in batch]
-    for digest in found:
-        if digest.startswith("refused "):
-            raise InputError(digest.removeprefix("refused "))
-    return found
+    found = [lower[name] for name in usual if name in lower]
+    if len(found) > 1:
+        raise InputError(
+            f"{where} has {len(found)} columns that may be the {what}, {', '.join(map(repr, found))}: name "
+            f"one with {option}"
+        )
+    return found[0] if found else None
 
 
 def _digest_pixels(pixels: Tensor, rows: Sequence[int]) -> str:

@@ -236,13 +236,15 @@ class _Rows(Dataset[Any]):
     def _tensor(self, image: Any) -> Tensor:
         """uint8 pixels of the model's size, or the data set's own normalised image."""
         if isinstance(image, Tensor | np.ndarray):
-            image = torch.as_tensor(image)
+            image = _plain(image)
             if image.is_floating_point():
                 if tuple(image.shape) != self.size:
                     raise InputError(
                         f"the dataset gives normalised images of shape {tuple(image.shape)}, the model takes "
                         f"{self.size}; resize in the dataset's transform, or give PIL images"
                     )
+                if not bool(torch.isfinite(image).all()):
+                    raise ValueError("the image holds NaN or infinite values")
                 return image.to(torch.float32)
             if image.dtype not in (torch.uint8, torch.uint16):
                 raise InputError(
@@ -255,6 +257,20 @@ class _Rows(Dataset[Any]):
         if self.size[0] not in MODES:
             raise InputError(f"the model takes {self.size[0]} channels: give tensors of shape {self.size}")
         return self.transform(to_mode(image, MODES[self.size[0]]))
+
+
+def _plain(image: Tensor | np.ndarray) -> Tensor:
+    """An image as a dense tensor on the host, of any strides and byte order; InputError for what hides a part
+    of it."""
+    if isinstance(image, Tensor):
+        if image.layout != torch.strided or image.is_quantized:
+            raise InputError(f"the dataset gives {image.layout} {image.dtype} images: give dense tensors")
+        return image.detach().cpu()
+    if isinstance(image, np.ma.MaskedArray) and np.ma.is_masked(image):
+        raise InputError("the dataset gives masked arrays as images: fill them (.filled(value))")
+    values = np.asarray(image)
+    native = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+    return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
 @dataclass(frozen=True)

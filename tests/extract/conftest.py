@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probecache.extract.datasets.digits import write_digits
+from probecache.extract.digits import write_digits
 
 
 @pytest.fixture(scope="session")

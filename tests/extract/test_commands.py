@@ -9,7 +9,7 @@ import pytest
 
 import probecache.__main__
 from probecache.extract.commands import as_timm
-from probecache.extract.datasets.digits import write_digits
+from probecache.extract.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["--model", "test_resnet", "--no-pretrained"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.open import open_images
-from probecache.extract.datasets.splits import Choices
 from probecache.extract.run import extract_features
 from probecache.store.errors import InputError
 from probecache.store.layout import FAILED
@@ -199,7 +199,7 @@ def test_columns_that_are_not_plain_are_asked_for():
 def test_labels_that_are_no_classes_are_refused():
     for kind, values, words in [
         (datasets.Value("float64"), [3.7, 1.0, 0.0], "3.7, no whole number"),
-        (datasets.Sequence(INTEGERS), [[0, 1, 1], [1, 0, 1], [1, 1, 1]], "3 values"),
+        (datasets.Sequence(INTEGERS), [[0, 1, 1], [1, 0, 1], [1, 1, 1]], "a list of 3"),
         (TEXT, ["1", "0", "eel"], "is not a whole number, but others are"),
     ]:
         with pytest.raises(InputError, match=words):

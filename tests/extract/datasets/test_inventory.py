@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.inventory import Inventory, image_suffixes, natural_order, walk
 from probecache.extract.datasets.open import open_images
-from probecache.extract.datasets.splits import Choices
 from probecache.extract.run import extract_features
 from probecache.store.errors import InputError
 

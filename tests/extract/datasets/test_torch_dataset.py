@@ -9,9 +9,9 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.labels import labels_from_text, to_label
 from probecache.extract.datasets.open import open_images
-from probecache.extract.datasets.splits import Choices
 from probecache.extract.run import extract_features
 from probecache.store.errors import FingerprintMismatch, InputError
 
@@ -114,7 +114,7 @@ def test_whole_numbers_of_any_type_are_labels(given, stored):
         ([float("nan"), 0.0], "is nan"),
         (["cat", "dog"], "attribute `classes`"),
         (list(np.eye(2)), "one-hot, 2 numbers"),
-        ([[0, 1, 1], [1, 1, 0]], "3 values: for several labels"),
+        ([[0, 1, 1], [1, 1, 0]], "a list of 3: for several labels"),
         ([{"boxes": []}] * 2, "of type dict"),
         ([-2, 0], "is -2: classes are numbered from 0"),
         ([2**40, 0], "numbered from 0"),
@@ -221,7 +221,7 @@ def test_items_that_differ_each_time_are_said_and_not_compared():
     assert prints[0] == prints[1] != prints[2]
     images = open_images(Random([0] * 4))
     assert images.content == "varies"
-    assert "read twice gave two images" in images.inventory.lines()[0]
+    assert any("read twice gave two images" in line for line in images.inventory.lines())
 
 
 def test_the_look_beforehand_leaves_this_process_alone():
@@ -234,4 +234,4 @@ def test_the_look_beforehand_leaves_this_process_alone():
     ours = open_images(data, in_process=False).content
     assert not hasattr(data, "pids")
     assert open_images(data).content == ours
-    assert 32 <= len(data.pids) <= 34
+    assert len(data.pids) == 40  # 32 items, eight of them twice
