@@ -136,8 +136,7 @@ def extract(
         float | None, typer.Option("--max-hours", help="Stop in time, whole shards committed.")
     ] = None,
 ) -> None:
-    """Run a frozen backbone over images and store pooled activations; the same command continues a killed
-    run."""
+    """Run a frozen backbone over images and store activations; the same command continues a killed run."""
     from probecache.extract.settings import parse_rows
 
     options: dict[str, Any] = {

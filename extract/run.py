@@ -14,13 +14,14 @@ from probecache.extract.distributed import Place, find_place, wait_for_split
 from probecache.extract.pipeline.batch_size import layer_batch_sizes, one_batch_size
 from probecache.extract.pipeline.loader import FAILED, batch_ranges, open_batches
 from probecache.extract.pipeline.loop import Forward, run_loop
-from probecache.extract.pipeline.progress import Progress, check_progress, show_progress
+from probecache.extract.pipeline.progress import show_progress
 from probecache.extract.pipeline.timing import Timing
 from probecache.extract.prepare import Setup, build_features, prepare
 from probecache.extract.settings import Options, Settings, show_options
 from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.layout import SHARD_ROWS, Geometry, Shard
+from probecache.store.progress import Progress, check_progress
 from probecache.store.reader import Store, open_store
 from probecache.store.writer import SplitWriter, open_writer
 
@@ -38,37 +39,71 @@ def extract_features(
     place: Place | None = None,
     **options: Unpack[Options],
 ) -> Store:
-    """Run every image of one split through a frozen backbone and store pooled activations; return the store.
+    """Run every image of one split through a frozen backbone and store pooled activations.
 
-    model       what `timm.create_model` takes, or 'transformers:NAME_OR_PATH', or an `nn.Module` (called on
-                normalised images (n, channels, h, w))
-    dataset     '' for a folder or .tar of class folders at `data_dir`, a timm spec, or a torch Dataset
-    out         the store: a path or fsspec URL; an existing one is continued, or refused if made differently
-    progress    True: a live bar on stderr; a function: called with (done, total) images of this run, after
-                each batch; False or None: silent
-    place       rank among several processes; by default what torchrun or Slurm say
+    Row i of every layer is the i-th image of the data set, in its order. An image that cannot be read keeps
+    its row, marked failed and holding NaN. A killed run goes on with the same call and computes only the
+    shards that were not committed. A module that is given comes back as it was: modes, gradients, device,
+    memory format.
 
-    split, data_dir             the split's name in the store; where the images are
-    layers, pool                'penultimate', module names or globs; one pooling, or several, each stored
-    dtype                       of what is stored; float16 refuses overflow unless `allow_saturated`
-    pretrained, checkpoint, model_kwargs, seed      the weights; seed is that of random ones
-    in_chans                    channels of the images, where the model is to take other than three
-    img_size, crop_pct, crop_mode, interpolation, mean, std      None: timm's config for the model
-    device, amp_dtype           'auto': CUDA where there is one, and bfloat16 on it, else float32
-    channels_last, torchcompile None: on for convnets; None: off, else a backend such as 'inductor'
-    batch_size, workers         None or 'auto': the largest that fits; None: by the cores
-    decoder                     'pillow', or 'torchcodec' (the same pixels, on the CPU too)
-    rows, limit                 (a, b), whole shards of the split; only its first rows
-    shard_rows, compression     None: 8192; None, or 'zstd'
-    split_folders, class_from   whether folders named like splits are; a class is 'leaf', 'top', 'path'
-    input_key, target_key       columns of the image and of the label, where several could be
-    allow_failed, download      accept images that cannot be read; let the data set's reader download
+    Parameters
+    ----------
+    model : str or nn.Module
+        What `timm.create_model` takes, or 'transformers:NAME_OR_PATH', or a module that is called on
+        normalised images float32 (n, channels, height, width).
+    dataset : str or torch.utils.data.Dataset
+        '' (default) for a folder or .tar of class folders at `data_dir`, a timm spec, or a torch Dataset.
+    out : str or Path
+        The store: a path or fsspec URL; an existing one is continued, or refused if it was made differently.
+    progress : bool, function or None
+        True: a live bar on stderr. A function: called with (done, total) images of this run, after each
+        batch. False or None: silent.
+    place : Place or None
+        Rank among several processes; by default what torchrun or Slurm say.
+    split, data_dir : str, Path
+        The split's name in the store (default "train"); where the images are.
+    layers, pool : str or list of str
+        'penultimate' (default), module names or globs; one pooling (default "avg"), or several, each stored.
+    dtype : str
+        Of what is stored: "float16" (default), "bfloat16" or "float32". float16 refuses overflow unless
+        `allow_saturated`, and underflow of more than 1% of the neurons.
+    pretrained, checkpoint, model_kwargs, seed : bool, Path, dict, int
+        The weights, and what the model is made with; `seed` is that of random weights.
+    img_size, in_chans, crop_pct, crop_mode, interpolation, mean, std : optional
+        None: timm's configuration for the model. Size in pixels; mean and std of pixels scaled to 0 to 1.
+    device, amp_dtype : str
+        'auto': CUDA where there is one, and bfloat16 on it; float32 elsewhere.
+    channels_last, torchcompile : bool or None, str or None
+        None: on for convnets; None: off, else a backend such as 'inductor'.
+    batch_size, workers : int, 'auto' or None; int or None
+        Images at a time (None or 'auto': the largest that fits); decoding processes (None: by the cores).
+    decoder : str
+        'pillow' (default), or 'torchcodec' (the same pixels).
+    rows, limit : (int, int) or None, int or None
+        (a, b), whole shards of the split; only its first rows.
+    shard_rows, compression : int or None, str or None
+        Rows per shard (None: 8192); None, or 'zstd'.
+    allow_failed, allow_saturated, download : bool
+        Accept images that cannot be read; values beyond the stored dtype; let the data set's reader download.
+    split_folders, class_from : bool or None, str
+        Whether folders named like splits are splits (None: seen from the folders); a class is 'leaf', 'top'
+        or 'path' of an image's folders ('auto': whichever is not ambiguous).
+    input_key, target_key : str or None
+        Columns of the image and of the label, where several could be.
 
-    Rows keep the order of the data set. An image that cannot be read keeps its row, marked failed and holding
-    NaN; after the run this raises ProbecacheError unless `allow_failed`. A killed run goes on with the same
-    call and computes only shards that were not committed. Raises InputError for what does not exist or does
-    not fit, and FingerprintMismatch where `out` was made differently. A module that is given comes back as it
-    was: modes, gradients, device, memory format.
+    Returns
+    -------
+    Store
+        The store at `out`, opened.
+
+    Raises
+    ------
+    InputError
+        For what does not exist or does not fit.
+    FingerprintMismatch
+        Where `out` holds features that were made differently.
+    ProbecacheError
+        After the run, where images could not be read and `allow_failed` is off.
 
     Examples
     --------

@@ -106,10 +106,30 @@ READER_GONE = 141  # 128 + SIGPIPE
 
 
 def main(argv: "Sequence[str] | None" = None) -> None:
-    """Run the command line. Exit codes: 0 done, 1 damage or failure, 2 wrong input, 128 + n by a signal.
+    """Run the command line, and end the process with its exit code.
 
-    130 is Ctrl-C and the end of --max-hours, 143 SIGTERM, 138 SIGUSR1.
-    Errors are one line on stderr; `--debug`, anywhere on the line, shows the traceback as well.
+    0 done, 1 damage or failure, 2 wrong input, 128 + n by a signal: 130 is Ctrl-C and the end of --max-hours,
+    143 SIGTERM, 138 SIGUSR1, 141 a reader that is gone. Errors are one line on stderr; `--debug`, anywhere on
+    the line, shows the traceback as well.
+
+    Parameters
+    ----------
+    argv : list of str or None
+        The words after `probecache`. None: those of this process.
+
+    Raises
+    ------
+    SystemExit
+        Always.
+
+    Examples
+    --------
+    >>> try:
+    ...     pc.main(["info", "features.zarr"])
+    ... except SystemExit as ended:
+    ...     print(ended.code)  # doctest: +ELLIPSIS
+    features.zarr...
+    0
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal of few letters gets `\\u732b` for those that it lacks, and not the end of the command.

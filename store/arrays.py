@@ -14,6 +14,7 @@ from probecache.store.errors import InputError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.importing.formats.matrix import Matrix
 from probecache.store.layout import DTYPES, OK, SHARD_ROWS, LayerSpec, Shard
+from probecache.store.progress import Progress, check_progress, reporting
 from probecache.store.reader import Store
 from probecache.store.storage.files import open_files
 from probecache.store.streaming.batch import as_numpy
@@ -42,21 +43,57 @@ def write_arrays(
     shard_rows: int | None = None,
     compression: str | None = None,
     allow_saturated: bool = False,
+    progress: Progress = None,
 ) -> Store:
-    """Store `activations` (samples, neurons) as one layer; returns the store.
+    """Store `activations` (samples, neurons) as one layer, bit by bit where the dtype allows.
 
     Read shard by shard and in order, so a memory-mapped array, or another that gives arrays for slices of
     rows (h5py's, zarr's), is never loaded whole; three at a time: the disk works while the next are summed.
-    Killed, the same call goes on where it stopped; FingerprintMismatch if the store holds other values,
-    labels or identity than those given.
+    Killed, the same call goes on where it stopped.
 
-    labels       (samples,) integers, -1 where there is none; or texts, each of which is a class. Default:
-                 what the split has, else -1
-    samples      what identifies the rows; default the row numbers
-    class_names  default what the split has, else "0", "1", ... up to the largest label, or the texts in order
-    status       (samples,) OK = 1 or FAILED = 2 (stored as NaN)
-    dtype        float16, bfloat16 or float32; default the array's own, float32 for any other
-    fingerprint  where the features come from; default says only "arrays"
+    Parameters
+    ----------
+    path : str or Path
+        The store, a folder or fsspec URL; made if missing.
+    split, layer : str
+        Names.
+    activations : array (samples, neurons)
+        Of any real type of at most 64 bits.
+    labels : (samples,) or None
+        Integers, -1 where there is none; or texts, each of which is a class. None: what the split has, else
+        -1.
+    samples : list of str or None
+        What identifies the rows. None: the row numbers.
+    class_names : list of str or None
+        None: what the split has, else "0", "1", ... up to the largest label, or the texts in order.
+    status : uint8 (samples,) or None
+        OK = 1 or FAILED = 2 (stored as NaN). None: all are ok.
+    dtype : str or None
+        "float16", "bfloat16" or "float32". None: the array's own, float32 for any other.
+    attrs : dict or None
+        Kept with the layer, as JSON.
+    fingerprint : Fingerprint or None
+        Where the features come from; None says only "arrays".
+    rows : (int, int) or None
+        (a, b), whole shards: only these rows are written.
+    shard_rows, compression : int or None, str or None
+        Rows per shard (None: 8192); None, or "zstd".
+    allow_saturated : bool
+        Keep values beyond the stored dtype, as infinities.
+    progress : bool, function or None
+        True: a bar on stderr. A function: called with (done, total) rows of this call. False or None: silent.
+
+    Returns
+    -------
+    Store
+        The store, opened.
+
+    Raises
+    ------
+    InputError
+        For shapes, types and names that do not fit, before anything is written.
+    FingerprintMismatch
+        Where the store holds other values, labels or identity than those given.
 
     Examples
     --------
@@ -64,6 +101,7 @@ def write_arrays(
     >>> pc.write_arrays("mine.zarr", split="train", layer="late", activations=x, labels=y).layers
     ['late']
     """
+    check_progress(progress)
     values, stored = _checked(activations), _stored_split(path, split)
     n, d = values.shape
     if samples is not None and len(samples) != n:
@@ -102,8 +140,11 @@ def write_arrays(
         pending = {shard.index: shard for shard in writer.pending()}
         ahead = _ahead(writer.split.geometry.shard_rows * d * values.dtype.itemsize)
         waiting: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(3) as pool:  # two compute while one waits for the disk
-            for shard in sorted([*writer.finished(), *pending.values()], key=lambda s: s.index):
+        ordered = sorted([*writer.finished(), *pending.values()], key=lambda s: s.index)
+        done, total = 0, sum(shard.rows for shard in ordered)
+        # two compute while one waits for the disk
+        with reporting(progress, "rows") as told, ThreadPoolExecutor(3) as pool:
+            for shard in ordered:
                 at = slice(shard.start, shard.stop)
                 rows_of = np.asarray(values[at])
                 if shard.index in pending:
@@ -112,8 +153,13 @@ def write_arrays(
                     writer.require_same(shard, layer, rows_of, classes[at], names(shard.start, shard.stop))
                 if len(waiting) > ahead:
                     waiting.popleft().result()
+                done += shard.rows
+                if told is not None and done < total:
+                    told(done, total)
             for future in waiting:
                 future.result()
+            if told is not None:
+                told(total, total)
         return writer.finish()
 
 

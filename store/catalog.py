@@ -110,14 +110,24 @@ class Split:
         return metadata.split_arrays(self.geometry)
 
 
+def _what_is_there(files: Files) -> str:
+    if files.names(""):
+        return "is a folder without a zarr.json"
+    if "://" in files.url:  # object stores know no empty folders
+        return "does not exist or is empty"
+    if not os.path.lexists(files.url):
+        return "does not exist"
+    if os.path.isdir(files.url):
+        return "is an empty folder"
+    return "is a file" if os.path.isfile(files.url) else "is no folder"
+
+
 def read_root(files: Files) -> dict[str, Any]:
     """The store's attributes, or NotAStore."""
     raw = files.read_many(["zarr.json"])[0]
     if raw is None:
-        there = "is a folder without a zarr.json" if files.names("") else "does not exist or is empty"
-        if os.path.lexists(files.url) and not os.path.isdir(files.url):
-            there = "is a file" if os.path.isfile(files.url) else "is no folder"
-        raise NotAStore(f"{files.url} {there}: name the top folder of a store that probecache wrote")
+        what = _what_is_there(files)
+        raise NotAStore(f"{files.url} {what}: name the top folder of a store that probecache wrote")
     if isinstance(raw, BadChunk):
         raise DamagedStore(f"{files.url}/zarr.json: {raw}: remove it, then probecache repair")
     ours = metadata.parse_group(raw, files.url)["probecache"]

@@ -16,13 +16,34 @@ from difflib import get_close_matches
 
 
 class ProbecacheError(Exception):
-    """Base of all deliberate errors; `exit_code` is what the command line returns."""
+    """Base of all deliberate errors; `exit_code` is what the command line returns.
+
+    Examples
+    --------
+    >>> issubclass(pc.DamagedStore, pc.ProbecacheError), pc.ProbecacheError.exit_code
+    (True, 1)
+    """
 
     exit_code = 1
 
 
 class DamagedStore(ProbecacheError):
-    """Bytes that must be there are missing, short or changed; `why` is the message without the place."""
+    """Bytes that must be there are missing, short or changed.
+
+    Parameters
+    ----------
+    message : str
+        One line: what, where, what to do.
+    why : str
+        The message without the place.
+    shard : int or None
+        Which shard, where it is one.
+
+    Examples
+    --------
+    >>> pc.DamagedStore("features.zarr: shard 3 is missing", "is missing", 3).shard
+    3
+    """
 
     def __init__(self, message: str, why: str = "", shard: int | None = None) -> None:
         super().__init__(message)
@@ -30,7 +51,18 @@ class DamagedStore(ProbecacheError):
 
 
 class UnfinishedSplit(ProbecacheError):
-    """A read met shards that no writer has committed yet."""
+    """A read met shards that no writer has committed yet.
+
+    Examples
+    --------
+    >>> half = pc.write_arrays("half.zarr", split="train", layer="late", activations=np.eye(8), shard_rows=4,
+    ...                        rows=(0, 4))
+    >>> try:
+    ...     pc.open_store("half.zarr").matrix("train", "late")
+    ... except pc.UnfinishedSplit:
+    ...     print("not yet")
+    not yet
+    """
 
 
 class OutOfTime(ProbecacheError):
@@ -40,17 +72,45 @@ class OutOfTime(ProbecacheError):
 
 
 class InputError(ProbecacheError, ValueError):
-    """The caller asked for something that cannot be."""
+    """The caller asked for something that cannot be; also a ValueError.
+
+    Examples
+    --------
+    >>> try:
+    ...     pc.open_store("features.zarr").matrix("train", "lat")
+    ... except pc.InputError as error:
+    ...     print(str(error).partition("; ")[2])
+    close names: late
+    """
 
     exit_code = 2
 
 
 class NotAStore(InputError):
-    """The path holds no probecache store."""
+    """The path holds no probecache store.
+
+    Examples
+    --------
+    >>> try:
+    ...     pc.open_store("photos")
+    ... except pc.NotAStore as error:
+    ...     print(error.exit_code)
+    2
+    """
 
 
 class FingerprintMismatch(InputError):
-    """The store holds features that were made in another way."""
+    """The store holds features, labels or settings that were made in another way.
+
+    Examples
+    --------
+    >>> x = np.zeros((60, 8), np.float32)
+    >>> try:
+    ...     pc.write_arrays("features.zarr", split="train", layer="late", activations=x)
+    ... except pc.FingerprintMismatch as error:
+    ...     print(error.exit_code)
+    2
+    """
 
 
 def close_names(got: str, allowed: Iterable[str], n: int = 3) -> str:

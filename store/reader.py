@@ -43,10 +43,24 @@ Read = TypeVar("Read")
 
 
 def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) -> "Store":
-    """Open STORE for reading: a local folder or an fsspec URL.
+    """Open STORE for reading. Nothing but its documents is read until rows are asked for.
 
-    With `partial`, shards that no writer has committed read as NaN (label -1, status MISSING) instead of
-    raising UnfinishedSplit. NotAStore if there is no store at `path`; damage is raised where it is read.
+    Parameters
+    ----------
+    path : str, Path or Store
+        A local folder or an fsspec URL; an open store comes back as it is.
+    partial : bool
+        False (default): shards that no writer has committed raise UnfinishedSplit when they are read. True:
+        they read as NaN, label -1 and status MISSING.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    NotAStore
+        Where there is no store at `path`. Damage is raised where it is read, as DamagedStore.
 
     Examples
     --------
@@ -60,7 +74,23 @@ def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) ->
 
 
 class Store:
-    """A store opened for reading. Holds no data; may be used from threads and pickled to processes.
+    """A store opened for reading: matrix(split, layer)[i, j] is neuron j of sample i, every panel checked.
+
+    Holds no data; may be used from threads and pickled to processes. Made by `open_store`.
+
+    Parameters
+    ----------
+    files : Files
+        Where the store lies; `open_store` makes it of a path.
+    partial : bool
+        As in `open_store`.
+
+    Raises
+    ------
+    NotAStore, InputError
+        No store there; no such split, layer or target: the message has the nearest names.
+    DamagedStore, UnfinishedSplit
+        On reading: bytes that changed or are missing; rows that no writer has committed.
 
     Examples
     --------
@@ -310,11 +340,27 @@ class Store:
     ) -> Array:
         """Activations, (rows, neurons or columns), in the stored dtype unless `dtype` is given.
 
-        columns  whole numbers, in the order they are wanted; default all
-        rows     likewise, or a pair (start, stop) as a tuple, or a slice; default all
-
         Panels of full rows are read and checked, `columns` taken from each: no random access inside a shard.
         Memory: the result, and one panel (about 4 MiB) per reading thread.
+
+        Parameters
+        ----------
+        split, layer : str
+        columns : whole numbers or None
+            In the order they are wanted; None: all.
+        rows : whole numbers, (start, stop), slice or None
+            Likewise; None: all.
+        dtype : numpy dtype or None
+            None: as stored (float16, bfloat16 or float32).
+
+        Returns
+        -------
+        numpy.ndarray
+
+        Examples
+        --------
+        >>> pc.open_store("features.zarr").matrix("train", "late", columns=[7, 0], rows=(0, 5)).shape
+        (5, 2)
         """
         info = self.layer_info(split, layer)
         taken = column_index(columns, info.spec.neurons, layer)
@@ -344,7 +390,27 @@ class Store:
         prefetch: int = 2,
         dtype: Any = None,
     ) -> Iterator[tuple[int, Array]]:
-        """(first row, block) for blocks of `rows` rows in order; a thread reads `prefetch` of them ahead."""
+        """Blocks of `rows` rows in order, while a thread reads `prefetch` of them ahead.
+
+        Parameters
+        ----------
+        split, layer, columns, dtype
+            As in `matrix`.
+        rows : int
+            Rows per block, 8192 by default; the last may have fewer.
+        prefetch : int
+            Blocks that are read ahead, 2 by default; 0 reads without a thread.
+
+        Returns
+        -------
+        Iterator of (int, numpy.ndarray)
+            First row and block.
+
+        Examples
+        --------
+        >>> [at for at, block in pc.open_store("features.zarr").blocks("train", "late", rows=25)]
+        [0, 25, 50]
+        """
         if rows < 1 or prefetch < 0:
             raise InputError(f"blocks of {rows} rows, {prefetch} ahead: use at least 1 and 0")
         n = self.shape(split, layer)[0]

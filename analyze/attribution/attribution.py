@@ -6,7 +6,7 @@ A neuron whose removal raises the score is *degrading* (Takeshita et al. 2025). 
 closed form (attribution/ridge.py), logistic ones fitted again without the group.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from probecache.analyze.probes.select_l2 import FOLDED
 from probecache.analyze.selections.greedy import target_matrix
 from probecache.analyze.tasks.task import Task, load_task
 from probecache.store.errors import InputError
+from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store
 
 KINDS = ("ridge", "logistic")
@@ -42,21 +43,51 @@ def attribution(
     metric: str = "accuracy",
     standardize: bool = True,
     device: str = "auto",
+    progress: Progress = None,
 ) -> xr.Dataset:
-    """What the test score becomes without each neuron, or without each group of neurons.
+    """score(without the group) - score(all neurons), for each neuron or group of neurons.
 
-    groups: None, each neuron alone; a number, so many disjoint random groups of all neurons (of `seed`); or
-    lists of neurons. sample: only so many of the groups, drawn with `seed`: a logistic probe is fitted anew
-    for each. metric: any whose more is better; of a logistic probe one that needs predicted classes only.
+    Ridge is exact and fits once (the inverse of the Gram matrix is updated by blocks); a logistic probe is
+    fitted anew for each group.
 
-    Returns a Dataset along `group`: `score_change`; `removed`, how many neurons; `gained` and `lost`, test
-    samples that became right and wrong (NaN for targets that are no classes); for ridge `loss_change`, of the
-    mean squared error on the test rows. `neuron`, the neurons of each group one after the other along
-    `member`, with `owner`, their group. Scalars: `full_score`; `degrading_share`, `helping_share`: groups
-    whose removal raises or lowers the score; `degrading_beyond_noise`: those where
-    gained - lost > 1.96 sqrt(gained + lost), which chance alone makes 2.5% of.
+    Parameters
+    ----------
+    store : Store, str or Path
+    layer, train, test : str
+        What is fitted on and scored.
+    probe : str
+        "ridge" (default) or "logistic".
+    l2 : float
+        Lambda of the probe, above 0.
+    groups : None, int or lists of int
+        None: each neuron alone. A number: so many disjoint random groups of all neurons. Lists: of neurons.
+    sample : int or None
+        Only so many of the groups, drawn with `seed`.
+    seed : int
+        Of the groups and of the sample.
+    metric : str
+        Any whose more is better; of a logistic probe one that needs predicted classes only.
+    standardize : bool
+        Columns by the training rows' mean and standard deviation, or centred only.
+    device : str
+        'auto', 'cpu', 'cuda', 'cuda:N'; for logistic probes. Ridge runs in float64 on the CPU.
+    progress : bool, function or None
+        True: a bar on stderr. A function: called with (done, total) groups. False or None: silent.
 
-    Raises InputError for a probe, metric, group or sample that is not allowed.
+    Returns
+    -------
+    xarray.Dataset
+        Along `group`, float64: `score_change` (in units of the metric); `removed`, how many neurons; `gained`
+        and `lost`, test samples that became right and wrong (NaN for targets that are no classes); for ridge
+        `loss_change`, of the mean squared error on the test rows. `neuron`, the neurons of each group one
+        after the other along `member`, with `owner`, their group. Scalars: `full_score`; `degrading_share`,
+        `helping_share`: groups whose removal raises or lowers the score; `degrading_beyond_noise`: those
+        where gained - lost > 1.96 sqrt(gained + lost), which chance alone makes 2.5% of.
+
+    Raises
+    ------
+    InputError
+        For a probe, metric, group, sample or l2 that is not allowed.
 
     Examples
     --------
@@ -73,7 +104,8 @@ def attribution(
     task = load_task(opened, layer, train, test)
     wanted = _groups(groups, sample, task.n_neurons, seed)
     find = _by_ridge if get_kind(probe).l2_choice == FOLDED else _by_refits
-    out = find(task, wanted, l2, metric, standardize, device)
+    with reporting(progress, "groups") as told:
+        out = find(task, wanted, l2, metric, standardize, device, told or (lambda *_: None))
     out["removed"] = ("group", [len(group) for group in wanted], {"units": "neurons"})
     out["neuron"] = ("member", np.concatenate(wanted))
     out["owner"] = ("member", np.repeat(np.arange(len(wanted)), [len(group) for group in wanted]))
@@ -113,7 +145,13 @@ def _groups(
 
 
 def _by_ridge(
-    task: Task, groups: list[np.ndarray], l2: float, metric: str, standardize: bool, device: str
+    task: Task,
+    groups: list[np.ndarray],
+    l2: float,
+    metric: str,
+    standardize: bool,
+    device: str,
+    told: Callable[[int, int], None],
 ) -> xr.Dataset:
     del device  # products in float64 on the CPU
     whole = fit_ridge_probe(task, l2, standardize)
@@ -130,12 +168,19 @@ def _by_ridge(
             columns["gained"].append((now > right).sum() if now.size else np.nan)
             columns["lost"].append((now < right).sum() if now.size else np.nan)
             columns["loss_change"].append(((one - targets) ** 2).mean() - loss)
+        told(len(columns["gained"]), len(groups))
     found = {"score_change": np.concatenate(changes)} | columns
     return xr.Dataset({name: ("group", values) for name, values in found.items()}).assign(full_score=score)
 
 
 def _by_refits(
-    task: Task, groups: list[np.ndarray], l2: float, metric: str, standardize: bool, device: str
+    task: Task,
+    groups: list[np.ndarray],
+    l2: float,
+    metric: str,
+    standardize: bool,
+    device: str,
+    told: Callable[[int, int], None],
 ) -> xr.Dataset:
     if task.is_regression or get_metric(metric).needs != "predictions":
         raise InputError(f"got metric {metric!r} for a logistic probe; allowed: of classes, by predictions")
@@ -169,6 +214,7 @@ def _by_refits(
         predicted = predict(np.setdiff1d(every, group))
         now = predicted == task.test_labels
         rows.append((value(predicted) - score, (now & ~right).sum(), (right & ~now).sum()))
+        told(len(rows), len(groups))
     names = ("score_change", "gained", "lost")
     columns = np.asarray(rows, np.float64).T
     return xr.Dataset({n: ("group", c) for n, c in zip(names, columns, strict=True)}).assign(full_score=score)

@@ -34,32 +34,46 @@ def compare(
 ) -> xr.Dataset:
     """accuracy(a) - accuracy(b) on the same samples, with an interval and tests that are paired.
 
-    Parameters
-    ----------
-    a, b : two RESULTS (or paths) of sweeps that kept predictions; two `FittedProbe`s, with `store`; or two
-        arrays of predictions (samples,), with `truth`. Results are matched by the values of each coordinate;
-        along one where the two have one value each they may differ, and that is what is compared: two
-        layers, say, as results.sel(layer=["layer3"]) and results.sel(layer=["layer4"]).
-    truth : (samples,), for arrays.
-    groups : what samples belong together (a subject, a video): one value per sample, or {sample name: group}.
-        Groups are then resampled as wholes.
-    store, split : for fitted probes, what they predict; two stores where their backbones differ.
-    bootstrap : resamples. confidence : of the intervals. seed : of the resampling.
-
-    Returns
-    -------
-    Dataset over the coordinates that both have, without `seed`, over which accuracies are averaged:
-    `accuracy_a`, `accuracy_b` with Wilson bounds `_low` and `_high`; `difference` with bounds (percentiles of
-    the bootstrap over samples) and `p`, two-sided, of the same; `p_holm`, corrected for all comparisons in
-    the Dataset. With `seed`: `only_a`, `only_b`, samples that only one got right, `p_mcnemar` (exact) and
-    `p_mcnemar_holm`; it takes samples as independent, whatever their groups. `n_samples`, `n_groups`. NaN
-    where either was not measured.
-
     Samples are matched by name; those that only one side has are left out and counted in the attribute
     `samples_left_out`.
 
-    Raises InputError where nothing can be paired: no predictions, no sample or no coordinate in common, or
-    other labels for the same samples.
+    Parameters
+    ----------
+    a, b : Dataset or path, FittedProbe, or array (samples,)
+        Two RESULTS of sweeps that kept predictions; two fitted probes, with `store`; or two arrays of
+        predictions, with `truth`. Results are matched by the values of each coordinate; along one where the
+        two have one value each they may differ, and that is what is compared: two layers, say, as
+        results.sel(layer=["layer3"]) and results.sel(layer=["layer4"]).
+    truth : array (samples,) or None
+        For arrays.
+    groups : (samples,), {sample name: group} or None
+        What samples belong together (a subject, a video). Groups are then resampled as wholes.
+    store : Store, path, two of them, or None
+        For fitted probes, what they predict; two stores where their backbones differ.
+    split : str
+        Of `store`, "test" by default.
+    bootstrap : int
+        Resamples, 5000 by default.
+    confidence : float
+        Of the intervals.
+    seed : int
+        Of the resampling.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over the coordinates that both have, without `seed`, over which accuracies are averaged: `accuracy_a`,
+        `accuracy_b` with Wilson bounds `_low` and `_high`; `difference` with bounds (percentiles of the
+        bootstrap over samples) and `p`, two-sided, of the same; `p_holm`, corrected for all comparisons in
+        the Dataset. With `seed`: `only_a`, `only_b`, samples that only one got right, `p_mcnemar` (exact) and
+        `p_mcnemar_holm`; it takes samples as independent, whatever their groups. `n_samples`, `n_groups`. NaN
+        where either was not measured.
+
+    Raises
+    ------
+    InputError
+        Where nothing can be paired: no predictions, no sample or no coordinate in common, or other labels for
+        the same samples.
 
     Examples
     --------

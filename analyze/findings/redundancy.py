@@ -32,11 +32,10 @@ def redundancy(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """f* = the smallest measured k whose score, averaged over seeds, is at least delta times the full
-    layer's.
+    """f* = the smallest measured k whose mean score over seeds is at least delta T(g), T(g) the full layer's.
 
     Only sizes that the sweep measured count: nothing is interpolated, so f* is no finer than the grid of
-    fractions. "Smallest" is meant literally: a later dip below delta does not move it.
+    fractions. "Smallest" is meant literally: a later dip below delta does not move it. DR = 1 - f* / d.
 
     T(g) is the mean score at fraction 1 of the selection `random` where it was measured (all neurons,
     whatever their order), else the selection's own score at fraction 1. So a projection may never reach
@@ -44,22 +43,33 @@ def redundancy(
 
     Parameters
     ----------
-    results : what `sweep` or `cka` returned, or its folder: a score with the dimensions `fraction` and
-        `seed`, and any others.
-    delta : tolerance in (0, 1]; a sequence gives a `delta` dimension.
-    score : name of the score variable; by default `accuracy`, else `cka`.
-    bootstrap : resamples of the seeds for the intervals; 0 leaves them out. With one seed they are NaN.
-    confidence : coverage of the intervals (percentiles of the bootstrap; each bound is a measured size).
-    seed : of the resampling.
+    results : Dataset, str or Path
+        What `sweep` or `cka` returned, or its folder: a score with the dimensions `fraction` and `seed`, and
+        any others.
+    delta : float or list of float
+        Tolerance in (0, 1]; a sequence gives a `delta` dimension.
+    score : str or None
+        Name of the score variable. None: `accuracy`, else `cka`.
+    bootstrap : int
+        Resamples of the seeds for the intervals, 2000 by default; 0 leaves them out. With one seed they are
+        NaN.
+    confidence : float
+        Coverage of the intervals (percentiles of the bootstrap; each bound is a measured size).
+    seed : int
+        Of the resampling.
 
     Returns
     -------
-    Dataset over the other dimensions of the score: `critical_mass` (neurons), `critical_fraction` and `dr`
-    (shares of the layer), each with `_low` and `_high` bounds; `full_score` (T(g)) and `layer_size`
-    (neurons). A seed without a value is left out of the mean at that fraction; a fraction without any value
-    is passed over.
+    xarray.Dataset
+        Over the other dimensions of the score: `critical_mass` (neurons), `critical_fraction` and `dr`
+        (shares of the layer), each with `_low` and `_high` bounds; `full_score` (T(g)) and `layer_size`
+        (neurons). A seed without a value is left out of the mean at that fraction; a fraction without any
+        value is passed over.
 
-    Raises InputError for a delta outside (0, 1], and for results without a score or without fraction 1.
+    Raises
+    ------
+    InputError
+        For a delta outside (0, 1], and for results without a score or without fraction 1.
 
     Examples
     --------

@@ -16,6 +16,7 @@ from probecache.analyze.geometry.spectrum import (
 from probecache.analyze.geometry.two_nn import two_nn
 from probecache.analyze.similarity.gram import centred_gram, good_rows
 from probecache.store.errors import InputError
+from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store
 
 MEASURES = {
@@ -35,16 +36,39 @@ def geometry(
     *,
     standardize: bool = False,
     rows: int = NEIGHBOURS,
+    progress: Progress = None,
 ) -> xr.Dataset:
     """Dimensions and isotropy of layers, over the samples of a split that did not fail.
 
-    layer: one, several, or None for all of the split. standardize: of the columns divided by their standard
-    deviation, as probes see them; by default as they are stored. Columns without variance stay in d.
-    rows: how many rows `two_nn` may take; the other measures take all.
+    With v the eigenvalues of the covariance: participation ratio (sum v)^2 / sum v^2, effective rank exp H(v
+    / sum v) (Roy and Vetterli 2007), IsoScore (Rudman et al. 2022), TwoNN (Facco et al. 2017), and the
+    components that hold 90% of the variance.
 
-    Returns a Dataset along `layer`: the variables of `MEASURES`, float64 without unit; `neurons`, d; and
-    `coding_neurons`, `coding_bound` of the split's classes with one of them present in a sample.
-    Raises InputError for fewer than 4 samples, and NaN or infinite values.
+    Parameters
+    ----------
+    store : Store, str or Path
+    layer : str, list of str or None
+        None: all of the split.
+    split : str
+    standardize : bool
+        Columns divided by their standard deviation, as probes see them; False (default): as they are stored.
+        Columns without variance stay in d.
+    rows : int
+        How many rows `two_nn` may take, 5,000 by default; the other measures take all.
+    progress : bool, function or None
+        True: a bar on stderr. A function: called with (done, total) layers. False or None: silent.
+
+    Returns
+    -------
+    xarray.Dataset
+        Along `layer`: `participation_ratio`, `effective_rank`, `isoscore`, `two_nn`, `components_90`, float64
+        without unit; `neurons`, d; and `coding_neurons`, `coding_bound` of the split's classes with one of
+        them present in a sample.
+
+    Raises
+    ------
+    InputError
+        For fewer than 4 samples, and NaN or infinite values.
 
     Examples
     --------
@@ -57,7 +81,12 @@ def geometry(
         raise InputError(
             f"got no layer; split {split!r} of {opened.path} has {', '.join(opened.layers_of(split))}"
         )
-    found = [_measures(opened, split, name, standardize, rows) for name in names]
+    found: list[dict[str, float]] = []
+    with reporting(progress, "layers") as told:
+        for name in names:
+            found.append(_measures(opened, split, name, standardize, rows))
+            if told is not None:
+                told(len(found), len(names))
     out = xr.Dataset(
         {
             name: ("layer", [one[name] for one in found], {"long_name": about, "units": "1"})

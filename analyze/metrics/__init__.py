@@ -70,15 +70,27 @@ def register_metric(
 
     Parameters
     ----------
-    name : of the metric, and of its variable in RESULTS: letters, digits and underscores.
-    function : takes truth, int64 (n,) positions in the classes (labels: 0 or 1, (n, t); numbers: float
-        (n, t)), and predictions of that shape; with `needs="scores"` scores float (n, c), or (n,) for two
-        classes.
-    needs : "predictions" or "scores".
-    kinds : of targets that it is for: "classes", "labels", "numbers".
-    higher_is_better : False for losses.
+    name : str
+        Of the metric, and of its variable in RESULTS: letters, digits and underscores.
+    function : callable
+        Takes truth, int64 (n,) positions in the classes (labels: 0 or 1, (n, t); numbers: float (n, t)), and
+        predictions of that shape; with `needs="scores"` scores float (n, c), or (n,) for two classes.
+    needs : str
+        "predictions" (default) or "scores".
+    kinds : str or tuple of str
+        Of targets that it is for: "classes" (default), "labels", "numbers".
+    higher_is_better : bool
+        False for losses.
 
-    Raises InputError for a name that is ours or no name, and for anything else that is not as above.
+    Returns
+    -------
+    Metric
+        What was registered.
+
+    Raises
+    ------
+    InputError
+        For a name that is ours or no name, and for anything else that is not as above.
 
     Examples
     --------

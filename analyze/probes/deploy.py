@@ -55,25 +55,44 @@ def fit_probe(
     memory_limit: int | None = None,
     **options: Any,
 ) -> FittedProbe:
-    """The probe that a sweep fits at these coordinates, by itself: W and b of  scores = X W' + b.
+    """The probe that a sweep fits at these coordinates, by itself: W and b of scores = X W' + b.
 
     Columns are standardised for the fit, as in a sweep; the weights that come back are those of the features
     as they are stored.
 
     Parameters
     ----------
-    store, layer, train, target : what is fitted on: rows of the split, or of a union "train+val", that are
-        usable and have the target.
-    l2 : lambda in (1/n) sum CE + (lambda/2) ||W||^2; ridge: (1/n) ||Y - XW||^2 + lambda ||W||^2; "auto"
+    store : Store, str or Path
+    layer, train, target : str
+        What is fitted on: rows of the split, or of a union "train+val", that are usable and have the target.
+    l2 : float or "auto"
+        lambda in (1/n) sum CE + (lambda/2) ||W||^2; ridge: (1/n) ||Y - XW||^2 + lambda ||W||^2; "auto"
         chooses it by rows that the fit does not see, then fits all.
-    fraction, seed, selection : which k = max(1, round(fraction * d)) neurons. Of a projection the probe reads
-        all neurons: the projection is part of its weights.
-    shots : training rows per class, a share of them, or "all"; drawn by the seed.
-    probe : "logistic", "ridge" or "sgd".
-    memory_limit : bytes (default: 80% of what is free); a layer that takes over a third stays in the store.
-    options : `fit_block`'s: tol, max_iter.
+    fraction, seed, selection : float, int, str
+        Which k = max(1, round(fraction * d)) neurons. Of a projection the probe reads all neurons: the
+        projection is part of its weights.
+    shots : int, float or "all"
+        Training rows per class, or a share of them; drawn by the seed.
+    probe : str
+        "logistic" (default), "ridge" or "sgd".
+    standardize : bool
+        Divide columns by their standard deviation for the fit; they are centred in any case.
+    class_weight : None, 'balanced' or {class name: weight}
+    device : str
+        'auto', 'cpu', 'cuda', 'cuda:N'.
+    memory_limit : int or None
+        Bytes (None: 80% of what is free); a layer that takes over a third stays in the store.
+    **options
+        tol, the relative gap of the objective, and max_iter, evaluations at most.
 
-    Raises InputError as `sweep` does.
+    Returns
+    -------
+    FittedProbe
+
+    Raises
+    ------
+    InputError
+        As `sweep` does, and for a kind of probe without weights.
 
     Examples
     --------

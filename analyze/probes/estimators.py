@@ -85,11 +85,29 @@ class _Probe(ClassifierMixin, BaseEstimator):
 class LogisticProbe(_Probe):
     """Minimises (1 / sum w) sum_i w_i CE(y_i, W x_i + b) + (l2 / 2) ||W||^2 over standardised columns.
 
-    Equal to LogisticRegression(C = 1 / (l2 sum w)) behind a StandardScaler. After `fit`: classes_, coef_ and
-    intercept_ in the input's units, n_iter_ (evaluations), objective_, converged_.
+    Equal to scikit-learn's LogisticRegression(C = 1 / (l2 sum w)) behind a StandardScaler. After `fit`:
+    classes_, coef_ (c, d) and intercept_ (c,) in the input's units, float64 (c is 1 for two classes), n_iter_
+    (evaluations), objective_, converged_.
 
-    class_weight: None, 'balanced' or a dict; tol: estimated relative gap of the objective; max_iter:
-    evaluations; device: 'cpu', 'cuda', 'auto'.
+    Parameters
+    ----------
+    l2 : float
+        The penalty, at least 0; the intercept bears none.
+    standardize : bool
+        Divide columns by their standard deviation; they are centred in any case.
+    class_weight : None, 'balanced' or dict
+        As in scikit-learn.
+    tol : float
+        Estimated relative gap of the objective at which the fit ends.
+    max_iter : int
+        Evaluations at most.
+    device : str
+        'cpu', 'cuda' or 'auto'.
+
+    Raises
+    ------
+    InputError
+        From `fit`, for a single class.
 
     Examples
     --------
@@ -132,7 +150,24 @@ class LogisticProbe(_Probe):
 class RidgeProbe(_Probe):
     """Minimises (1 / sum w) sum_i w_i ||y_i - W x_i - b||^2 + l2 ||W||^2, y +-1, over standardised columns.
 
-    Equal to RidgeClassifier(alpha = l2 sum w) behind a StandardScaler. It has scores, not probabilities.
+    Equal to scikit-learn's RidgeClassifier(alpha = l2 sum w) behind a StandardScaler. It has scores, not
+    probabilities. After `fit`: what `LogisticProbe` has.
+
+    Parameters
+    ----------
+    l2 : float
+        The penalty, at least 0; the intercept bears none.
+    standardize : bool
+        Divide columns by their standard deviation; they are centred in any case.
+    class_weight : None, 'balanced' or dict
+        As in scikit-learn.
+    device : str
+        'cpu', 'cuda' or 'auto'.
+
+    Raises
+    ------
+    InputError
+        From `fit`, for a single class.
 
     Examples
     --------

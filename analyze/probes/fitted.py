@@ -26,13 +26,31 @@ _OWN = ("format", "kind", "classes", "probe", "layer_size", "checksum")  # metad
 
 @dataclass(frozen=True, eq=False)
 class FittedProbe:
-    """scores = X[:, neurons] coef' + intercept.
+    """scores = X[:, neurons] coef' + intercept, for features X (n, layer_size) as they are stored.
 
-    neurons: int64 (k,), columns of the layer. coef: float64 (c, k), intercept: float64 (c,), for features as
-    they are stored; c is 1 for two classes (above 0: the second), else one for each of `classes`.
-    classes: names of classes, labels or columns. layer_size: neurons of the layer.
-    kind: of target, "classes", "labels" or "numbers". probe: kind of probe, "logistic", "ridge" or "sgd".
-    provenance: what the file says of its making, texts: store, digest, backbone, layer, l2, ...
+    Parameters
+    ----------
+    neurons : int64 (k,)
+        Columns of the layer.
+    coef : float64 (c, k)
+        In the features' own units; c is 1 for two classes (above 0: the second), else one for each of
+        `classes`.
+    intercept : float64 (c,)
+    classes : tuple of str
+        Names of classes, labels or columns.
+    layer_size : int
+        Neurons of the layer.
+    kind : str
+        Of the target: "classes", "labels" or "numbers".
+    probe : str
+        Kind of probe: "logistic", "ridge" or "sgd".
+    provenance : {str: str}
+        What the file says of its making: store, digest, backbone, layer, l2, ...
+
+    Raises
+    ------
+    InputError
+        Where the parts do not fit each other; from `predict`, for features of another width, NaN or infinite.
 
     Examples
     --------
@@ -149,9 +167,23 @@ class FittedProbe:
 
 
 def load_probe(path: str | Path) -> FittedProbe:
-    """The probe that `FittedProbe.save` or `probecache fit` wrote.
+    """The probe that `FittedProbe.save` or `probecache fit` wrote, its checksum verified.
 
-    Raises InputError for a file that is no probe, DamagedStore where it changed since it was written.
+    Parameters
+    ----------
+    path : str or Path
+        A safetensors file.
+
+    Returns
+    -------
+    FittedProbe
+
+    Raises
+    ------
+    InputError
+        For a file that is no probe.
+    DamagedStore
+        Where it changed since it was written.
 
     Examples
     --------

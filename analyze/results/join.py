@@ -31,17 +31,21 @@ def open_results(paths: "str | Path | Iterable[str | Path]") -> xr.Dataset:
 
     Parameters
     ----------
-    paths : a folder that `sweep` or `cka` wrote, or several of `sweep`, which get a dimension `model`.
+    paths : str, Path or list of them
+        A folder that `sweep` or `cka` wrote, or several of `sweep`, which get a dimension `model`.
 
     Returns
     -------
-    xarray.Dataset with the dimensions target, layer, selection, shots, fraction, seed, l2; its attributes
-    name store, backbone, data set, solver, device and versions.
+    xarray.Dataset
+        With the dimensions target, layer, selection, shots, fraction, seed, l2; its attributes name store,
+        backbone, data set, solver, device and versions.
 
     Raises
     ------
-    InputError where a path holds neither; DamagedStore, with the coordinates and what to do, where a value is
-    not what was written.
+    InputError
+        Where a path holds neither.
+    DamagedStore
+        With the coordinates and what to do, where a value is not what was written.
 
     Examples
     --------
@@ -67,12 +71,20 @@ def concat(
 
     Parameters
     ----------
-    results : by name, or a list, whose names are then the backbones where these differ, else numbers.
-    dim : the new dimension, in front of all others.
+    results : {str: Dataset or path} or list of them
+        By name; of a list the names are the backbones where these differ, else numbers.
+    dim : str
+        The new dimension, in front of all others.
 
     Returns
     -------
-    xarray.Dataset, loaded. Attributes that agree stay; the others become variables along `dim`.
+    xarray.Dataset
+        Loaded. Attributes that agree stay; the others become variables along `dim`.
+
+    Raises
+    ------
+    InputError
+        For nothing to join, and results that have `dim` already.
 
     Examples
     --------
@@ -116,8 +128,21 @@ def concat(
 def tidy(results: "xr.Dataset | str | Path") -> "pd.DataFrame":
     """A table with one row per computed probe: coordinates and every score of it, no index.
 
-    Columns are the dimensions (with `model` where there is one) and the variables with one value per probe;
-    probes that were not computed have no row.
+    Parameters
+    ----------
+    results : Dataset, str or Path
+        Of `sweep`, `open_results` or `concat`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns are the dimensions (with `model` where there is one) and the variables with one value per
+        probe; probes that were not computed have no row.
+
+    Raises
+    ------
+    InputError
+        For results without a value per probe.
 
     Examples
     --------

@@ -17,8 +17,8 @@ import xarray as xr
 
 from probecache.analyze.selections.subsets import check_seeds, permutation, sizes
 from probecache.analyze.similarity.gram import FeatureStore, Gram, centred_gram
-from probecache.analyze.sweeps.progress import Progress, reporting
 from probecache.store.errors import InputError
+from probecache.store.progress import Progress, reporting
 
 
 def cka(
@@ -30,23 +30,40 @@ def cka(
     seeds: int | Sequence[int] = 5,
     progress: Progress = None,
 ) -> xr.Dataset:
-    """Linear CKA of random subsets with the full layer, and with each other.
+    """||X_S' X_T||_F^2 / (||X_S' X_S||_F ||X_T' X_T||_F): linear CKA of subsets S, T of neurons.
+
+    Of random subsets with the full layer, and with each other.
 
     Columns are centred, not scaled (the paper's form). Subsets of one seed nest: the first k of
-    `permutation`.
+    `permutation`. Debiased: the unbiased HSIC of Song et al. (2012). All of them come from one pass over the
+    rows.
 
-    progress: True: a bar on stderr. A function: called with (done, total) rows of the pass that sums the
-    products. False or None: silent.
+    Parameters
+    ----------
+    store : Store
+        An open store.
+    layer, split : str
+    fractions : float or list of float
+        Shares of the neurons, each in (0, 1]: k = max(1, round(fraction * d)).
+    seeds : int or list of int
+        A count (default 5), or the seeds.
+    progress : bool, function or None
+        True: a bar on stderr. A function: called with (done, total) rows of the pass that sums the products.
+        False or None: silent.
 
     Returns
     -------
-    Dataset with `cka` and `cka_debiased` (fraction, seed): subset against full layer; `cka_pair` and
-    `cka_pair_debiased` (fraction, pair): two subsets of one size, of the seeds `first` and `second` of the
-    pair; `n_neurons` (fraction); `permutation` (layer, seed, neuron). All float64 scores without unit, at
-    most 1. `redundancy` takes it as it is.
+    xarray.Dataset
+        `cka` and `cka_debiased` (fraction, seed): subset against full layer; `cka_pair` and
+        `cka_pair_debiased` (fraction, pair): two subsets of one size, of the seeds `first` and `second` of
+        the pair; `n_neurons` (fraction); `permutation` (layer, seed, neuron). Scores are float64 without
+        unit, at most 1, NaN where a subset has no variance. `redundancy` takes it as it is.
 
-    Raises InputError for a fraction outside (0, 1], no seed, fewer than 4 samples that did not fail, and a
-    layer with NaN or infinite values.
+    Raises
+    ------
+    InputError
+        For a fraction outside (0, 1], no seed, fewer than 4 samples that did not fail, and a layer with NaN
+        or infinite values.
 
     Examples
     --------

@@ -15,12 +15,12 @@ from probecache.analyze.sweeps.cluster.start import check_choice, connect
 from probecache.analyze.sweeps.cost import check_fits, duration
 from probecache.analyze.sweeps.plan import SweepPlan, read_config
 from probecache.analyze.sweeps.presets import with_preset
-from probecache.analyze.sweeps.progress import probe_bar
 from probecache.analyze.sweeps.resolved_plan import check_finite, machine_for, projection, size_up
 from probecache.analyze.sweeps.sweep import Told, execute
 from probecache.analyze.tasks.shots import ALL
 from probecache.analyze.threads import SHORTEST, Watch, describe
 from probecache.store.errors import InputError, OutOfTime
+from probecache.store.progress import probe_bar
 from probecache.store.reader import open_store
 from probecache.store.stop import end_after
 

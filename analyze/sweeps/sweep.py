@@ -20,12 +20,12 @@ from probecache.analyze.sweeps.cost import Machine, check_fits, project
 from probecache.analyze.sweeps.execute import Deadline, Outcome, run_here
 from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.plan import SweepPlan
-from probecache.analyze.sweeps.progress import Progress, reporting
 from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.tasks.labels import load_labels
 from probecache.analyze.tasks.task import stays_on_disk
 from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.progress import Progress, reporting
 
 if TYPE_CHECKING:
     from distributed import Client, Future

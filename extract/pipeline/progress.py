@@ -4,21 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from probecache.extract.pipeline.timing import STAGES, Timing
-from probecache.store.errors import InputError
-
-Progress = bool | Callable[[int, int], None] | None  # what `extract_features` takes
-
-
-def check_progress(progress: Progress) -> None:
-    """InputError unless it is True, False, None, or a function."""
-    if not (progress is None or isinstance(progress, bool) or callable(progress)):
-        raise InputError(
-            f"got progress={progress!r:.60}; allowed: True, False, or a function of (done, total)"
-        )
+from probecache.store.progress import Progress as Shown
 
 
 @contextmanager
-def show_progress(total: int, timing: Timing, title: str, shown: Progress) -> Iterator[Callable[[int], None]]:
+def show_progress(total: int, timing: Timing, title: str, shown: Shown) -> Iterator[Callable[[int], None]]:
     """Give the function to call with the number of images of each finished batch.
 
     shown: True, a bar; a function of (done, total) images; False or None, nothing.

@@ -28,16 +28,39 @@ def import_features(
     dtype: str | None = None,
     **more: Any,
 ) -> Store:
-    """Put the matrix in a file into a store, as one layer of one split; returns the store.
+    """Put the matrix in a file into a store, as one layer of a split: bit by bit, or refused.
 
-    activations  FILE[:KEY], (samples, neurons): .npy .npz .pt .safetensors .h5 .parquet .zarr, or a pattern
-                 of such files, joined in the order of their names (part-2 before part-10); read in pieces
-    labels       FILE[:COLUMN] of the same formats, .csv, .tsv or .jsonl, in the same order: whole numbers, -1
-                 where there is none, or texts, which become classes. Default: -1, or what the split has
-    dtype        float16, bfloat16 or float32. Default: as in the file. Other numbers are stored as float32
-                 if it holds each of them (8 and 16 bits), else refused until a dtype says how to round
+    Parameters
+    ----------
+    path : str or Path
+        The store, a folder or fsspec URL; made if missing.
+    split, layer : str
+        Names.
+    activations : str or Path
+        FILE[:KEY], (samples, neurons): .npy .npz .pt .safetensors .h5 .parquet .zarr, or a pattern of such
+        files, joined in the order of their names (part-2 before part-10); read in pieces.
+    labels : str, Path or None
+        FILE[:COLUMN] of the same formats, .csv, .tsv or .jsonl, in the same order: whole numbers, -1 where
+        there is none, or texts, which become classes. None: what the split has, else -1.
+    samples : list of str or None
+        What identifies the rows. None: the row numbers.
+    dtype : str or None
+        "float16", "bfloat16" or "float32". None: as in the file; other numbers are stored as float32 if it
+        holds each of them (8 and 16 bits), else refused until a dtype says how to round.
+    **more
+        What else `write_arrays` takes: class_names, status, rows, shard_rows, compression, progress, ...
 
-    samples and more: as for `write_arrays`.
+    Returns
+    -------
+    Store
+        The store, opened.
+
+    Raises
+    ------
+    InputError
+        For a file that is not as above, before anything is written.
+    FingerprintMismatch
+        Where the store holds other values, labels or identity than the file.
 
     Examples
     --------

@@ -43,16 +43,35 @@ def write_targets(
 ) -> Written:
     """Label the rows of one split anew: each column or array becomes a target beside `label`.
 
-    targets    a DataFrame, each column one target; or {name: array, Series or DataFrame of several columns}
-    key        the column that holds sample names, or the names themselves, one per row. Default: the column
-               "sample" if there is one; else a DataFrame's index. Plain arrays without a key are in the order
-               of the split's rows, one value per row
-    kinds      "classes", "labels" (several 0 or 1 at once) or "numbers", for all or by name; default what
-               `make_target` sees in the values
-    overwrite  replace stored targets that differ, instead of FingerprintMismatch
+    Rows without a match are unlabelled (-1, NaN).
 
-    Rows without a match are unlabelled (-1, NaN). Returns what was written; its text counts what matched.
-    InputError, with nothing written: no match, a key there twice, values that could be read in two ways.
+    Parameters
+    ----------
+    store : Store, str or Path
+    split : str
+    targets : DataFrame or dict
+        A DataFrame, each column one target; or {name: array, Series, or DataFrame of several columns}.
+    key : str, list of str or None
+        The column that holds sample names, or the names themselves, one per row. None: the column "sample" if
+        there is one, else a DataFrame's index. Plain arrays without a key are in the order of the split's
+        rows.
+    kinds : str, {str: str} or None
+        "classes" (int64 (n,)), "labels" (int8 (n, t), several 0 or 1 at once) or "numbers" (float64 (n,) or
+        (n, t)), for all or by name. None: what the values say.
+    overwrite : bool
+        Replace stored targets that differ, instead of FingerprintMismatch.
+
+    Returns
+    -------
+    Written
+        What was written; its text counts what matched.
+
+    Raises
+    ------
+    InputError
+        With nothing written: no match, a key there twice, values that could be read in two ways.
+    FingerprintMismatch
+        Where another target of this name is stored.
 
     Examples
     --------

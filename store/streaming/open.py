@@ -24,18 +24,49 @@ def open_writer(
 ) -> StreamWriter:
     """Open a stream of rows into one split of STORE, made if missing. Use it as a context.
 
+    Batches of any sizes end as `write_arrays` would have written them. The stream ends where the context
+    does, unless by an exception; then the next one goes on at `position`:
+
         with pc.open_writer("features.zarr", split="train", layers={"a": 768, "b": 1024}) as stream:
             for i in range(stream.position // 64, len(batches)):  # killed, it goes on
                 stream.append({"a": ..., "b": ...}, labels=..., start=64 * i)
 
-    layers       {name: neurons}
-    n_samples    rows in all; None: as many as come (an existing split has the number that it has)
-    dtype        float16, bfloat16 or float32, for all layers or by name; default the first batch's or float32
-    class_names  default "0", "1", ... up to the largest label
-    columns      names of numbers that come with each row; they become targets of kind numbers
-    shard_rows   rows per shard, which is what is held in memory and may be lost: default 8192
+    Parameters
+    ----------
+    path : str or Path
+        The store: a folder or fsspec URL.
+    split : str
+        Name of the split.
+    layers : {str: int}
+        Names and widths in neurons.
+    n_samples : int or None
+        Rows in all. None: as many as come (an existing split has the number that it has).
+    dtype : str, {str: str} or None
+        "float16", "bfloat16" or "float32", for all layers or by name. None: the first batch's, or float32.
+    class_names : list of str or None
+        None: "0", "1", ... up to the largest label.
+    columns : list of str
+        Names of numbers that come with each row; they become targets of kind numbers.
+    shard_rows : int or None
+        Rows per shard (None: 8192), which is what is held in memory and may be lost.
+    compression : str or None
+        None, or "zstd".
+    fingerprint : Fingerprint or None
+        Where the features come from; None says only "arrays".
+    allow_saturated : bool
+        Keep values beyond the stored dtype, as infinities.
 
-    The stream ends where the context does, unless by an exception; then the next one goes on.
+    Returns
+    -------
+    StreamWriter
+        A context with `append(batch, labels=, samples=, columns=, start=)` and `position`, the next row.
+
+    Raises
+    ------
+    InputError
+        For a batch that does not fit, with nothing of it written.
+    FingerprintMismatch
+        Where the split was made differently.
 
     Examples
     --------

@@ -88,9 +88,11 @@ def test_another_origin_is_refused_with_the_difference(files, capsys):
 
 def test_what_is_no_store_is_named_for_what_it_is(files, capsys):
     run(capsys, *command(files))
+    (files / "empty").mkdir()
     for where, says in [
         ("X.npy", "is a file: name the top folder"),
-        ("nothing", "does not exist or is empty"),
+        ("nothing", "does not exist: name"),
+        ("empty", "is an empty folder: name"),
         ("s/train", "is a part of a store"),
         ("s/train/l", "is a part of a store"),
     ]:

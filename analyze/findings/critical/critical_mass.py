@@ -20,8 +20,8 @@ from probecache.analyze.findings.critical.measure import Measure, Probes, Simila
 from probecache.analyze.findings.critical.search import Search
 from probecache.analyze.selections.subsets import check_seeds, sizes
 from probecache.analyze.sweeps.plan import SweepPlan
-from probecache.analyze.sweeps.progress import Progress, reporting
 from probecache.store.errors import InputError
+from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store
 
 if TYPE_CHECKING:
@@ -57,28 +57,50 @@ def critical_mass(
 
     Parameters
     ----------
-    delta : shares of the full score to keep, each in (0, 1]; always a dimension of the answer.
-    precision : step of the grid of sizes, as a share of the layer, in (0, 0.5]; where that is less than one
-        neuron, one neuron. Every size of the grid can be the answer, few are measured.
-    seeds : a count, or a list. All of them are measured around the crossing, two where it is looked for.
-    score : a variable of RESULTS; by default the `metric` that is given, else accuracy. "cka" and
-        "cka_debiased": the similarity of subsets of `test`'s columns to the full layer, without probes.
-    out : folder of RESULTS, made or continued; what is measured there already is not measured again. With
-        CKA there is nothing to write.
-    progress : True: a bar on stderr. A function: called with (done, total) probes, of which the total grows
-        as the search goes on. False or None: silent.
-    plan : what else `sweep` takes: selection, target, shots, metric, solver, standardize, class_weight, ...
+    store : Store, str or Path
+    layer, train, test : str or list of str, str, str
+        Several layers are searched one after the other.
+    delta : float or list of float
+        Shares of the full score to keep, each in (0, 1]; always a dimension of the answer.
+    precision : float
+        Step of the grid of sizes, as a share of the layer, in (0, 0.5]; where that is less than one neuron,
+        one neuron. Every size of the grid can be the answer, few are measured.
+    seeds : int or list of int
+        A count, or a list. All of them are measured around the crossing, two where it is looked for.
+    probe, l2 : str; float, list of float or "auto"
+        As in `sweep`.
+    score : str or None
+        A variable of RESULTS. None: the `metric` that is given, else accuracy. "cka" and "cka_debiased": the
+        similarity of subsets of `test`'s columns to the full layer, without probes.
+    out : str, Path or None
+        Folder of RESULTS, made or continued; what is measured there already is not measured again. With CKA
+        there is nothing to write.
+    client, device, memory_limit
+        As in `sweep`.
+    confidence : float
+        Of the interval over seeds.
+    progress : bool, function or None
+        True: a bar on stderr. A function: called with (done, total) probes, of which the total grows as the
+        search goes on. False or None: silent.
+    **plan
+        What else `sweep` takes: selection, target, shots, metric, solver, standardize, class_weight, ...
 
     Returns
     -------
-    Dataset along `delta`, and along each of target, layer, selection, shots and l2 that was given as a list:
-    `critical_mass` (neurons), `critical_fraction` and `dr`, each with `_low` and `_high`: from the sizes at
-    which the Student-t interval over seeds of the margin, score - delta * full score, first holds 0 and first
-    lies above it. NaN with one seed, or a selection that draws nothing. `full_score`, `layer_size` (neurons).
-    Attributes: `n_probes`, which the answer rests on; `n_grid`, those of all sizes and seeds.
+    xarray.Dataset
+        Along `delta`, and along each of target, layer, selection, shots and l2 that was given as a list:
+        `critical_mass` (neurons), `critical_fraction` and `dr`, each with `_low` and `_high`: from the sizes
+        at which the Student-t interval over seeds of the margin, score - delta * full score, first holds 0
+        and first lies above it. NaN with one seed, or a selection that draws nothing. `full_score`,
+        `layer_size` (neurons). Attributes: `n_probes`, which the answer rests on; `n_grid`, those of all
+        sizes and seeds.
 
-    Raises InputError for wrong input, before anything is written, and for a full layer whose score is not
-    above 0; ProbecacheError where a probe failed.
+    Raises
+    ------
+    InputError
+        For wrong input, before anything is written, and for a full layer whose score is not above 0.
+    ProbecacheError
+        Where a probe failed.
 
     Examples
     --------

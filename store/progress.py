@@ -1,4 +1,4 @@
-"""A bar on stderr: probes done, probes per second, time left."""
+"""What functions take as `progress`: a bar on stderr, of how much is done and how fast, or a function."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,21 +8,24 @@ from probecache.store.errors import InputError
 Progress = bool | Callable[[int, int], None] | None  # what functions take as `progress`
 
 
+def check_progress(progress: Progress) -> None:
+    """InputError unless it is True, False, None, or a function."""
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InputError(
+            f"got progress={progress!r:.60}; allowed: True, False, or a function of (done, total)"
+        )
+
+
 def reporting(
     progress: Progress, what: str = "probes"
 ) -> AbstractContextManager[Callable[[int, int], None] | None]:
     """What `progress` asks for: True is a bar on stderr; a function is called with (done, total); False and
     None are silent. InputError for anything else.
     """
-    if progress is None or progress is False:
-        return nullcontext()
+    check_progress(progress)
     if progress is True:
         return probe_bar(what)
-    if not callable(progress):
-        raise InputError(
-            f"got progress={progress!r:.60}; allowed: True, False, or a function of (done, total)"
-        )
-    return nullcontext(progress)
+    return nullcontext(progress or None)
 
 
 @contextmanager
