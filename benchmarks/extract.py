@@ -7,13 +7,13 @@ Same images, batch size, precision and memory format for all:
 
 - bare: the model on images that already lie on the device; results stay there and are dropped. The limit.
 - ours: `extract` from the same images (host memory, or files) into a store with checksums, on disk.
-- hand: a DataLoader, features kept in a list, one .npy at the end.
+- hand: a DataLoader, features kept in a list, one .npy at the end; of the first `--hand-limit` images.
 
-Runs alternate; what is reported are medians, and ratios of paired runs: ours/bare is our rate over the bare
-loop's. Seconds run from the start of the decoding processes to the last committed shard or saved file;
-`whole_call_seconds` is a whole call of `extract`, with building and hashing the backbone. thingsvision is not
-beside us: version 2.7.3 pins torch 2.0, numpy 1 and TensorFlow 2.15, which do not install next to a current
-timm.
+Runs alternate, after one that warms up on `--warm-limit` images; what is reported are medians, and ratios of
+paired runs: ours/bare is our rate over the bare loop's. Seconds run from the start of the decoding processes
+to the last committed shard or saved file; `whole_call_seconds` is a whole call of `extract`, with building
+and hashing the backbone. thingsvision is not beside us: version 2.7.3 pins torch 2.0, numpy 1 and TensorFlow
+2.15, which do not install next to a current timm.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,6 +37,7 @@ from probecache.extract.pipeline.loader import batch_ranges, default_workers, op
 from probecache.extract.prepare import Setup, prepare
 from probecache.extract.run import extract_features
 from probecache.extract.settings import Settings
+from probecache.store.layout import SHARD_ROWS
 
 LAYER = "penultimate"
 
@@ -66,6 +68,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--amp-dtype", default="auto")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--hand-limit", type=int, help="images of the hand-written loop (default: --limit)")
+    parser.add_argument("--warm-limit", type=int, help="images of the run that warms up (default: --limit)")
     parser.add_argument("--out", help="folder of the record (default: benchmarks/results)")
     parser.add_argument("--scratch", help="folder for stores and .npy files (default: the system's)")
     arguments = parser.parse_args()
@@ -73,6 +77,8 @@ def parse() -> argparse.Namespace:
     if arguments.models is None:
         arguments.models = ["resnet50", "vit_small_patch16_224"] if gpu else ["tf_efficientnet_lite0"]
     arguments.limit = arguments.limit or (16384 if gpu else 1024)
+    arguments.hand_limit = min(arguments.hand_limit or arguments.limit, arguments.limit)
+    arguments.warm_limit = min(arguments.warm_limit or arguments.limit, arguments.limit)
     arguments.batch_size = arguments.batch_size or (256 if gpu else 32)
     arguments.workers = default_workers(arguments.device) if arguments.workers is None else arguments.workers
     return arguments
@@ -93,43 +99,49 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
     }
     probe = prepare(name, "" if arguments.data_dir else synthetic(1, 224), Settings.of(**options))
     size = probe.preprocess.input_size[-1]
-    dataset: Any = "" if arguments.data_dir else synthetic(arguments.limit, size)
+    dataset: Any = (
+        "" if arguments.data_dir else synthetic(arguments.limit, size, probe.preprocess.input_size[0])
+    )
     setup = prepare(name, dataset, Settings.of(**options))
     resident = preload(setup, arguments)
     summaries: list[dict[str, Any]] = []
     calls: list[float] = []
 
-    def ours() -> float:
+    def ours(limit: int) -> float:
         out = folder / "ours.zarr"
         shutil.rmtree(out, ignore_errors=True)
         start = perf_counter()
-        store = extract_features(name, dataset, out=out, **options)
+        store = extract_features(name, dataset, out=out, **{**options, "limit": limit})
         calls.append(perf_counter() - start)
         summaries.append(store.report("train", LAYER)["summary"])
         return float(summaries[-1]["seconds"])
 
-    contenders: dict[str, Callable[[], float]] = {
-        "bare": lambda: bare(setup, resident, arguments.batch_size),
+    contenders: dict[str, Callable[[int], float]] = {
+        "bare": lambda limit: bare(setup, resident[: -(-limit // arguments.batch_size)]),
         "ours": ours,
-        "hand": lambda: hand(setup, arguments, folder / "hand.npy"),
+        "hand": lambda limit: hand(setup, arguments, limit, folder / "hand.npy"),
     }
+    images = {"bare": setup.n_samples, "ours": setup.n_samples, "hand": arguments.hand_limit}
     seconds: dict[str, list[float]] = {key: [] for key in contenders}
     for turn in range(arguments.runs + 1):  # the first turn warms up
         for key, work in contenders.items():
-            taken = work()
+            taken = work(images[key] if turn else min(images[key], arguments.warm_limit))
             if turn:
                 seconds[key].append(taken)
-                print(f"{name:<24} {key:<14} {setup.n_samples / taken:10.1f} images/s", flush=True)
+                print(f"{name:<24} {key:<14} {images[key] / taken:10.1f} images/s", flush=True)
     agree = largest_difference(folder)
-    rates = {key: round(setup.n_samples / statistics.median(taken), 1) for key, taken in seconds.items()}
+    rates = {key: round(images[key] / statistics.median(taken), 1) for key, taken in seconds.items()}
+    each = {key: [spent / images[key] for spent in taken] for key, taken in seconds.items()}
     ratios = {
-        f"ours/{key}": round(statistics.median(b / a for a, b in zip(seconds["ours"], taken, strict=True)), 4)
-        for key, taken in seconds.items()
+        f"ours/{key}": round(statistics.median(b / a for a, b in zip(each["ours"], taken, strict=True)), 4)
+        for key, taken in each.items()
         if key != "ours"
     }
     print(f"{name:<24} ratios {ratios}, largest relative difference to hand {agree:.2e}")
     return {
         "images": setup.n_samples,
+        "images_by_hand": arguments.hand_limit,
+        "shards": -(-setup.n_samples // SHARD_ROWS),
         "input_size": list(setup.preprocess.input_size),
         "source": Path(arguments.data_dir).name if arguments.data_dir else "synthetic uint8 in host memory",
         "batch_size": arguments.batch_size,
@@ -146,10 +158,12 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
     }
 
 
-def synthetic(count: int, size: int) -> TensorDataset:
-    """`count` noise images, uint8 (count, 3, size, size), in host memory; at most 512 are different."""
+@cache
+def synthetic(count: int, size: int, channels: int = 3) -> TensorDataset:
+    """`count` noise images, uint8 (count, channels, size, size), in host memory; 512 different ones."""
     generator = torch.Generator().manual_seed(0)
-    block = torch.randint(0, 256, (min(count, 512), 3, size, size), dtype=torch.uint8, generator=generator)
+    shape = (min(count, 512), channels, size, size)
+    block = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     images = block.repeat(-(-count // len(block)), 1, 1, 1)[:count]
     return TensorDataset(images, torch.arange(count) % 10)
 
@@ -179,7 +193,7 @@ def forward(setup: Setup) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def bare(setup: Setup, resident: list[Tensor], batch_size: int) -> float:
+def bare(setup: Setup, resident: list[Tensor]) -> float:
     run = forward(setup)
     with setup.compute.precision():
         run(resident[0])
@@ -191,16 +205,16 @@ def bare(setup: Setup, resident: list[Tensor], batch_size: int) -> float:
         return perf_counter() - start
 
 
-def hand(setup: Setup, arguments: argparse.Namespace, path: Path) -> float:
+def hand(setup: Setup, arguments: argparse.Namespace, limit: int, path: Path) -> float:
     """What people write: a DataLoader over decoded images, a list of features, np.save."""
     run = forward(setup)
     gpu = setup.compute.device.type == "cuda"
     if arguments.data_dir:
         images = open_images("", arguments.data_dir, "train")
         transform = setup.preprocess.transform()
-        source: Any = torch.utils.data.Subset(_Decoded(images, transform), range(setup.n_samples))
+        source: Any = torch.utils.data.Subset(_Decoded(images, transform), range(limit))
     else:
-        source = setup.images.source
+        source = torch.utils.data.Subset(setup.images.source, range(limit))
     start = perf_counter()
     loader = DataLoader(source, arguments.batch_size, num_workers=arguments.workers, pin_memory=gpu)
     found = []
@@ -237,6 +251,7 @@ def largest_difference(folder: Path) -> float:
 
     theirs = np.load(folder / "hand.npy").astype(np.float32)
     mine = open_store(folder / "ours.zarr").matrix("train", LAYER, dtype=np.float32)
+    mine = mine[: len(theirs)]
     return float(np.abs(mine - theirs).max() / np.abs(theirs).max())
 
 

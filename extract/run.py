@@ -15,6 +15,7 @@ from probecache.extract.pipeline.batch_size import layer_batch_sizes, one_batch_
 from probecache.extract.pipeline.loader import FAILED, batch_ranges, open_batches
 from probecache.extract.pipeline.loop import Forward, run_loop
 from probecache.extract.pipeline.progress import show_progress
+from probecache.extract.pipeline.shard_assembler import GatheredShard
 from probecache.extract.pipeline.timing import Timing
 from probecache.extract.prepare import Setup, build_features, prepare
 from probecache.extract.settings import Options, Settings, show_options
@@ -196,13 +197,8 @@ def _compute(
     features = build_features(setup, wanted)
     forward = Forward(features, compute, batch_size)
 
-    def write(
-        shard: Shard,
-        arrays: Mapping[str, np.ndarray],
-        labels: np.ndarray,
-        status: np.ndarray,
-        reasons: Mapping[int, str],
-    ) -> None:
+    def write(full: GatheredShard) -> None:
+        shard, status, reasons = full.shard, full.status, full.reasons
         if len(status) > 1 and (status == FAILED).all() and not settings.allow_failed:
             raise ProbecacheError(
                 f"none of the images of rows {shard.start}:{shard.stop} could be read, first "
@@ -212,8 +208,14 @@ def _compute(
             for name in shard.layers:
                 features.require_kept(name)
         names = list(images.names[shard.start : shard.stop])
-        activations = {name: arrays[name] for name in shard.layers}
-        writer.write(shard, activations=activations, labels=labels, samples=names, status=status)
+        writer.write(
+            shard,
+            activations={name: full.activations[name] for name in shard.layers},
+            labels=full.labels,
+            samples=names,
+            status=status,
+            statistics=full.statistics,
+        )
 
     total = sum(shard.stop - shard.start for shard in shards)
     try:

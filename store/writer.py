@@ -157,6 +157,7 @@ class SplitWriter:
         labels: Array,
         samples: Sequence[str],
         status: Array | None = None,
+        statistics: Mapping[str, Array] | None = None,
     ) -> None:
         """Commit one shard: when this returns it is durable, and other writers' are untouched.
 
@@ -166,6 +167,8 @@ class SplitWriter:
         activations  {layer: (rows, neurons)} for every name in `shard.layers`; cast to the stored dtype
         labels       (rows,) integers; samples: (rows,) texts that identify the rows
         status       (rows,) OK or FAILED, default OK; failed rows are stored as NaN
+        statistics   {layer: float64 (9, neurons)} of the rows that are OK, as `moments.partial` gives them,
+                     where they are known; taken anew where the values are not of the stored dtype
 
         InputError if labels or identity differ from what is stored for other layers; ProbecacheError if the
         stored dtype cannot hold the values, or if another writer took the shard over.
@@ -182,8 +185,9 @@ class SplitWriter:
         vouch: dict[str, Pieces] = {}
         for name in shard.layers:
             values = np.asarray(activations[name])
+            known = None if statistics is None else statistics[name]
             parts, vouching = encode_layer(
-                self.layers[name], shard, values, status, self.allow_saturated, token
+                self.layers[name], shard, values, status, self.allow_saturated, token, known
             )
             items |= parts
             vouch |= vouching

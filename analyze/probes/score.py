@@ -11,7 +11,7 @@ from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.nested_matmul import forward, spans
 from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
-from probecache.analyze.probes.shared_state import SharedState, task_panels
+from probecache.analyze.probes.shared_state import SharedState
 
 SCORES = 2**28  # bytes of test scores that are held at once for metrics that need them
 
@@ -22,8 +22,8 @@ def score(
     """Accuracy (m,), class_accuracy (m, c), each metric of the request (m,), and what else is to be kept."""
     task, device = shared.task, shared.device
     truth = torch.from_numpy(task.test_labels).to(device)
-    widths, groups = (torch.from_numpy(a).to(device) for a in (probes.size + 1, probes.group))
-    test = task_panels(task, shared.standardize, device, orders, test=True)
+    widths, groups = (torch.from_numpy(a) for a in (probes.size + 1, probes.group))
+    test = shared.panels(orders, test=True)
     m = len(probes)
     if task.target_kind == "numbers":
         truth = truth if truth.dim() == 2 else truth[:, None]
@@ -127,7 +127,7 @@ def _logits(
         for rows, logits in stored_matmul.products(x, groups, panels):
             yield slice(0, len(x)), rows, logits
         return
-    products = spans(groups, widths, x.shape[1])
+    products = spans(groups, widths, x.shape[1], x.device)
     for panel in panels:
         for span in products:
             yield span.probes, panel.rows, forward(x[span.probes], panel.of(span.group), span.segments)

@@ -16,7 +16,7 @@ from probecache.analyze.probes.design.gram import Moments, class_targets, moment
 from probecache.analyze.probes.optim.cross_entropy import n_outputs
 from probecache.analyze.probes.optim.curvature import ROWS_PER_NEURON, class_grams
 from probecache.analyze.probes.optim.pilot import fit_pilots
-from probecache.analyze.tasks.task import Task, row_blocks
+from probecache.analyze.tasks.task import Matrix, Task, row_blocks
 
 SAMPLE_ROWS = 16384
 GRAM_LIMIT = 2**30  # bytes of class Grams on a CPU without a memory limit
@@ -39,7 +39,8 @@ class Curvature:
 
 @dataclass
 class SharedState:
-    """Made by `share`. sample: some of the rows, as stored; sample_labels: int64, theirs.
+    """Made by `share`. sample: some of the rows, as stored, or None where `rows` has them; sample_labels:
+    int64, theirs. rows, test_rows: all of them on a GPU that has the room: they go there once per task.
 
     gram_limit: bytes that the class Grams may take, of all penalties together. Where those of one l2 would
     take more, fewer are made; with none, the plain Gram matrix serves, or nothing where rows are scarce.
@@ -49,21 +50,19 @@ class SharedState:
     standardize: bool
     device: torch.device
     moments: Moments
-    sample: Panels
+    sample: Panels | None
     sample_labels: Tensor
     gram_limit: int
     curvatures: dict[float, list[Curvature]] = field(default_factory=dict)
+    rows: Panels | None = None
+    test_rows: Panels | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: moments, sampled rows and the curvatures computed so far."""
+        """Bytes held: moments, sampled rows, rows on a GPU and the curvatures computed so far."""
+        rows = sum(p.n_samples * p.width for p in (self.sample, self.rows, self.test_rows) if p is not None)
         grams = sum(level.grams.nbytes for levels in self.curvatures.values() for level in levels)
-        return (
-            self.moments.gram.nbytes
-            + self.moments.cross.nbytes
-            + 4 * self.sample.n_samples * self.sample.width
-            + grams
-        )
+        return self.moments.gram.nbytes + self.moments.cross.nbytes + 4 * rows + grams
 
     @property
     def is_scarce(self) -> bool:
@@ -90,21 +89,51 @@ class SharedState:
             self.curvatures[l2] = self._curvature(l2, PILOTS[:count]) if count else []
         return self.curvatures[l2]
 
+    def sampled(self, chosen: np.ndarray | None) -> Tensor:
+        """Panel (1 + d, a) of the sample, or of some of it."""
+        if self.sample is not None:
+            panel = next(iter(self.sample)).base
+            return panel if chosen is None else panel[:, torch.from_numpy(chosen).to(self.device)]
+        assert self.rows is not None
+        drawn = some_rows(self.task.train.shape[0], SAMPLE_ROWS)
+        whole = np.arange(self.task.train.shape[0]) if drawn is None else drawn
+        rows = torch.from_numpy(whole if chosen is None else whole[chosen]).to(self.device)
+        parts = []
+        for panel in self.rows:
+            here = rows[(rows >= panel.rows.start) & (rows < panel.rows.stop)] - panel.start
+            parts.append(panel.base[:, here])
+        return torch.cat(parts, dim=1)
+
+    def panels(
+        self, orders: list[np.ndarray] | None = None, keep: bool = False, test: bool = False
+    ) -> Panels:
+        """`task_panels` of this task, from the rows that are on the device already."""
+        panels = task_panels(self.task, self.standardize, self.device, orders, keep, test)
+        if test and self.test_rows is None and self.rows is not None:
+            self.test_rows = resident(task_panels(self.task, self.standardize, self.device, test=True), None)
+        panels.source = self.test_rows if test else self.rows
+        return panels
+
     def _curvature(self, l2: float, levels: tuple[tuple[float, float], ...]) -> list[Curvature]:
         d = self.task.n_neurons
         widest = [math.ceil(served * d) for served, _ in levels]
         ks = [max(round(share * d), min(d, 16)) for _, share in levels]
         ks[0] = d if self.task.train.shape[0] < AMPLE * d else ks[0]
-        matrix, labels = self.sample.matrix, self.sample_labels
+        labels = self.sample_labels
         if isinstance(self.task.train, np.ndarray):
             chosen = some_rows(len(self.task.train), PILOT_ROWS)
-            matrix = self.task.train if chosen is None else self.task.train[chosen]
+            matrix: Matrix = self.task.train if chosen is None else self.task.train[chosen]
             picked = self.task.train_labels if chosen is None else self.task.train_labels[chosen]
             labels = torch.from_numpy(picked).to(self.device)
-        rows = Panels(matrix, self.sample.mean, self.sample.scale, self.device)
+        else:
+            assert self.sample is not None
+            matrix = self.sample.matrix
+        source = self.rows if len(labels) == self.task.train.shape[0] else None
+        mean, scale = units(self.task, self.standardize)
+        rows = Panels(matrix, mean, scale, self.device, source=source)
         columns, pilots = fit_pilots(rows, labels, len(self.task.classes), self.moments, ks, l2)
         grams = class_grams(
-            task_panels(self.task, self.standardize, self.device),
+            self.panels(),
             pilots,
             next(iter(columns)).of(0),
             [ROWS_PER_NEURON * max(w, FEWEST) for w in widest],
@@ -129,20 +158,37 @@ def share(
     """
     labels = torch.from_numpy(task.train_labels).to(device)
     targets = task_targets(task, labels)
+    held = resident(task_panels(task, standardize, device), memory_limit)
     if found is None:
         weights = task_weights(task, device)
-        found = moments(task_panels(task, standardize, device), targets, weights, known)
+        found = moments(held or task_panels(task, standardize, device), targets, weights, known)
     else:
         found = found.to(device)
     n = task.train.shape[0]
     chosen = some_rows(n, SAMPLE_ROWS)
     rows = np.arange(n) if chosen is None else chosen
     mean, scale = units(task, standardize)
-    sample = Panels(_take_rows(task, rows), mean, scale, device)
+    sample = None if held is not None else Panels(_take_rows(task, rows), mean, scale, device)
     gram_limit = GRAM_LIMIT if device.type == "cpu" else 2**33
     if memory_limit is not None:
         gram_limit = min(gram_limit, memory_limit // 8)
-    return SharedState(task, standardize, device, found, sample, labels[rows], gram_limit)
+    return SharedState(task, standardize, device, found, sample, labels[rows], gram_limit, rows=held)
+
+
+def resident(panels: Panels, memory_limit: int | None) -> Panels | None:
+    """The panels, held where they are iterated first, if a GPU has room for eight times as much.
+
+    Fits hold the columns in their order in float32 and in bfloat16, and logits of all rows, beside them.
+    """
+    if panels.device.type != "cuda" or not panels.in_memory:
+        return None
+    free = torch.cuda.mem_get_info(panels.device)[0]
+    if memory_limit is not None:
+        free = min(free, memory_limit)
+    if 8 * 4 * panels.n_samples * panels.width > free:
+        return None
+    panels.keep = True
+    return panels
 
 
 def units(task: Task, standardize: bool) -> tuple[np.ndarray, np.ndarray]:

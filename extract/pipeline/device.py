@@ -84,23 +84,41 @@ def choose_compute(
 
 
 class PinnedRing:
-    """`slots` sets of pinned host buffers that device outputs are copied into on a side stream.
+    """Sets of pinned host buffers that device outputs are copied into on a side stream.
 
-    `free_slot` waits for a set that nobody uses, which bounds memory; `put` starts a copy into it and
-    returns, at once, the event that says when it is done; `buffers` are the set's tensors, valid from that
-    event on; `give_back` frees the set.
+    There are as few as the run shows to be enough: SLOTS to begin with, one more where the device has filled
+    them all and nobody has emptied one, while they take less than LIMIT bytes. `free_slot` waits for a set
+    that nobody uses, which bounds memory; `put` starts a copy into it and returns, at once, the event that
+    says when it is done; `buffers` are the set's tensors, valid from that event on; `give_back` frees it.
     """
 
-    def __init__(
-        self, slots: int, rows: int, neurons: Sequence[int], dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self._buffers = [
-            [torch.empty(rows, n, dtype=dtype, pin_memory=True) for n in neurons] for _ in range(slots)
-        ]
+    SLOTS = 4
+    LIMIT = 2**28
+
+    def __init__(self, rows: int, neurons: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        self._rows, self._neurons, self._dtype = rows, list(neurons), dtype
+        self._buffers = [self._set() for _ in range(self.SLOTS)]
         self._free: SimpleQueue[int] = SimpleQueue()
-        for slot in range(slots):
+        for slot in range(self.SLOTS):
             self._free.put(slot)
+        self._last: torch.cuda.Event | None = None
         self._stream = torch.cuda.Stream(device)
+
+    def _set(self) -> list[Tensor]:
+        return [torch.empty(self._rows, n, dtype=self._dtype, pin_memory=True) for n in self._neurons]
+
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether the device has still to fill a set, or there may be no more of them."""
+        each = sum(buffer.nbytes for buffer in self._buffers[0])
+        if (1 + len(self._buffers)) * each > self.LIMIT:
+            return True
+        return self._last is not None and not self._last.query()
+
+    def grow(self) -> int:
+        """A slot that is new."""
+        self._buffers.append(self._set())
+        return len(self._buffers) - 1
 
     def free_slot(self, timeout: float) -> int | None:
         """A slot that nobody uses, or None after `timeout` seconds."""
@@ -118,6 +136,7 @@ class PinnedRing:
                 output.record_stream(self._stream)
             done = torch.cuda.Event(enable_timing=True)
             done.record(self._stream)
+            self._last = done
             return done
 
     def buffers(self, slot: int) -> list[Tensor]:

@@ -13,10 +13,9 @@ from probecache.extract.pipeline.device import Compute, PinnedRing
 from probecache.extract.pipeline.device_loader import Feed
 from probecache.extract.pipeline.loader import Batch
 from probecache.extract.pipeline.shard_assembler import Drain, Rows, Write
+from probecache.extract.pipeline.statistics import ShardStatistics
 from probecache.extract.pipeline.timing import Timing
 from probecache.store.errors import ProbecacheError
-
-SLOTS = 4
 
 
 class Forward:
@@ -86,8 +85,9 @@ def run_loop(
     """Push `batches` through the backbone and hand every finished shard to `write`, in order; return the rows
     that could not be read, with their reasons.
 
-    Memory is bounded by the queues: some batches of images, some of rows, one shard. Any error ends the run
-    after the shard that is being written.
+    Memory is bounded by the queues: some batches of images, some of rows, two shards; on CUDA one more shard
+    on the device, whose statistics are taken there. Any error ends the run after the shard that is being
+    written.
     """
     compute = forward.compute
     names = [f.name for f in features.features]
@@ -97,8 +97,14 @@ def run_loop(
     finished = False
     try:
         with compute.precision():
-            send = _send_cuda if compute.device.type == "cuda" else _send_host
-            send(forward, neurons, features.dtype, feed, drain, timing, on_batch)
+            if compute.device.type == "cuda":
+                ring = PinnedRing(forward.size, neurons, features.dtype, compute.device)
+                statistics = ShardStatistics(
+                    [(s.start, s.stop) for s in shards], names, neurons, features.dtype
+                )
+                _send_cuda(forward, ring, statistics, feed, drain, timing, on_batch)
+            else:
+                _send_host(forward, feed, drain, timing, on_batch)
         with timing.wait("write"):
             finished = True
             drain.close()
@@ -111,8 +117,6 @@ def run_loop(
 
 def _send_host(
     forward: Forward,
-    neurons: Sequence[int],
-    dtype: torch.dtype,
     feed: Feed,
     drain: Drain,
     timing: Timing,
@@ -131,21 +135,19 @@ def _send_host(
 
 def _send_cuda(
     forward: Forward,
-    neurons: Sequence[int],
-    dtype: torch.dtype,
+    ring: PinnedRing,
+    statistics: ShardStatistics,
     feed: Feed,
     drain: Drain,
     timing: Timing,
     on_batch: Callable[[int], None],
 ) -> None:
-    rows = forward.size
-    ring = PinnedRing(SLOTS, rows, neurons, dtype, forward.compute.device)
     for fed in feed:
-        slot = None
+        slot = ring.free_slot(timeout=0)
         while slot is None:
             # The ring is full either because the device is behind or because the writer is.
             with timing.wait("write" if drain.busy else "forward"):
-                slot = ring.free_slot(timeout=0.1)
+                slot = ring.free_slot(timeout=0.1) if ring.waits_for_device else ring.grow()
             if drain.error is not None:
                 raise drain.error
         with timing.wait("forward"):
@@ -154,13 +156,13 @@ def _send_cuda(
             fed.images.record_stream(stream)
             started = torch.cuda.Event(enable_timing=True)
             started.record(stream)
-            event = None
+            event, found = None, None
             for offset, outputs in forward(fed.images):
                 event = ring.put(slot, outputs, offset)
+                found = statistics.add(fed.batch, offset, outputs)
         with timing.wait("write"):
-            drain.put(
-                Rows(fed.batch, ring.buffers(slot), event, lambda slot=slot: ring.give_back(slot), started)  # type: ignore[misc]
-            )
+            give_back = lambda slot=slot: ring.give_back(slot)  # type: ignore[misc]  # noqa: E731
+            drain.put(Rows(fed.batch, ring.buffers(slot), event, give_back, started, found))
         _count(fed.batch, timing, on_batch)
 
 

@@ -1,4 +1,4 @@
-"""A thread that gathers pooled rows into whole shards and writes them, off the forward path."""
+"""Two threads off the forward path: one gathers pooled rows into whole shards, the other writes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,27 +15,42 @@ from probecache.extract.pipeline.loader import FAILED, Batch
 from probecache.extract.pipeline.timing import Timing
 
 DEPTH = 4
-Write = Callable[[Any, Mapping[str, np.ndarray], np.ndarray, np.ndarray, Mapping[int, str]], None]
 
 
 @dataclass(frozen=True)
 class Rows:
     """Pooled rows of one batch. `outputs` are host tensors that are valid once `event` has happened; `done`
-    is then called to free them."""
+    is then called to free them. `statistics` gives those of the whole shard, with its last batch."""
 
     batch: Batch
     outputs: Sequence[Tensor]
     event: Any = None
     done: Callable[[], None] | None = None
     started: Any = None
+    statistics: Callable[[], Mapping[str, np.ndarray]] | None = None
+
+
+@dataclass
+class GatheredShard:
+    """A shard's rows, and why some could not be read. statistics: of each layer, where a device took them."""
+
+    shard: Any
+    activations: dict[str, np.ndarray]
+    labels: np.ndarray
+    status: np.ndarray
+    reasons: dict[int, str]
+    statistics: Mapping[str, np.ndarray] | None = None
+
+
+Write = Callable[[GatheredShard], None]
 
 
 class Drain:
-    """`put` rows in order of their shards; every full shard goes to `write(shard, activations, labels,
-    status, reasons)`, the last being why rows failed.
+    """`put` rows in order of their shards; every full shard goes to `write`.
 
-    At most DEPTH batches and one shard are held. A failed write is raised by the next `put`, or by `close`.
-    `failed` maps the rows that could not be read so far to their reasons.
+    At most DEPTH batches and two shards are held, one that is gathered and one that is written. A failed
+    write is raised by the next `put`, or by `close`. `failed` maps the rows that could not be read so far to
+    their reasons.
     """
 
     def __init__(
@@ -54,11 +69,17 @@ class Drain:
         self._write = write
         self._timing = timing
         self._queue: Queue[Rows | None] = Queue(DEPTH)
+        # The writer takes a shard out when it is written: until then the next one is not handed over.
+        self._whole: Queue[GatheredShard | None] = Queue(1)
         self.error: BaseException | None = None
         self.busy = False
         self.failed: dict[int, str] = {}
-        self._thread = Thread(target=self._run, name="probecache-drain", daemon=True)
-        self._thread.start()
+        self._threads = [
+            Thread(target=work, name=f"probecache-{name}", daemon=True)
+            for name, work in (("drain", self._gather), ("write", self._write_all))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, rows: Rows) -> None:
         while True:
@@ -71,64 +92,83 @@ class Drain:
                 continue
 
     def close(self, finish: bool = True) -> None:
-        """Write what was put and end the thread; without `finish`, end after the shard being written."""
+        """Write what was put and end the threads; without `finish`, end after the shard being written."""
         while not finish:
             try:
                 self._queue.get_nowait()
             except Empty:
                 break
-        while self._thread.is_alive():
+        while self._threads[0].is_alive():
             try:
                 self._queue.put(None, timeout=0.1)
                 break
             except Full:
                 continue
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         if finish and self.error is not None:
             raise self.error
 
-    def _run(self) -> None:
+    def _gather(self) -> None:
         pending = iter(self._shards)
-        shard, arrays = None, dict[str, np.ndarray]()
-        labels, status = np.empty(0), np.empty(0)
+        full: GatheredShard | None = None
         try:
             while (rows := self._queue.get()) is not None:
-                if shard is None:
-                    shard = next(pending)
-                    arrays, labels, status = self._empty(shard.stop - shard.start)
-                self._fill(rows, shard.start, arrays, labels, status)
-                if rows.batch.stop == shard.stop:
-                    self.busy = True
-                    with self._timing.work("write"):
-                        reasons = {row: why for row, why in self.failed.items() if row >= shard.start}
-                        self._write(shard, arrays, labels, status, reasons)
-                    self.busy, shard = False, None
+                if full is None:
+                    full = self._empty(next(pending))
+                self._fill(rows, full)
+                if rows.batch.stop == full.shard.stop:
+                    first = full.shard.start
+                    full.reasons = {row: why for row, why in self.failed.items() if row >= first}
+                    full.statistics = rows.statistics() if rows.statistics is not None else None
+                    self._hand_over(full)
+                    full = None
         except BaseException as error:
-            self.error, self.busy = error, False
+            self.error = self.error or error
+        finally:
+            self._hand_over(None)
 
-    def _empty(self, count: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    def _hand_over(self, full: GatheredShard | None) -> None:
+        """Wait until the writer has written the shard before."""
+        self.busy = True
+        self._whole.join()
+        self.busy = False
+        self._whole.put(full)
+
+    def _write_all(self) -> None:
+        while (full := self._whole.get()) is not None:
+            try:
+                if self.error is None:
+                    with self._timing.work("write"):
+                        self._write(full)
+            except BaseException as error:
+                self.error = error
+            del full
+            self._whole.task_done()
+        self._whole.task_done()
+
+    def _empty(self, shard: Any) -> GatheredShard:
+        count = shard.stop - shard.start
         arrays = {
             name: np.empty((count, n), self._dtype)
             for name, n in zip(self._names, self._neurons, strict=True)
         }
-        return arrays, np.empty(count, np.int64), np.empty(count, np.uint8)
+        return GatheredShard(shard, arrays, np.empty(count, np.int64), np.empty(count, np.uint8), {})
 
-    def _fill(
-        self, rows: Rows, first: int, arrays: Mapping[str, np.ndarray], labels: np.ndarray, status: np.ndarray
-    ) -> None:
-        batch = rows.batch
+    def _fill(self, rows: Rows, full: GatheredShard) -> None:
+        batch, first = rows.batch, full.shard.start
         if rows.event is not None:
             rows.event.synchronize()
             if rows.started is not None:
-                self._timing.worked["forward"] += rows.started.elapsed_time(rows.event) / 1000
+                self._timing.add("forward", rows.started.elapsed_time(rows.event) / 1000)
         part = slice(batch.start - first, batch.stop - first)
         failed = batch.status == FAILED
         with self._timing.work("write"):
             for name, output in zip(self._names, rows.outputs, strict=True):
-                arrays[name][part] = to_numpy(output[: len(batch.labels)])
+                full.activations[name][part] = to_numpy(output[: len(batch.labels)])
                 if failed.any():
-                    arrays[name][part][failed] = np.nan
-            labels[part], status[part] = batch.labels, batch.status
+                    full.activations[name][part][failed] = np.nan
+            full.labels[part], full.status[part] = batch.labels, batch.status
             self.failed.update(batch.errors)
         if rows.done is not None:
             rows.done()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 
 STAGES = ("decode", "copy", "forward", "write")
 
@@ -22,6 +23,7 @@ class Timing:
     fallbacks: int = 0  # images that Pillow decoded although another decoder was asked for
     started: float = field(default_factory=time.perf_counter)
     stopped: float | None = None
+    _lock: Lock = field(default_factory=Lock, repr=False)  # several threads work at one stage
 
     @contextmanager
     def wait(self, stage: str) -> Iterator[None]:
@@ -39,7 +41,12 @@ class Timing:
         try:
             yield
         finally:
-            self.worked[stage] += time.perf_counter() - start
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count seconds of work of `stage`."""
+        with self._lock:
+            self.worked[stage] += seconds
 
     def stop(self) -> None:
         self.stopped = time.perf_counter()

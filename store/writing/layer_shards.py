@@ -20,11 +20,18 @@ _LOST = 0.01  # of a layer's neurons may be too small for the stored dtype
 
 
 def encode_layer(
-    layer: Layer, s: Shard, values: Array, status: Array, allow_saturated: bool, token: int = 0
+    layer: Layer,
+    s: Shard,
+    values: Array,
+    status: Array,
+    allow_saturated: bool,
+    token: int = 0,
+    known: Array | None = None,
 ) -> tuple[dict[str, Pieces], dict[str, Pieces]]:
     """The objects of a layer's shard, and the commit that vouches for them.
 
     values  (rows, neurons), cast to the stored dtype; rows whose `status` is not OK are stored as NaN
+    known   the statistics of the rows that are OK, of values that are of the stored dtype
 
     ProbecacheError if a float16 layer would hold saturated or non-finite values and that is not allowed.
     """
@@ -33,9 +40,12 @@ def encode_layer(
     if not ok.all():
         cast = cast.copy() if np.shares_memory(cast, values) else cast
         cast[~ok] = np.nan
-    statistics = moments.partial(cast if ok.all() else cast[ok])
-    given = values if ok.all() else values[ok]
-    statistics[8], lost = underflow(given, cast if ok.all() else cast[ok])
+    given, lost = values if ok.all() else values[ok], 0
+    if known is None or values.dtype != cast.dtype:
+        statistics = moments.partial(cast if ok.all() else cast[ok])
+        statistics[8], lost = underflow(given, cast if ok.all() else cast[ok])
+    else:
+        statistics = known
     if not allow_saturated:
         beyond = int(statistics[6].sum()) + (int(statistics[7].sum()) if spec.dtype == "float16" else 0)
         if beyond and spec.dtype != "float16":  # what was infinite or NaN before may stay so

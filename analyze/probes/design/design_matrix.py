@@ -5,13 +5,14 @@ order[j]. The first 1 + k rows of a panel are the design matrix of the probe on 
 memory, so every nested probe multiplies a slice and nothing is gathered.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from probecache.analyze.probes.design.upload import to_device
 from probecache.analyze.tasks.task import Matrix, row_blocks
 
 
@@ -41,12 +42,26 @@ class Panel:
         return panel
 
 
+@dataclass(frozen=True)
+class Strip:
+    """Rows from `start` on: x is (1 + k, rows), their first columns; `take(rows)` is (1 + d, a) of some."""
+
+    start: int
+    x: Tensor
+    take: Callable[[Tensor], Tensor]
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + self.x.shape[1])
+
+
 @dataclass
 class Panels:
     """Panels of one matrix. Iterating gives them in row order: one pass over the matrix.
 
     orders: int64 (d',) columns each, or empty for one order, as stored. mean, scale: float32 (d,) or None.
     keep: hold what the first pass made, on `device`; else each pass reads and arranges the rows again.
+    source: panels of the same matrix with its columns as stored, held on the device, to take the rows from.
     """
 
     matrix: Matrix
@@ -56,6 +71,7 @@ class Panels:
     orders: list[np.ndarray] = field(default_factory=list)
     rows: int = 0
     keep: bool = False
+    source: "Panels | None" = None
 
     def __post_init__(self) -> None:
         # A gradient is rounded to bfloat16 once per panel: the more rows cancel in it, the finer.
@@ -84,8 +100,7 @@ class Panels:
             yield from self._held
             return
         made = []
-        for start, block in row_blocks(self.matrix, self.rows):
-            base = self.standardised(block)
+        for start, base in self._stored():
             if self.keep and len(self._orders) == 1:
                 # Only the ordered columns are kept: the stored order would double the memory.
                 panel = Panel(start, base[self._orders[0]], (), {})
@@ -96,9 +111,29 @@ class Panels:
             yield panel
         self._held = made
 
+    def _stored(self) -> Iterator[tuple[int, Tensor]]:
+        """(start, standardised rows (1 + d, rows) with columns as stored)."""
+        if self.source is not None:
+            yield from ((panel.start, panel.base) for panel in self.source)
+            return
+        for start, block in row_blocks(self.matrix, self.rows):
+            yield start, self.standardised(block)
+
+    def strips(self, k: int) -> Iterator["Strip"]:
+        """The rows in pieces for who wants k columns of all of them and all columns of some."""
+        if self.source is not None or self.keep:
+            for panel in self:
+                base = panel.of(0)
+                yield Strip(panel.start, base[: 1 + k], lambda rows, base=base: base[:, rows])  # type: ignore[misc]
+            return
+        for start, block in row_blocks(self.matrix, self.rows):
+            x = self.standardised(block[:, :k])
+            # A row is contiguous in the matrix, and a stride apart in a panel.
+            yield Strip(start, x, lambda rows, block=block: self._design(block[rows.cpu().numpy()]).T)  # type: ignore[misc]
+
     def standardised(self, block: np.ndarray) -> Tensor:
         """The panel (1 + k, rows) of some rows (rows, k), the first k columns of the matrix, as stored."""
-        columns = torch.from_numpy(block).to(self.device).T  # (k, rows), a view
+        columns = to_device(block, self.device).T  # (k, rows), a view
         panel = torch.empty(1 + len(columns), len(block), device=self.device)
         panel[0] = 1
         panel[1:] = columns  # transposed once: what follows runs along memory
@@ -107,7 +142,7 @@ class Panels:
             panel[1:] /= torch.from_numpy(self.scale[: len(columns)]).to(self.device)[:, None]
         return panel
 
-    def design(self, block: np.ndarray) -> Tensor:
+    def _design(self, block: np.ndarray) -> Tensor:
         """The same as rows: (rows, 1 + k), the first column all ones."""
         k = block.shape[1]
         rows = torch.empty(len(block), 1 + k, device=self.device)

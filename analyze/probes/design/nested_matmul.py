@@ -5,7 +5,8 @@ probe's own columns. The columns are cut where probes end; segment j is multipli
 probes that reach it, one wide product. Cuts closer than `MIN_SEGMENT` columns are merged: a product that is
 too narrow costs more than the zeros it would save.
 
-Products of bfloat16 inputs are summed in float32 over the segments; each is rounded once.
+Products of bfloat16 inputs are summed in float32 over the segments. On a CPU each is rounded once; on CUDA
+none is, since its units give float32 sums for nothing.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 MIN_SEGMENT = 256
 FULL = 256  # weight vectors
+FLOAT32_SUMS = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8 on
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,13 @@ class Span:
     segments: list[Segment]
 
 
-def spans(groups: Tensor, widths: Tensor, outputs: int) -> list[Span]:
-    """The products of a batch: groups, widths int64 (a,), sorted by group, then by width, largest first."""
+def spans(groups: Tensor, widths: Tensor, outputs: int, device: torch.device) -> list[Span]:
+    """The products of a batch on `device`: groups, widths int64 (a,), on the CPU, sorted by group, then by
+    width, largest first."""
     found = []
     for group in groups.unique().tolist():
         members = (groups == group).nonzero()[:, 0]
-        for run in runs(len(members), outputs, members.device):
+        for run in runs(len(members), outputs, device):
             probes = slice(int(members[0]) + run.start, int(members[0]) + run.stop)
             found.append(Span(group, probes, segments(widths[probes].tolist())))
     return found
@@ -81,7 +84,7 @@ def forward(weights: Tensor, panel: Tensor, parts: list[Segment]) -> Tensor:
         left, right = flat[: part.probes * c, part.start : part.stop], panel[part.start : part.stop]
         out = logits[: part.probes * c]
         if panel.dtype != torch.float32:
-            _ = out.copy_(left @ right) if i == 0 else out.add_(left @ right)
+            _ = out.copy_(_product(left, right)) if i == 0 else out.add_(_product(left, right))
         elif i == 0:
             torch.mm(left, right, out=out)
         else:
@@ -96,4 +99,9 @@ def backward(residual: Tensor, panel: Tensor, parts: list[Segment], out: Tensor)
     for part in parts:
         left, right = flat[: part.probes * c], panel[part.start : part.stop].T
         target = total[: part.probes * c, part.start : part.stop]
-        _ = target.add_(left @ right) if panel.dtype != torch.float32 else target.addmm_(left, right)
+        _ = target.add_(_product(left, right)) if panel.dtype != torch.float32 else target.addmm_(left, right)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left right of bfloat16 inputs; float32 on CUDA, which else may add parts of a long sum in bfloat16."""
+    return torch.mm(left, right, out_dtype=torch.float32) if left.is_cuda and FLOAT32_SUMS else left @ right

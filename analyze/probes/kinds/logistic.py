@@ -17,7 +17,6 @@ from probecache.analyze.probes.shared_state import (
     GRAM_LIMIT,
     SharedState,
     one_label,
-    task_panels,
     task_weights,
 )
 from probecache.analyze.tasks.size import LayerSize
@@ -81,11 +80,9 @@ class Logistic:
         self, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
     ) -> Fitted:
         task, device = shared.task, shared.device
-        groups, widths, l2s = (
-            torch.from_numpy(a).to(device) for a in (probes.group, probes.size + 1, probes.l2)
-        )
+        groups, widths, l2s = (torch.from_numpy(a) for a in (probes.group, probes.size + 1, probes.l2))
         batch = Batch(
-            task_panels(task, shared.standardize, device, orders, keep=isinstance(task.train, np.ndarray)),
+            shared.panels(orders, keep=isinstance(task.train, np.ndarray)),
             groups,
             widths,
             l2s,

@@ -103,10 +103,9 @@ class Sgd:
             sizes = probes.size[probes.group == g]
             panels = task_panels(task, shared.standardize, device, [order], keep=True, as_stored=True)
             x = fit_sgd(panels, truth, sizes, self.schedule, weights=weights)
-            zero = torch.zeros(len(sizes), dtype=torch.int64, device=device)
-            widths = torch.from_numpy(sizes + 1).to(device)
+            zero, widths = torch.zeros(len(sizes), dtype=torch.int64), torch.from_numpy(sizes + 1)
             batch = Batch(panels, zero, widths, zero.double(), truth, weights)
-            f, gradient = batch.evaluate(x, torch.arange(len(x), device=device))
+            f, gradient = batch.evaluate(x, torch.arange(len(x)))
             if not shared.standardize:  # it walks on the columns as stored, and is scored on centred ones
                 mean = torch.from_numpy(task.mean[order]).to(device).double()
                 x[..., 0] += (x[..., 1:].double() @ mean).float()

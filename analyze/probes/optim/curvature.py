@@ -18,7 +18,6 @@ from torch import Tensor
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import add_gram
 from probecache.analyze.probes.design.nested_matmul import forward, segments
-from probecache.analyze.tasks.task import row_blocks
 
 # Of the widest probes served: with 4, noise costs a third more evaluations; 40 gain little.
 ROWS_PER_NEURON = 6
@@ -51,9 +50,9 @@ def class_grams(
     draws = np.random.default_rng(seed).random(n, dtype=np.float32)
     expected = [_curvature(sample, pilot).mean(dim=1, keepdim=True) for pilot in pilots]  # (c, 1) each
     found = [torch.zeros(outputs, 2, dtype=torch.float64, device=device) for _ in pilots]  # rows, curvature
-    for start, block in row_blocks(panels.matrix, panels.rows):
-        here = slice(start, start + len(block))
-        x, drawn = panels.standardised(block[:, : widest - 1]), torch.from_numpy(draws[here]).to(device)
+    for strip in panels.strips(widest - 1):
+        x, here = strip.x, strip.rows
+        drawn = torch.from_numpy(draws[here]).to(device)
         for pilot, blocks, mean, count, seen in zip(pilots, grams, expected, wanted, found, strict=True):
             curvature = _curvature(x, pilot)  # (c, rows)
             if weights is not None:
@@ -65,10 +64,9 @@ def class_grams(
             for j in range(outputs):
                 rows = chosen[j].nonzero()[:, 0]
                 if len(rows):
-                    # A row is contiguous in the matrix, and a stride apart in a panel.
-                    a = panels.design(block[rows.cpu().numpy()])
-                    a *= scale[j, rows, None]
-                    add_gram(blocks[j], a.T, a.T, blocks=8)
+                    a = strip.take(rows)
+                    a *= scale[j, rows]
+                    add_gram(blocks[j], a, a, blocks=1 if a.is_cuda else 8)
     for blocks, seen, count in zip(grams, found, wanted, strict=True):
         blocks.div_(total)
         few = seen[:, 0] < FEW * count

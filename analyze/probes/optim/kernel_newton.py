@@ -102,7 +102,8 @@ def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch
     m, outputs, device = len(batch.l2), len(batch.truth), batch.truth.device
     x = torch.zeros(m, outputs, batch.width, device=device)
     used = torch.zeros(m, dtype=torch.int64, device=device)
-    gap, converged = torch.zeros_like(batch.l2), torch.zeros_like(used, dtype=torch.bool)
+    gap = torch.zeros(m, dtype=torch.float64, device=device)
+    converged = torch.zeros_like(used, dtype=torch.bool)
     weights = torch.ones(batch.panels.n_samples, device=device) if batch.weights is None else batch.weights
     share = weights / weights.sum(dtype=torch.float64).to(weights.dtype)
     for group in batch.groups.unique().tolist():
@@ -127,7 +128,7 @@ def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch
             slopes = point.rows @ columns[:size].T  # (c, k)
             x[i, :, 1 : 1 + size] = slopes
             x[i, :, 0] = point.intercept[:, 0] - slopes @ mean[:size, 0]
-    objective, gradient = batch.evaluate(x, torch.arange(m, device=device))
+    objective, gradient = batch.evaluate(x, torch.arange(m))
     return Solution(x, objective, dot(gradient, gradient).sqrt(), gap, used, converged)
 
 

@@ -1,7 +1,8 @@
 """L-BFGS on many independent problems in lock step: one evaluation serves all of them.
 
 Each problem has its own step length, line search, history and convergence; a finished one leaves the batch,
-so the evaluations get cheaper as it empties. Scalars are float64.
+so the evaluations get cheaper as it empties. Scalars are float64. Which problems are left is known on the
+CPU: a device is waited for twice a step, for who has finished and for whose step failed, and nowhere else.
 """
 
 from collections.abc import Callable
@@ -50,7 +51,8 @@ def lbfgs(
 ) -> Solution:
     """Minimise m convex problems from `start` (m, ...).
 
-    evaluate(x, which) -> objective float64 (a,), gradient (a, ...) for the problems `which` int64 (a,).
+    evaluate(x, which) -> objective float64 (a,), gradient (a, ...) for the problems `which` int64 (a,), which
+    is on the CPU, and the same object until problems leave.
     solve(gradient, which) -> the preconditioner's inverse applied.
     tol: a problem has converged when its estimated gap (`History.gap`) is at most tol * objective.
     max_iter: evaluations per problem, or int64 (m,), each one's; those left then report converged = False.
@@ -64,21 +66,21 @@ def lbfgs(
     done = Solution(start.clone(), zeros, zeros.clone(), zeros.clone(), zeros.long(), zeros.bool())
     if grid is not None:
         done.history = History.empty(start)
-    active = torch.arange(m, device=device)
-    limit = torch.as_tensor(max_iter, device=device).expand(m)
+    active = torch.arange(m)
+    limit = torch.as_tensor(max_iter).to(device).expand(m)
     history = History.empty(start) if history is None else history
     x = _on_grid(start.clone(), grid)
     f, g = evaluate(x, active)
     solved = solve(g, active)
-    used = torch.ones_like(active)
-    stuck = torch.zeros_like(active, dtype=torch.bool)
+    used = torch.ones(m, dtype=torch.int64, device=device)
+    stuck = torch.zeros(m, dtype=torch.bool, device=device)
     gain = torch.full_like(f, torch.inf)
     while True:
         direction = history.direction(g, solved)
         slope = dot(g, direction)
         lost = slope >= 0  # rounding may spoil what the history says; the preconditioner alone descends
-        if bool(lost.any()):
-            direction[lost] = -solved[lost]
+        if lost.is_cuda or bool(lost.any()):  # asking a device takes longer than doing it
+            direction = torch.where(lost.view(-1, *[1] * (g.dim() - 1)), -solved, direction)
             slope = dot(g, direction)
         decrement = -0.5 * slope
         # On a grid the decrement stops at the rounding, which would look like slow progress.
@@ -88,19 +90,21 @@ def lbfgs(
         within = gap <= tol * f.abs()
         if grid is not None and history.order:
             within |= gain <= tol * f.abs()  # what rounding hides is left to a finer search
-        finished = within | stuck | (used >= limit[active]) | ~torch.isfinite(slope)
-        if bool(finished.any()):
-            ids, keep = active[finished], ~finished
-            done.x[ids], done.objective[ids] = x[finished], f[finished]
-            done.gap[ids] = (gap / f.abs().clamp(min=1e-300))[finished]
-            done.grad_norm[ids] = dot(g, g).sqrt()[finished]
-            done.n_iter[ids], done.converged[ids] = used[finished], within[finished]
+        finished = within | stuck | (used >= limit) | ~torch.isfinite(slope)
+        ended = finished.cpu()
+        if bool(ended.any()):
+            ids, gone, keep = (t.to(device) for t in (active[ended], _where(ended), _where(~ended)))
+            done.x[ids], done.objective[ids] = x[gone], f[gone]
+            done.gap[ids] = (gap / f.abs().clamp(min=1e-300))[gone]
+            done.grad_norm[ids] = dot(g, g).sqrt()[gone]
+            done.n_iter[ids], done.converged[ids] = used[gone], within[gone]
             if done.history is not None:
-                done.history.put(ids, history.pick(finished))
-            if not bool(keep.any()):
+                done.history.put(ids, history.pick(gone))
+            if not len(keep):
                 return done
-            active, x, f, g, solved, direction, slope, decrement, used = (
-                t[keep] for t in (active, x, f, g, solved, direction, slope, decrement, used)
+            active = active[~ended]
+            limit, x, f, g, solved, direction, slope, decrement, used = (
+                t[keep] for t in (limit, x, f, g, solved, direction, slope, decrement, used)
             )
             history = history.pick(keep)
         old_x, old_f, old_g, old_solved = x, f, g, solved
@@ -108,6 +112,10 @@ def lbfgs(
         used, gain = used + cost, old_f - f
         solved = solve(g, active)
         history.push(x - old_x, g - old_g, solved - old_solved, decrement)
+
+
+def _where(chosen: Tensor) -> Tensor:
+    return chosen.nonzero()[:, 0]
 
 
 def _spread(scalars: Tensor, like: Tensor) -> Tensor:
@@ -133,19 +141,20 @@ def _search(
     t = torch.ones_like(f)
     new_x = _on_grid(x + direction, grid)
     new_f, new_g = evaluate(new_x, active)
-    used = torch.ones_like(active)
+    used = torch.ones_like(f, dtype=torch.int64)
     slack = noise * f.abs()
     for _ in range(HALVINGS if grid is None else ON_GRID):
         bad = ~(new_f <= f + ARMIJO * t * slope + slack)
-        if not bool(bad.any()):
-            break
-        ids = bad.nonzero()[:, 0]
+        again = _where(bad.cpu())
+        if not len(again):
+            return new_x, new_f, new_g, used, (new_x == x).flatten(1).all(dim=1)
+        ids = again.to(x.device)
         # The parabola through f, its slope and the value that failed.
         guess = -slope[ids] * t[ids] ** 2 / (2 * (new_f - f - t * slope)[ids])
         guess = torch.where(torch.isfinite(guess), guess, 0.1 * t[ids])
         t[ids] = torch.clamp(guess, min=0.1 * t[ids], max=0.5 * t[ids])
         new_x[ids] = _on_grid(x[ids] + _spread(t[ids], x) * direction[ids], grid)
-        new_f[ids], new_g[ids] = evaluate(new_x[ids], active[ids])
+        new_f[ids], new_g[ids] = evaluate(new_x[ids], active[again])
         used[ids] += 1
     stuck = ~(new_f <= f + ARMIJO * t * slope + slack)
     new_x[stuck], new_f[stuck], new_g[stuck] = x[stuck], f[stuck], g[stuck]

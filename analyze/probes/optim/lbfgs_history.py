@@ -11,6 +11,7 @@ whatever the history, and P^-1 g is the only solve.
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -96,7 +97,8 @@ class History:
         """Minus the quasi-Newton inverse applied to g (m, ...); solved: P^-1 g."""
         if not self.order:
             return -solved
-        flat, slots, usable = g.flatten(1), self.order, self.usable[:, self.order]
+        flat, slots = g.flatten(1), _slots(tuple(self.order), g.device)
+        usable = self.usable[:, slots]
         products = self.products[:, slots][:, :, slots]  # (m, h, h)
         scales = self.scales[:, slots][:, :, slots]
         own = products.diagonal(dim1=1, dim2=2)[..., None]  # (m, h, 1), 1 where a pair is unusable
@@ -118,7 +120,7 @@ class History:
         Where they shrink by r per step, what is left is their sum, decrement / (1 - r). r and a smoothed
         decrement come from a line through their logarithms.
         """
-        past = self.decrements[:, self.order]
+        past = self.decrements[:, _slots(tuple(self.order), decrement.device)]
         known = torch.cat([decrement[:, None], past], dim=1).clamp(min=1e-300)  # (m, 1 + h), newest first
         age = torch.arange(known.shape[1], dtype=torch.float64, device=known.device)
         weight = torch.isfinite(known).double()
@@ -143,7 +145,13 @@ def _dots(vectors: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(x[:, None], vectors.permute(1, 2, 0))[:, 0].double()
 
 
-def _combine(weights: Tensor, vectors: Tensor, slots: list[int]) -> Tensor:
+@cache
+def _slots(order: tuple[int, ...], device: torch.device) -> Tensor:
+    """Slots as an index on the device: a list would be copied there each time, and waited for."""
+    return torch.tensor(order, dtype=torch.int64, device=device)
+
+
+def _combine(weights: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
     """(m, size): the sum of the vectors in `slots`, each times its weight (m, h, 1)."""
     spread = vectors.new_zeros(len(weights), 1, LENGTH)
     spread[:, 0, slots] = weights[..., 0].to(vectors.dtype)

@@ -23,23 +23,24 @@ def precondition_and_start(
 ) -> tuple[Preconditioner, Tensor]:
     """The preconditioner and the starting weights (m, c, w) of a batch.
 
-    groups: int64 (m,), the column order of each probe; all_widths: int64 (m,), 1 + k; l2s: float64 (m,).
+    groups: int64 (m,), the column order of each probe; all_widths: int64 (m,), 1 + k; l2s: float64 (m,); all
+    on the CPU.
     near: weights (m, c, w) to start from instead, where they are known.
     """
     classes, device = len(shared.task.classes), shared.device
     outputs = n_outputs(classes)
     # Few rows tell a scale, and a probe's logits of all of the sample are many where classes are.
     chosen = some_rows(len(shared.sample_labels), max(1024, 2**18 // outputs))
-    rows = torch.arange(len(shared.sample_labels)) if chosen is None else torch.from_numpy(chosen)
-    truth = indicator(shared.sample_labels[rows.to(device)], outputs)
+    labels = shared.sample_labels if chosen is None else shared.sample_labels[torch.from_numpy(chosen)]
+    truth = indicator(labels, outputs)
     width = int(all_widths.max())
-    mask = torch.arange(width, device=device) < all_widths[:, None, None]
+    mask = (torch.arange(width) < all_widths[:, None, None]).to(device)
     factors: list[Tensor | None] = []
     # Plain L-BFGS needs columns of one scale that are not all alike, as random projections are.
     plain = shared.is_scarce and shared.standardize and shared.moments.effective_rank > ALIKE
     which = torch.zeros_like(groups)
     start = torch.zeros(len(which), outputs, 1 + len(orders[0]), device=device)
-    sample = next(iter(shared.sample)).base[:, rows.to(device)]
+    sample = shared.sampled(chosen)
     for g, order in enumerate(orders):
         part = shared.moments.take(order)
         index = torch.from_numpy(np.concatenate([[0], order + 1])).to(device)
@@ -55,7 +56,7 @@ def precondition_and_start(
                 start[probes] = near[probes]
             levels = shared.curvature(l2)
             limits = [shared.narrow] if plain else [c.widest for c in levels]
-            bounds = torch.tensor(limits, dtype=torch.int64, device=device)
+            bounds = torch.tensor(limits, dtype=torch.int64)
             served = torch.bucketize(widths - 1, bounds)
             for i in served.unique().tolist():
                 mine = probes[served == i]
@@ -66,4 +67,4 @@ def precondition_and_start(
                 leading = index[: int(all_widths[mine].max())]
                 grams = levels[i].grams[:, leading[:, None], leading]
                 factors.append(cholesky(grams, l2, most=1e-2, least=NULL))
-    return Preconditioner(factors, which, mask), start
+    return Preconditioner(factors, which, mask).for_products(), start

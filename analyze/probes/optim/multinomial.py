@@ -11,13 +11,14 @@ what is reported always comes from float32 products.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
-from probecache.analyze.probes.design.nested_matmul import Segment, backward, forward, spans
+from probecache.analyze.probes.design.nested_matmul import Segment, Span, backward, forward, spans
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
 from probecache.analyze.probes.optim.lbfgs import Solution, lbfgs
 from probecache.analyze.probes.optim.lbfgs_history import dot
@@ -32,11 +33,22 @@ PATIENCE = 150  # evaluations after which a probe of few parameters is left to N
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What an evaluation of some probes needs to know of them: their products; on the device, their columns
+    as bool (a, 1, w), and their penalties float64 (a,)."""
+
+    products: list[Span]
+    mask: Tensor
+    l2: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """m nested probes over panels, sorted by column order and, within it, by size, largest first.
 
-    groups: int64 (m,), the column order of each; widths: int64 (m,), 1 + k; l2: float64 (m,);
-    truth: (c, n) from `crossentropy.indicator`; weights: float32 (n,) or None.
+    groups: int64 (m,), the column order of each; widths: int64 (m,), 1 + k; l2: float64 (m,); all three on
+    the CPU, so that no device is asked what to multiply. truth: (c, n) from `cross_entropy.indicator`;
+    weights: float32 (n,) or None.
     """
 
     panels: Panels
@@ -45,6 +57,14 @@ class Batch:
     l2: Tensor
     truth: Tensor
     weights: Tensor | None = None
+    _last: list[tuple[Tensor, Chosen]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @cached_property
+    def total(self) -> float:
+        """Sum of the weights."""
+        if self.weights is None:
+            return float(self.panels.n_samples)
+        return float(self.weights.sum(dtype=torch.float64))
 
     @property
     def width(self) -> int:
@@ -54,7 +74,7 @@ class Batch:
     @property
     def mask(self) -> Tensor:
         """bool (m, 1, w): the panel rows that each probe sees."""
-        return torch.arange(self.width, device=self.widths.device) < self.widths[:, None, None]
+        return (torch.arange(self.width) < self.widths[:, None, None]).to(self.truth.device)
 
     def part(self, probes: slice | Tensor) -> "Batch":
         """Some of the probes."""
@@ -69,27 +89,33 @@ class Batch:
     def evaluate(self, x: Tensor, which: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Objective float64 (a,) and gradient float32 (a, c, w) of the probes `which` (a,) at x (a, c, w).
 
-        dtype: of the products' inputs. One pass over the rows for all probes.
+        which: on the CPU; given again as the same tensor it is not looked at again. dtype: of the products'
+        inputs. One pass over the rows for all probes.
         """
-        groups, widths, l2 = self.groups[which], self.widths[which], self.l2[which]
-        products = spans(groups, widths, len(self.truth))
+        chosen = self._chosen(which)
         gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        loss = torch.zeros_like(l2)
+        loss = torch.zeros_like(chosen.l2)
         for panel in self.panels:
-            for span in products:
+            for span in chosen.products:
                 columns = panel.of(span.group, dtype)
                 part, residual = self._residual(x[span.probes], columns, span.segments, panel.rows)
                 loss[span.probes] += part
                 backward(residual, columns, span.segments, gradient[span.probes])
-        total = float(self.panels.n_samples)
-        if self.weights is not None:
-            total = float(self.weights.sum(dtype=torch.float64))
         penalised = x.clone()
         penalised[..., 0] = 0
-        gradient = gradient / total + penalised * l2.to(x.dtype)[:, None, None]
-        gradient *= self.mask[which]
+        gradient = gradient / self.total + penalised * chosen.l2.to(x.dtype)[:, None, None]
+        gradient *= chosen.mask
         square = penalised.square().flatten(1).sum(dim=1, dtype=torch.float64)
-        return loss / total + 0.5 * l2 * square, gradient
+        return loss / self.total + 0.5 * chosen.l2 * square, gradient
+
+    def _chosen(self, which: Tensor) -> Chosen:
+        """Of the probes `which`, remembered while the same tensor is given."""
+        if not self._last or self._last[0][0] is not which:
+            groups, widths, device = self.groups[which], self.widths[which], self.truth.device
+            mask = torch.arange(self.width) < widths[:, None, None]
+            products = spans(groups, widths, len(self.truth), device)
+            self._last[:] = [(which, Chosen(products, mask.to(device), self.l2[which].to(device)))]
+        return self._last[0][1]
 
     def has_no_minimum(self, objective: Tensor) -> Tensor:
         """bool (m,): nothing is penalised, and the objective says that every row is right.
@@ -97,13 +123,9 @@ class Batch:
         A row's loss below log 2 means that its class is the likeliest; where that holds of every row the
         classes are separable, and longer weights are always better.
         """
-        total, least = float(self.panels.n_samples), 1.0
-        if self.weights is not None:
-            total, least = (
-                float(self.weights.sum(dtype=torch.float64)),
-                float(self.weights[self.weights > 0].min()),
-            )
-        return (self.l2 == 0) & (objective * total < math.log(2) * least)
+        least = 1.0 if self.weights is None else float(self.weights[self.weights > 0].min())
+        free = (self.l2 == 0).to(objective.device)
+        return free & (objective * self.total < math.log(2) * least)
 
     def _residual(
         self, x: Tensor, columns: Tensor, parts: list[Segment], rows: slice
@@ -160,7 +182,7 @@ def fit_logistic(
     learnt = None if searched is None else searched.history
     problems = [batch.problem(probe) for probe in range(len(start))]
     limit = torch.tensor([min(max_iter, PATIENCE) if p.is_small else max_iter for p in problems])
-    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, limit.to(start.device), history=learnt)
+    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, limit, history=learnt)
     if searched is not None:
         solution.n_iter += searched.n_iter
     left = [i for i in (~solution.converged).nonzero()[:, 0].tolist() if problems[i].is_small]
@@ -168,9 +190,8 @@ def fit_logistic(
         for i in left:
             solution.x[i], used, solution.converged[i] = newton(problems[i], solution.x[i], tol)
             solution.n_iter[i] += used
-        which = torch.tensor(left, device=start.device)
-        solution.objective[which], gradient = batch.evaluate(solution.x[which], which)
-        solution.grad_norm[which] = dot(gradient, gradient).sqrt()
+        solution.objective[left], gradient = batch.evaluate(solution.x[left], torch.tensor(left))
+        solution.grad_norm[left] = dot(gradient, gradient).sqrt()
     return solution
 
 

@@ -1,5 +1,7 @@
 """Rough probes on few neurons that tell, before any probe is fitted, where the classes are decided."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,16 +27,19 @@ def fit_pilots(
     Returns the rows' first ks[0] columns, and weights float32 (c, 1 + k) for each k.
     """
     device, widest = rows.device, ks[0]
-    zero = torch.zeros(len(ks), dtype=torch.int64, device=device)
+    zero = torch.zeros(len(ks), dtype=torch.int64)
     mean, scale = (None if a is None else a[:widest] for a in (rows.mean, rows.scale))
-    columns = Panels(np.asarray(rows.matrix)[:, :widest], mean, scale, device, keep=True)
-    widths = torch.tensor(ks, device=device) + 1
-    penalty = torch.full((len(ks),), l2, dtype=torch.float64, device=device)
+    if rows.source is None:
+        columns = Panels(np.asarray(rows.matrix)[:, :widest], mean, scale, device, keep=True)
+    else:
+        columns = replace(rows, orders=[np.arange(widest)], keep=True)
+    widths = torch.tensor(ks) + 1
+    penalty = torch.full((len(ks),), l2, dtype=torch.float64)
     batch = Batch(columns, zero, widths, penalty, indicator(labels, n_outputs(n_classes)))
     part = Moments(
         moments.gram[: 1 + widest, : 1 + widest], moments.cross[: 1 + widest], moments.square, moments.count
     )
-    gram = Preconditioner([gram_factor(part, l2, n_classes)], zero, batch.mask)
-    start = newton_start(part, gram, torch.arange(len(ks), device=device))
+    gram = Preconditioner([gram_factor(part, l2, n_classes)], zero, batch.mask).for_products()
+    start = newton_start(part, gram, torch.arange(len(ks)))
     found = lbfgs(batch.evaluate, gram.solve, start, TOL, MAX_ITER).x
     return columns, [weights[:, : 1 + k] for weights, k in zip(found, ks, strict=True)]

@@ -9,7 +9,7 @@ or none where a task has few rows per neuron:
 - gram: the Gram matrix over the number of classes, one factor for all: the Hessian at zero weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,50 +30,105 @@ class Preconditioner:
     """Approximate inverse Hessians of m probes.
 
     factors: float32 (c or 1, w', w') lower triangles, wide enough for their probes, or None for none;
-    which: int64 (m,), each probe's; mask: bool (m, 1, w), each probe's columns.
+    which: int64 (m,), each probe's, on the CPU; mask: bool (m, 1, w), each probe's columns. inverted: the
+    factors are inverse ones, which are as nested, and to be multiplied by.
     """
 
     factors: list[Tensor | None]
     which: Tensor
     mask: Tensor
+    inverted: bool = False
+    _last: list[tuple[Tensor, list["Piece"]]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+
+    def for_products(self) -> "Preconditioner":
+        """The same with inverse factors, on a GPU: it multiplies in a hundredth of the time that
+        substitution takes, which waits for each row before the next."""
+        if not self.mask.is_cuda:
+            return self
+        return Preconditioner(
+            [f if f is None else inverse(f) for f in self.factors], self.which, self.mask, True
+        )
 
     def part(self, probes: slice) -> "Preconditioner":
         """Of some of the probes, no wider than the widest of them."""
         mask = self.mask[probes]
-        return Preconditioner(self.factors, self.which[probes], mask[:, :, : int(mask.sum(dim=2).max())])
+        width = int(mask.sum(dim=2).max())
+        return Preconditioner(self.factors, self.which[probes], mask[:, :, :width], self.inverted)
 
     def solve(self, gradient: Tensor, which: Tensor) -> Tensor:
-        """(L_k L_k')^-1 gradient (a, c, w) for the probes `which` (a,), each in its own columns."""
+        """(L_k L_k')^-1 gradient (a, c, w) for the probes `which` (a,), each in its own columns.
+
+        which: on the CPU.
+        """
         result = torch.zeros_like(gradient)
-        mask, own = self.mask[which], self.which[which]
-        for i in own.unique().tolist():
-            rows = (own == i).nonzero()[:, 0]
-            factor = self.factors[i]
+        for piece in self._pieces(which):
+            rows, factor = piece.rows, self.factors[piece.factor]
             if factor is None:
                 result[rows] = gradient[rows]
-                result[rows, :, 0] *= (mask[rows].sum(dim=2) / INTERCEPT).clamp(min=1)
+                result[rows, :, 0] *= (piece.mask.sum(dim=2) / INTERCEPT).clamp(min=1)
                 continue
             w = min(factor.shape[-1], gradient.shape[-1])
             factor = factor[:, :w, :w]
-            result[rows, :, :w] = _solve(factor, gradient[rows, :, :w], mask[rows, :, :w])
+            result[rows, :, :w] = self._solve(factor, gradient[rows, :, :w], piece.mask[:, :, :w])
         return result
 
+    def _pieces(self, which: Tensor) -> list["Piece"]:
+        """The probes `which` by their factors, remembered while the same tensor is given."""
+        if not self._last or self._last[0][0] is not which:
+            own, pieces = self.which[which], []
+            for i in own.unique().tolist():
+                mine = (own == i).nonzero()[:, 0]
+                first, last = int(mine[0]), int(mine[-1])
+                together = last - first + 1 == len(mine)
+                rows = slice(first, last + 1) if together else mine.to(self.mask.device)
+                pieces.append(Piece(i, rows, self.mask[which[mine].to(self.mask.device)]))
+            self._last[:] = [(which, pieces)]
+        return self._last[0][1]
 
-def _solve(factor: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
-    a, c, width = gradient.shape
-    if factor.shape[0] == 1:
-        columns = gradient.reshape(1, a * c, width).mT  # (1, w, a c)
-        columns = torch.linalg.solve_triangular(factor, columns, upper=False)
-        # Forward substitution never looks ahead: the prefix is right, what is beyond it is dropped.
-        columns = (columns.mT.reshape(a, c, width) * mask).reshape(1, a * c, width).mT
-        return torch.linalg.solve_triangular(factor.mT, columns, upper=True).mT.reshape(a, c, width)
-    columns = gradient.permute(1, 2, 0)  # (c, w, a)
-    columns = torch.linalg.solve_triangular(factor, columns, upper=False) * mask.permute(1, 2, 0)
-    columns = torch.linalg.solve_triangular(factor.mT, columns, upper=True)
-    solved = columns.permute(2, 0, 1)  # (a, c, w)
+    def _solve(self, factor: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
+        a, c, width = gradient.shape
+        if factor.shape[0] == 1:
+            columns = self._forward(factor, gradient.reshape(1, a * c, width).mT)  # (1, w, a c)
+            # Forward substitution never looks ahead: the prefix is right, what is beyond it is dropped.
+            columns = (columns.mT.reshape(a, c, width) * mask).reshape(1, a * c, width).mT
+            return self._back(factor, columns).mT.reshape(a, c, width)
+        columns = self._forward(factor, gradient.permute(1, 2, 0)) * mask.permute(1, 2, 0)  # (c, w, a)
+        return _without_shift(self._back(factor, columns))
+
+    def _forward(self, factor: Tensor, columns: Tensor) -> Tensor:
+        if self.inverted:
+            return factor @ columns
+        return torch.linalg.solve_triangular(factor, columns, upper=False)
+
+    def _back(self, factor: Tensor, columns: Tensor) -> Tensor:
+        if self.inverted:
+            return factor.mT @ columns
+        return torch.linalg.solve_triangular(factor.mT, columns, upper=True)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Probes of one factor: their rows in a batch, a slice where they are neighbours, and their columns."""
+
+    factor: int
+    rows: slice | Tensor
+    mask: Tensor
+
+
+def _without_shift(columns: Tensor) -> Tensor:
+    """Columns (c, w, a) as (a, c, w), less their mean over the classes."""
+    solved = columns.permute(2, 0, 1)
     # Shifting all classes alike changes no probability: without the projection the factors, which do not
     # know that, would send steps into that flat direction.
-    return solved - solved.mean(dim=1, keepdim=True) if c > 1 else solved
+    return solved - solved.mean(dim=1, keepdim=True) if solved.shape[1] > 1 else solved
+
+
+def inverse(factor: Tensor) -> Tensor:
+    """Of lower triangles (..., w, w). Its leading blocks are the inverses of the leading blocks."""
+    one = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.linalg.solve_triangular(factor, one.expand_as(factor), upper=False)
 
 
 def gram_factor(moments: Moments, l2: float, n_classes: int) -> Tensor:

@@ -38,6 +38,7 @@ def best_scale(x: Tensor, widths: Tensor, l2: Tensor, panel: Tensor, truth: Tens
     slopes = x.clone()
     slopes[..., 0] = 0
     logits = forward(slopes, panel, segments(widths.tolist()))  # (m, c, rows)
+    l2 = l2.to(x.device)
     square = slopes.square().flatten(1).sum(dim=1, dtype=torch.float64)
     losses = []
     for scale in SCALES:

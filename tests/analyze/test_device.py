@@ -1,0 +1,210 @@
+"""What a GPU does otherwise, on the CPU: rows that stay there, inverse factors, and no wait in an evaluation.
+
+Fake tensors of the device 'cuda' have shapes and no values: whatever asks one for its values raises.
+"""
+
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import unset_fake_temporarily as no_fakes
+
+from probecache.analyze.probes import shared_state
+from probecache.analyze.probes.design.design_matrix import Panel, Panels
+from probecache.analyze.probes.design.nested_matmul import Segment, backward, forward, spans
+from probecache.analyze.probes.design.upload import to_device
+from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.probes.optim import lbfgs_history
+from probecache.analyze.probes.optim.lbfgs_history import LENGTH, History
+from probecache.analyze.probes.optim.multinomial import Batch, Chosen
+from probecache.analyze.probes.optim.preconditioner import Piece, Preconditioner, inverse
+from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.task import Task
+
+SIZES, L2 = np.array([40, 24, 9]), np.array([1e-3])
+
+
+def blobs(n=900, d=40, classes=4):
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(classes, d))
+    parts = []
+    for count in (n, 200):
+        y = np.arange(count) % classes
+        parts += [(means[y] + 2 * rng.normal(size=(count, d))).astype(np.float32), y]
+    return Task(*parts)
+
+
+def held(panels, memory_limit):
+    panels.keep = True
+    return panels
+
+
+def test_rows_that_stay_on_the_device_give_the_same_probes(monkeypatch):
+    task, orders = blobs(), np.stack([permutation(40, seed) for seed in range(2)])
+    read = fit_block(task, orders, SIZES, L2, device="cpu", return_coef=True)
+    monkeypatch.setattr(shared_state, "resident", held)
+    monkeypatch.setattr(Panels, "standardised", counted(Panels.standardised, seen := []))
+    kept = fit_block(task, orders, SIZES, L2, device="cpu", return_coef=True)
+    assert seen == [900, 200]  # training and test rows, once each
+    np.testing.assert_allclose(kept.objective, read.objective, rtol=2e-5)
+    np.testing.assert_allclose(kept.coef, read.coef, atol=0.02)
+    assert kept.converged.all()
+
+
+def counted(standardised, seen):
+    def wrapped(self, block):
+        seen.append(len(block))
+        return standardised(self, block)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_inverse_factors_solve_as_substitution_does(classes):
+    rng = np.random.default_rng(1)
+    root = torch.from_numpy(rng.normal(size=(classes, 30, 12)))
+    factor = torch.linalg.cholesky(root.mT @ root / 30 + torch.eye(12))
+    widths = torch.tensor([12, 12, 7, 4])
+    mask = torch.arange(12) < widths[:, None, None]
+    which, zero = torch.tensor([0, 2, 3]), torch.zeros(4, dtype=torch.int64)
+    gradient = torch.from_numpy(rng.normal(size=(3, 3, 12))) * mask[which]
+    found = [
+        Preconditioner([f], zero, mask, inverted).solve(gradient, which)
+        for f, inverted in ((factor, False), (inverse(factor), True))
+    ]
+    torch.testing.assert_close(*found)
+    for probe, width in enumerate((12, 7, 4)):  # each prefix is the inverse of its own leading block
+        matrix = (factor @ factor.mT)[:, :width, :width].expand(3, -1, -1)
+        own = torch.linalg.solve(matrix, gradient[probe, :, :width, None])[..., 0]
+        own = own if classes == 1 else own - own.mean(dim=0)
+        torch.testing.assert_close(found[0][probe, :, :width], own)
+
+
+def test_factors_are_inverted_on_a_gpu_alone():
+    factors, zero = [torch.eye(5)[None], None], torch.zeros(2, dtype=torch.int64)
+    on_cpu = Preconditioner(factors, zero, torch.ones(2, 1, 5, dtype=torch.bool))
+    assert on_cpu.for_products() is on_cpu
+    with FakeTensorMode():
+        mask = torch.ones(2, 1, 5, dtype=torch.bool, device="cuda")
+        there = Preconditioner([torch.eye(5, device="cuda")[None], None], zero, mask).for_products()
+    assert there.inverted
+    assert there.factors[1] is None
+
+
+@pytest.fixture
+def cuda():
+    """The device 'cuda' of fake tensors; what was remembered of it is forgotten."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        lbfgs_history._slots.cache_clear()
+        yield torch.device("cuda")
+    lbfgs_history._slots.cache_clear()
+
+
+def test_fake_tensors_refuse_to_tell_their_values(cuda):
+    with pytest.raises(DataDependentOutputException):
+        bool(torch.ones(3, device=cuda).any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_evaluation_asks_the_device_for_nothing(cuda, dtype, weighted):
+    with no_fakes():
+        which, widths = torch.arange(3), torch.tensor([12, 8, 5])
+        zero = torch.zeros(3, dtype=torch.int64)
+        products = spans(zero, widths, 3, cuda)
+    panels = Panels(np.zeros((64, 11), np.float32), None, None, cuda, keep=True)
+    panels._held = [Panel(0, torch.empty(12, 64, device=cuda), (), {})]
+    truth = torch.empty(3, 64, device=cuda)
+    batch = Batch(panels, zero, widths, zero, truth, torch.ones(64, device=cuda) if weighted else None)
+    batch.__dict__["total"] = 64.0  # known before the search begins
+    mask = torch.ones(3, 1, 12, dtype=torch.bool, device=cuda)
+    batch._last[:] = [(which, Chosen(products, mask, torch.ones(3, dtype=torch.float64, device=cuda)))]
+    loss, gradient = batch.evaluate(torch.empty(3, 3, 12, device=cuda), which, dtype)
+    assert (loss.shape, loss.dtype, gradient.shape) == ((3,), torch.float64, (3, 3, 12))
+    assert loss.is_cuda
+    assert gradient.is_cuda
+
+
+@pytest.mark.parametrize("factor", ["class", "gram", "none"])
+def test_a_solve_asks_the_device_for_nothing(cuda, factor):
+    mask = torch.ones(3, 1, 12, dtype=torch.bool, device=cuda)
+    matrix = {"class": torch.empty(3, 12, 12, device=cuda), "gram": torch.empty(1, 12, 12, device=cuda)}
+    preconditioner = Preconditioner([matrix.get(factor)], torch.zeros(3), mask, inverted=True)
+    which = torch.arange(3)
+    preconditioner._last[:] = [(which, [Piece(0, slice(0, 3), mask)])]
+    solved = preconditioner.solve(torch.empty(3, 3, 12, device=cuda), which)
+    assert solved.is_cuda
+
+
+def test_a_direction_and_what_is_learnt_ask_the_device_for_nothing(cuda):
+    x = torch.empty(3, 4, 7, device=cuda)
+    history = History.empty(x)
+    for _ in range(LENGTH + 2):
+        assert history.direction(x, x).is_cuda
+        assert history.gap(torch.ones(3, dtype=torch.float64, device=cuda)).is_cuda
+        history.push(x, x, x, torch.ones(3, dtype=torch.float64, device=cuda))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("classes", [4, 30])
+def test_a_step_waits_for_the_device_twice(monkeypatch, classes):
+    """Once for who has finished, once for whose step failed; a failed step, and problems that leave, once
+    more each."""
+    waits, evaluations = [], []
+    evaluate = Batch.evaluate
+
+    def watched(self, x, which, dtype=torch.float32):
+        evaluations.append(len(which))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                found = evaluate(self, x, which, dtype)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        waits.append(len(told))
+        return found
+
+    monkeypatch.setattr(Batch, "evaluate", watched)
+    task = blobs(n=20_000, classes=classes)
+    found = fit_block(task, permutation(40, 0)[None], SIZES, L2, device="cuda")
+    assert found.converged.all()
+    assert len(evaluations) > 5
+    changes = 1 + sum(a != b for a, b in pairwise(evaluations))
+    assert sum(waits) <= 5 * changes, waits  # only where other probes are evaluated than before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_sums_of_bfloat16_products_are_float32_on_a_gpu():
+    rng = torch.Generator().manual_seed(0)
+    weights, panel = (torch.randn(*shape, generator=rng) for shape in ((2, 3, 300), (300, 70_000)))
+    parts = [Segment(0, 300, 2)]
+    residual = torch.randn(2, 3, 70_000, generator=rng)
+    out = torch.zeros(2, 3, 300, device="cuda")
+    rough = panel.bfloat16().cuda()
+    backward(residual.bfloat16().cuda(), rough, parts, out)
+    exact = residual.bfloat16().double().view(6, -1) @ panel.bfloat16().double().T
+    error = (out.cpu().double().view(6, -1) - exact).norm() / exact.norm()
+    assert error < 1e-5  # rounded to bfloat16 it is 2e-3
+    logits = forward(weights.cuda(), rough, parts).cpu().double().view(6, -1)
+    exact = weights.bfloat16().double().view(6, -1) @ panel.bfloat16().double()
+    assert (logits - exact).norm() / exact.norm() < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("rows", [1, 1000, 12_345])
+def test_a_matrix_arrives_whole(rows):
+    matrix = np.random.default_rng(0).normal(size=(rows, 1280)).astype(np.float32)
+    there = to_device(matrix, torch.device("cuda"))
+    assert np.array_equal(there.cpu().numpy(), matrix)
+
+
+def test_on_a_cpu_nothing_is_copied():
+    matrix = np.ones((3, 4), np.float32)
+    assert np.shares_memory(to_device(matrix, torch.device("cpu")).numpy(), matrix)
