@@ -92,8 +92,8 @@ class SharedState:
     def sampled(self, chosen: np.ndarray | None) -> Tensor:
         """Panel (1 + d, a) of the sample, or of some of it."""
         if self.sample is not None:
-            panel = next(iter(self.sample)).base
-            return panel if chosen is None else panel[:, torch.from_numpy(chosen).to(self.device)]
+            drawn_rows = next(iter(self.sample)).base
+            return drawn_rows if chosen is None else drawn_rows[:, torch.from_numpy(chosen).to(self.device)]
         assert self.rows is not None
         drawn = some_rows(self.task.train.shape[0], SAMPLE_ROWS)
         whole = np.arange(self.task.train.shape[0]) if drawn is None else drawn

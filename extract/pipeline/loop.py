@@ -161,7 +161,7 @@ def _send_cuda(
                 event = ring.put(slot, outputs, offset)
                 found = statistics.add(fed.batch, offset, outputs)
         with timing.wait("write"):
-            give_back = lambda slot=slot: ring.give_back(slot)  # type: ignore[misc]  # noqa: E731
+            give_back = lambda slot=slot: ring.give_back(slot)  # noqa: E731
             drain.put(Rows(fed.batch, ring.buffers(slot), event, give_back, started, found))
         _count(fed.batch, timing, on_batch)
 

@@ -5,6 +5,7 @@ float64 and then divided by the scales. They serve every seed (by permuting), fr
 preconditioners and ridge probes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,18 +64,14 @@ def moments(
     is not computed again.
     """
     d, device, outputs = panels.width - 1, panels.device, targets.shape[1]
-    mean, scale = (None if a is None else torch.from_numpy(a).to(device) for a in (panels.mean, panels.scale))
+    scale = None if panels.scale is None or panels.keep else torch.from_numpy(panels.scale).to(device)
     gram = torch.zeros(d, d, dtype=torch.float64, device=device)
     total = torch.zeros(d, dtype=torch.float64, device=device)
     cross = torch.zeros(1 + d, outputs, dtype=torch.float64, device=device)
     square = torch.zeros(outputs, dtype=torch.float64, device=device)
     count = 0.0
-    room = torch.empty(min(GRAM_ROWS, panels.n_samples), d, device=device)
-    for start, stored in row_blocks(panels.matrix, GRAM_ROWS):
-        here = slice(start, start + len(stored))
-        block = torch.from_numpy(stored).to(device)
-        if mean is not None:  # what they are divided by is left to the sums, which lose nothing by it
-            block = torch.sub(block, mean, out=room[: len(block)])
+    for start, block in _centred(panels):
+        here = slice(start, start + len(block))
         y = targets[here].to(block.dtype)
         share = torch.ones(len(block), 1, device=device)
         if weights is not None:
@@ -98,6 +95,19 @@ def moments(
     whole = torch.empty(1 + d, 1 + d, dtype=torch.float64, device=device)
     whole[0, 0], whole[0, 1:], whole[1:, 0], whole[1:, 1:] = count, total, total, gram
     return Moments(whole / count, cross / count, square / count, count)
+
+
+def _centred(panels: Panels) -> Iterator[tuple[int, Tensor]]:
+    """(start, rows (a, d)): of panels that are kept, standardised; else centred, since what they are divided
+    by is left to the sums, which lose nothing by it. A block is overwritten by the next."""
+    if panels.keep:
+        yield from ((panel.start, panel.of(0)[1:].T) for panel in panels)
+        return
+    mean = None if panels.mean is None else torch.from_numpy(panels.mean).to(panels.device)
+    room = torch.empty(min(GRAM_ROWS, panels.n_samples), panels.width - 1, device=panels.device)
+    for start, stored in row_blocks(panels.matrix, GRAM_ROWS):
+        block = torch.from_numpy(stored).to(panels.device)
+        yield start, block if mean is None else torch.sub(block, mean, out=room[: len(block)])
 
 
 def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 8) -> None:
