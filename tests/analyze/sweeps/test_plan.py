@@ -1,7 +1,5 @@
 """A plan is checked when it is made, and reads the same from Python, TOML and YAML."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -94,16 +92,6 @@ def test_a_missing_file_and_unknown_or_missing_names_are_refused(tmp_path):
         SweepPlan.from_mapping({"layer": "a", "fraction": [1]})
     with pytest.raises(InputError, match="got no fractions"):
         SweepPlan.from_mapping({"layer": "a"})
-
-
-def test_the_example_in_the_docs_is_a_plan_of_600_probes(tmp_path):
-    page = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text()
-    block = page.split("## Configuration file")[1].split("TOML or YAML")[0]
-    config = tmp_path / "sweep.toml"
-    config.write_text("\n".join(line.removeprefix("    ") for line in block.splitlines()))
-    plan = SweepPlan.from_mapping(read_config(config))
-    assert plan.n_probes == 600
-    assert "# 600 probes" in block
 
 
 def test_a_name_of_before_says_what_it_is_called_now():
