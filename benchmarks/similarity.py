@@ -8,6 +8,8 @@ times faster each than one direct value; all 1,000,000 pairs of 1,000 subsets in
 
 import argparse
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,7 @@ def gram_of(x: np.ndarray) -> np.ndarray:
     return total
 
 
-def timed(work, repeats: int) -> tuple[float, object]:
+def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     """Median seconds of `repeats` runs, and the last outcome."""
     seconds = []
     for _ in range(repeats):

@@ -231,7 +231,7 @@ def test_grids_of_many_seeds_lie_in_several_chunks(store, tmp_path):
 def test_seals_differ_wherever_a_value_or_a_place_does():
     rng = np.random.default_rng(0)
     place = rng.integers(1, 2**63, 500).astype(np.uint64)
-    values = {
+    values: dict[str, np.ndarray] = {
         "x": rng.normal(size=500),
         "n": rng.integers(0, 5, 500).astype(np.int32),
         "b": rng.random(500) < 0.5,

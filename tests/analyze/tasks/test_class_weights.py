@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def uneven(classes=3):
     return Task(x[:400], y[:400], x[400:], y[400:], NAMES[:classes])
 
 
-WEIGHTS = {"balanced": "balanced", "mapping": {"cat": 0.5, "hen": 3.0}}
+WEIGHTS: dict[str, Any] = {"balanced": "balanced", "mapping": {"cat": 0.5, "hen": 3.0}}
 
 
 @pytest.mark.parametrize("name", sorted(WEIGHTS))

@@ -21,6 +21,8 @@ PIXELS = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=tor
 class Items(Dataset):
     """Any labels, as (image, label) or as a mapping; attributes as given."""
 
+    first: int
+
     def __init__(self, labels, keys=None, **attributes):
         self.given, self.keys = labels, keys
         for name, value in attributes.items():

@@ -44,7 +44,8 @@ def test_directions_are_those_of_the_two_loops(pushes, seed):
         s = rng.normal(size=(3, 12)).astype(np.float32)
         y = np.einsum("mij,mj->mi", hessian, s).astype(np.float32)
         v = (precondition * y).astype(np.float32)
-        history.push(*(torch.from_numpy(a).view(3, 4, 3) for a in (s, y, v)), torch.ones(3))
+        step, change, scaled = (torch.from_numpy(a).view(3, 4, 3) for a in (s, y, v))
+        history.push(step, change, scaled, torch.ones(3))
         for m in range(3):
             pairs[m] = [(s[m].astype(float), y[m].astype(float)), *pairs[m]][:LENGTH]
     g = rng.normal(size=(3, 12)).astype(np.float32)
