@@ -2,16 +2,23 @@
 
     make gpu-check                                           on a machine with a GPU and the environment
     python -m benchmarks.gpu_check --out DIR                 the same
+    python -m benchmarks.gpu_check --only tests,probes       some parts
+    python -m benchmarks.gpu_check --seconds 300             no part begins that could end later
     python -m benchmarks.gpu_check --device cpu --quick      a rehearsal: the same parts on small work
 
-A part's record is written as soon as it ends, so that what ran before a limit is kept.
-`benchmarks/gpu_check.sh FOLDER` installs wheels from a folder first, for a machine without a network: zarr,
-numcodecs, google-crc32c, donfig, typer, rich, distributed, dask, msgpack, tblib, sortedcontainers, zict,
-cloudpickle, locket, partd, toolz, psutil and ml-dtypes, and pytest for the tests. Without cuml, torchcodec or
-pytest the parts that need them say so and the others run.
+A part's record is written as soon as it ends, so that what ran before a limit is kept; at most seven files.
+`benchmarks/gpu_check.sh FOLDER` installs wheels from a folder first, for a machine without a network that has
+torch, timm, xarray, scikit-learn, h5py, typer, rich and pytest. Measured, in MiB, for CPython 3.12 on Linux:
+numcodecs 8.9, dask 1.4, distributed 1.0, tornado 0.5, zarr 0.3, and google-crc32c, zict, donfig, partd, tblib
+and locket 0.1 together: 12.3. torchcodec is 9.5 more. Without tornado, distributed, tblib and zict the sweep
+is left out; without torchcodec the decoded part times Pillow alone; without pytest and hypothesis there are
+no tests; everything needs zarr, numcodecs, google-crc32c, donfig, dask, partd and locket. cuML, some 1.3 GB
+with its libraries, is timed where it is installed.
 
-Branches that only a CUDA device enters, and no fake stands for: pinned rings and their events
-(extract/pipeline/device.py), channels-last autocast, `torch.cuda.mem_get_info` in `--dry-run`, cuML's fits.
+Branches that only a CUDA device enters, and no fake stands for: pinned rings and uploads with their events
+(extract/pipeline/device.py, analyze/probes/design/upload.py), channels-last autocast, bfloat16 products with
+float32 sums, `torch.cuda.mem_get_info` in `--dry-run`, cuML's fits. Each has a test marked `gpu`. Fakes stand
+for the search: tests/analyze/probes/test_device.py runs a step of it on tensors without values.
 """
 
 import argparse
@@ -39,30 +46,37 @@ class Part:
     needs: str = ""
 
 
-def parts(device: str, quick: bool, out: Path) -> list[Part]:
+def parts(device: str, quick: bool, out: Path, features: Path | None = None) -> list[Part]:
     """In the order of what is worth most, should time run out."""
     python, there = sys.executable, ("--device", device)
-    module = lambda name, *more: (python, "-m", f"benchmarks.{name}", *more, "--out", str(out))  # noqa: E731
-    small = (
-        "--models",
-        "test_resnet",
-        "--limit",
-        "48",
-        "--img-size",
-        "64",
-        "--batch-size",
-        "16",
-        "--runs",
-        "1",
+    module = lambda name, *more: (python, "-m", f"benchmarks.{name}", *there, *more, "--out", str(out))  # noqa: E731
+    small = ("--quick",) if quick else ()
+    preloaded = "--models test_resnet --limit 48 --img-size 64 --batch-size 16 --runs 1 --hand-limit 16"
+    decoded = "--models test_resnet --limit 48"
+    if not quick:
+        preloaded = f"--models resnet50 vit_small_patch16_224 --limit {12 * 8192} --runs 2 --warm-limit 8192"
+        preloaded += " --hand-limit 0"
+        decoded = "--models resnet50 --limit 8192"
+    tests = (
+        python,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/extract",
+        "tests/analyze",
     )
-    large = ("--models", "resnet50", "vit_small_patch16_224", "--limit", str(12 * 8192), "--runs", "1")
-    tests = ("-m", "gpu", "-q", "-x", "-p", "no:cacheprovider", "tests/extract", "tests/analyze")
-    only = ("-k", "gpu") if quick else ()
+    rows = () if features is None else ("--features", str(features.resolve()))
     return [
-        Part("tests", (python, "-m", "pytest", *tests, *only), 90, "pytest"),
-        Part("probes", module("probes_device", *there, *(("--quick",) if quick else ())), 150),
-        Part("extract", module("extract", *there, *(small if quick else large)), 150),
-        Part("sweep", module("sweep_device", *there, *(("--quick",) if quick else ())), 60),
+        Part("tests", (*tests, *(("-k", "gpu") if quick else ())), 75, "pytest"),
+        Part("extract", module("extract", *preloaded.split()), 110),
+        Part("probes", module("probes_device", *rows, *small), 120),
+        Part("sweep", module("sweep_device", *small), 45, "distributed"),
+        Part("cka", module("similarity_device", *small), 30),
+        Part("decoded", module("extract_decoded", *decoded.split()), 60),
     ]
 
 
@@ -88,21 +102,31 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="small work: a rehearsal")
     parser.add_argument("--only", default="", help="names of parts, with commas")
+    parser.add_argument("--seconds", type=float, default=460, help="no part begins that could end later")
+    parser.add_argument(
+        "--features", type=Path, help="rows of ten classes, as benchmarks.probes_device takes"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the records")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    env = os.environ | {"PYTHONPATH": str(ROOT), "SCIPY_ARRAY_API": "1", "PYTHONUNBUFFERED": "1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"PYTHONPATH": path, "SCIPY_ARRAY_API": "1", "PYTHONUNBUFFERED": "1"}
     found: dict[str, object] = {"device": args.device, "quick": args.quick}
     chosen = set(args.only.split(",")) if args.only else None
     failed = False
-    for part in parts(args.device, args.quick, args.out.resolve()):
+    stop = time.perf_counter() + args.seconds
+    for part in parts(args.device, args.quick, args.out.resolve(), args.features):
         if chosen is not None and part.name not in chosen:
             continue
-        found[part.name] = outcome = run(part, env, 4 * part.seconds if args.quick else part.seconds)
+        left = stop - time.perf_counter()
+        if left < part.seconds and not args.quick:
+            outcome: dict[str, object] = {"left out": f"{left:.0f} s were left, it may take {part.seconds}"}
+        else:
+            outcome = run(part, env, 4 * part.seconds if args.quick else part.seconds)
+        found[part.name] = outcome
         print(part.name, json.dumps({k: v for k, v in outcome.items() if k != "printed"}), flush=True)
-        if str(outcome.get("ended", "")).startswith("exit code"):
-            failed = True
-            print(outcome["printed"], file=sys.stderr)
+        failed |= str(outcome.get("ended", "")).startswith("exit code")
+        print(outcome.get("printed", ""), flush=True)
         record(f"gpu-check-{args.device}", found, folder=args.out)
     return int(failed)
 

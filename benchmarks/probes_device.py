@@ -1,11 +1,15 @@
-"""Time to a gap on one device: ours at several tols beside its peers there, one by one or from threads.
+"""Time to a gap on one device: ours at several tols beside its peers there, each at several tols of its own.
 
     python -m benchmarks.probes_device --device cuda
+    python -m benchmarks.probes_device --device cuda --features FILE.npz
     python -m benchmarks.probes_device --device cpu --quick      the same calls on small tasks: a rehearsal
 
 Peers: torch's L-BFGS in float32; scikit-learn's LogisticRegression on torch arrays of the device, where its
-release takes them; cuML's, from several threads, where it is installed. Each fits some of the 20 fractions,
-and its sum over all is interpolated on k. A peer that is not here is named with the reason.
+release takes them; cuML's, where it is installed, also from several threads. Their standardised float32
+columns lie on the device before the clock starts; ours counts from rows in host memory to scores. A peer fits
+some of the 20 fractions, and its sum over all is interpolated on k. For each of our points the fastest peer
+counts that comes as near the minimum. A peer that is not here is named with the reason. FILE.npz holds train,
+test as whole numbers, step (the value of 1 of each neuron), train_labels, test_labels.
 """
 
 import argparse
@@ -18,8 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from benchmarks.probe_peers import L2, columns, penalised_entropy, timed, torch_lbfgs
+from benchmarks.probe_peers import L2, timed
 from benchmarks.probes import synthetic
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, task_moments
@@ -28,120 +33,207 @@ from probecache.analyze.tasks.task import Task
 
 FRACTIONS = np.arange(1, 21) / 20
 TOLS = (1e-2, 1e-3, 1e-4, 5e-6)
+RUNS = 3  # of ours, whose median counts
 THREADS = 4  # of cuML, which releases the GIL since 26.02
+AT = (1, 9, 19)  # positions among the fractions that peers fit
 # name -> (rows, neurons, classes, spread) on a GPU, and in a rehearsal
 CASES = {
-    "ten classes": ((50_000, 1280, 10, 2.0), (1500, 64, 10, 2.0)),
-    "hundred classes": ((50_000, 1280, 100, 2.0), (1500, 64, 30, 2.0)),
+    "ten classes": ((50_000, 1280, 10, 8.0), (1500, 64, 10, 2.0)),
+    "hundred classes": ((50_000, 1280, 100, 6.0), (1500, 64, 30, 2.0)),
     "few rows": ((1_020, 1280, 102, 1.0), (200, 128, 20, 1.0)),
 }
-Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Fit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--features", type=Path, help="rows of the case of ten classes")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seconds", type=float, default=100, help="start no peer's fit after this time")
+    parser.add_argument("--seconds", type=float, default=30, help="of each case: start no peer's fit after")
     parser.add_argument("--out", type=Path, help="folder of the record (benchmarks/results)")
     args = parser.parse_args()
-    stop = time.perf_counter() + args.seconds
     results: dict[str, Any] = {"device": args.device, "quick": args.quick}
     for name, shapes in CASES.items():
-        results[name] = case(synthetic(*shapes[args.quick]), args.device, stop)
-        print(name, results[name]["ours"], results[name]["peers"], flush=True)
+        file = args.features if name == "ten classes" else None
+        task = synthetic(*shapes[args.quick]) if file is None else from_file(file)
+        results[name] = case(task, args.device, args.seconds) | {
+            "features": file.stem if file else "synthetic"
+        }
+        for point in results[name]["ours"]:
+            print(name, {key: value for key, value in point.items() if key != "evaluations"}, flush=True)
         print(f"record: {record(f'probes-device-{args.device}', results, folder=args.out)}", flush=True)
 
 
-def case(task: Task, device: str, stop: float) -> dict[str, Any]:
-    """Our points, and each peer's summed seconds, gap and ratio to our fastest point of no larger gap."""
-    order, ks = permutation(task.n_neurons, 0), sizes(FRACTIONS, task.n_neurons)
-    fit_block(task, order[None], ks, np.array([L2]), device=device)  # warm the libraries up
+def from_file(path: Path) -> Task:
+    with np.load(path) as file:
+        rows = [file[split].astype(np.float32) * file["step"] for split in ("train", "test")]
+        labels = [file[f"{split}_labels"].astype(np.int64) for split in ("train", "test")]
+    return Task(rows[0], labels[0], rows[1], labels[1], layer=path.stem)
+
+
+def case(task: Task, device: str, seconds: float) -> dict[str, Any]:
+    """Our points with gap and ratio to the fastest peer of no larger gap, and the peers' points."""
+    order, ks, l2 = permutation(task.n_neurons, 0), sizes(FRACTIONS, task.n_neurons), np.array([L2])
+    fit_block(task, order[None], ks, l2, device=device)  # warm the libraries up
     points = []
     for tol in TOLS:
-        options = {"device": device, "tol": tol}
-        seconds, found = timed(
-            lambda o=options: fit_block(
-                task, order[None], ks, np.array([L2]), shared=task_moments(task, device=device), **o
+        runs = []
+        for _ in range(RUNS):
+            prepared, shared = timed(lambda: task_moments(task, device=device))
+            curved, _ = timed(lambda s=shared: s.curvature(L2))
+            fitted, found = timed(
+                lambda s=shared, t=tol: fit_block(task, order[None], ks, l2, shared=s, device=device, tol=t)
             )
+            runs.append([prepared, curved, fitted])
+        parts = np.median(runs, axis=0).tolist()
+        points.append(
+            {
+                "tol": tol,
+                "seconds": float(np.median(np.sum(runs, axis=1))),
+                "moments, curvature, fits": parts,
+                "evaluations": found.n_iter[0, :, 0].tolist(),
+                "converged": bool(found.converged.all()),
+                "accuracy": float(found.accuracy[0, -1, 0]),
+                "objective": found.objective[0, :, 0],
+            }
         )
-        points.append({"tol": tol, "seconds": seconds, "objective": found.objective[0, :, 0].tolist()})
     best = np.min([point["objective"] for point in points], axis=0)
-    peers = {}
-    for name, (fit, why) in available(device).items():
-        peers[name] = {"left out": why} if fit is None else _peer(task, order, ks, fit, best, stop, name)
-    for found in peers.values():  # a peer may be the best of all
+    peers = _peers(task, order, ks, device, time.perf_counter() + seconds)
+    for found in peers:  # a peer may be the best of all
         for at, value in found.get("objective", {}).items():
             best[at] = min(best[at], value)
-    for point in points:
-        point["gap"] = float((np.array(point.pop("objective")) / best - 1).max())
-    for found in peers.values():
+    for found in peers:
         if "objective" in found:
             found["gap"] = max(value / best[at] - 1 for at, value in found.pop("objective").items())
-            like = [p["seconds"] for p in points if p["gap"] <= max(found["gap"], 1e-6)]
-            found["times"] = found["seconds"] / min(like) if like else None
+    for point in points:
+        point["gap"] = float((point.pop("objective") / best - 1).max())
+        near = [p for p in peers if "gap" in p and p["gap"] <= max(point["gap"], 1e-7)]
+        fastest = min(near, key=lambda p: p["seconds"], default=None)
+        if fastest is not None:
+            point["fastest peer"] = fastest["peer"]
+            point["times"] = fastest["seconds"] / point["seconds"]
     return {"shape": [*task.train.shape, len(task.classes)], "ours": points, "peers": peers}
 
 
-def _peer(
-    task: Task, order: np.ndarray, ks: np.ndarray, fit: Fit, best: np.ndarray, stop: float, name: str
-) -> dict[str, Any]:
+def _peers(task: Task, order: np.ndarray, ks: np.ndarray, device: str, stop: float) -> list[dict[str, Any]]:
+    mean, scale = (torch.from_numpy(a).to(device) for a in (task.mean, task.scale))
+    x = (torch.from_numpy(task.train).to(device) - mean) / scale
+    y = torch.from_numpy(task.train_labels).to(device)
+    columns = {f: x[:, torch.from_numpy(order[: ks[f]]).to(device)].contiguous() for f in AT}
+    out = []
+    for name, (fit, why) in available(device).items():
+        if fit is None:
+            out.append({"peer": name, "left out": why})
+            continue
+        fit(x[:2000, :50].contiguous(), y[:2000])  # warm up
+        if time.perf_counter() > stop:
+            out.append({"peer": name, "left out": "no time was left"})
+            continue
+        out.append(_peer(name, fit, columns, y, ks))
+        print(out[-1]["peer"], {int(ks[f]): round(s, 3) for f, s in zip(AT, out[-1]["timed"], strict=True)})
+    return out
+
+
+def _peer(name: str, fit: Fit, columns: dict[int, Tensor], y: Tensor, ks: np.ndarray) -> dict[str, Any]:
     """A peer's fits at three fractions, interpolated; cuML's run side by side."""
-    at = [0, len(ks) // 2, len(ks) - 1]
-    data = [columns(task, order, int(ks[f]))[0] for f in at]
-    if time.perf_counter() > stop:
-        return {"left out": "no time was left"}
     objective, seconds = {}, []
-    for f, x in zip(at, data, strict=True):
-        spent, (coef, intercept) = timed(lambda x=x: fit(x, task.train_labels))
+    for f, x in columns.items():
+        spent, (coef, intercept) = timed(lambda x=x: fit(x, y))
         seconds.append(spent)
-        objective[f] = penalised_entropy(x, task.train_labels, coef, intercept)
-    total = float(np.interp(ks, ks[at], seconds).sum())
-    found: dict[str, Any] = {"seconds": total, "one by one": total, "objective": objective}
-    if name == "cuml":  # the same three from threads: how much of a fit's time they share
+        objective[f] = penalised(x, y, coef, intercept)
+    total = float(np.interp(ks, ks[list(columns)], seconds).sum())
+    found: dict[str, Any] = {"peer": name, "seconds": total, "timed": seconds, "objective": objective}
+    if name.startswith("cuml"):  # the same three from threads: how much of a fit's time they share
         with ThreadPoolExecutor(THREADS) as pool:
-            together, _ = timed(lambda: list(pool.map(lambda x: fit(x, task.train_labels), data)))
-        found["seconds"] = total * min(1.0, together / sum(seconds))
+            together, _ = timed(lambda: list(pool.map(lambda x: fit(x, y), columns.values())))
+        found |= {"one by one": total, "seconds": total * min(1.0, together / sum(seconds))}
     return found
 
 
+def penalised(x: Tensor, y: Tensor, coef: Tensor, intercept: Tensor) -> float:
+    """The penalised mean cross-entropy in float64."""
+    w = coef.double()
+    logits = torch.cat([part.double() @ w.T + intercept.double() for part in x.split(8192)])
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    entropy = torch.nn.functional.cross_entropy(logits, y)
+    return float(entropy + L2 / 2 * w.square().sum())
+
+
 def available(device: str) -> dict[str, tuple[Fit | None, str]]:
-    """Each peer's fit, or why it is not here."""
-    return {"torch L-BFGS": (torch_lbfgs(device), ""), "scikit-learn": _sklearn(device), "cuml": _cuml()}
-
-
-def _sklearn(device: str) -> tuple[Fit | None, str]:
-    from sklearn import __version__, config_context
-    from sklearn.linear_model import LogisticRegression
-
-    if os.environ.get("SCIPY_ARRAY_API") != "1":
-        return None, "SCIPY_ARRAY_API=1 is not set"
-
-    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with config_context(array_api_dispatch=True):
-            model = LogisticRegression(C=1 / (L2 * len(x)), tol=1e-4, max_iter=5000)
-            model.fit(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
-        return tuple(np.asarray(torch.as_tensor(a).cpu()) for a in (model.coef_, model.intercept_))  # type: ignore[return-value]
-
-    try:
-        rng = np.random.default_rng(0)
-        fit(rng.normal(size=(30, 3)).astype(np.float32), np.arange(30) % 3)
-    except Exception as error:  # a release whose solvers take numpy alone raises anything
-        return None, f"scikit-learn {__version__}: {type(error).__name__}: {str(error).splitlines()[0][:80]}"
-    return fit, ""
-
-
-def _cuml() -> tuple[Fit | None, str]:
+    """Each peer's fit at each of its tols, or why it is not here."""
+    out: dict[str, tuple[Fit | None, str]] = {}
+    for tol in (1e-3, 1e-4, 1e-5):
+        out[f"torch L-BFGS, gradient {tol:.0e}"] = (torch_lbfgs(tol), "")
+    why = no_array_api(device)
+    for tol in (1e-2, 1e-3, 1e-4, 1e-6):
+        out[f"scikit-learn on torch arrays, {tol:.0e}"] = (None if why else sklearn(tol), why)
     from probecache.analyze.sweeps.solvers import cuml
 
-    if why := cuml.unavailable():
-        return None, why
+    why = cuml.unavailable()
+    for tol in (1e-4, 1e-6):
+        out[f"cuml qn, {tol:.0e}"] = (None if why else cuml_qn(tol), why)
+    return out
 
-    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = cuml.fit_logistic(x, y, L2)
-        return found.coef, found.intercept
 
-    return fit, ""
+def torch_lbfgs(tol: float) -> Fit:
+    def fit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        layer = torch.nn.Linear(x.shape[1], int(y.max()) + 1, device=x.device)
+        torch.nn.init.zeros_(layer.weight)
+        optimiser = torch.optim.LBFGS(
+            layer.parameters(), max_iter=1000, tolerance_grad=tol, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(layer(x), y) + L2 / 2 * layer.weight.square().sum()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        return layer.weight.detach(), layer.bias.detach()
+
+    return fit
+
+
+def sklearn(tol: float) -> Fit:
+    from sklearn import config_context
+    from sklearn.linear_model import LogisticRegression
+
+    def fit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with config_context(array_api_dispatch=True):
+            model = LogisticRegression(C=1 / (L2 * len(x)), tol=tol, max_iter=2000).fit(x, y)
+        return torch.as_tensor(model.coef_), torch.as_tensor(model.intercept_)
+
+    return fit
+
+
+def no_array_api(device: str) -> str:
+    """Why scikit-learn does not fit torch arrays of the device, or ''."""
+    from sklearn import __version__
+
+    if os.environ.get("SCIPY_ARRAY_API") != "1":
+        return "SCIPY_ARRAY_API=1 is not set"
+    try:
+        found, _ = sklearn(1e-4)(torch.randn(30, 3, device=device), torch.arange(30, device=device) % 3)
+    except Exception as error:  # a release whose solvers take numpy alone raises anything
+        return f"scikit-learn {__version__}: {type(error).__name__}: {str(error).splitlines()[0][:80]}"
+    return "" if found.device.type == device.split(":")[0] else "it moved the arrays to the CPU"
+
+
+def cuml_qn(tol: float) -> Fit:
+    import cupy
+    from cuml.linear_model import LogisticRegression
+
+    from probecache.analyze.sweeps.solvers.cuml import options
+
+    def fit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        model = LogisticRegression(**options(len(x), L2) | {"tol": tol})
+        model.fit(cupy.asarray(x), cupy.asarray(y.int()))
+        return tuple(torch.as_tensor(a, device=x.device) for a in (model.coef_, model.intercept_))  # type: ignore[return-value]
+
+    return fit
 
 
 if __name__ == "__main__":

@@ -22,14 +22,26 @@ def test_each_part_runs_on_a_cpu_and_leaves_its_record(tmp_path):
         "--out",
         str(tmp_path),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr
     (record,) = tmp_path.glob("gpu-check-cpu-*.json")
     found = json.loads(record.read_text())["results"]
-    ended = {name: part["ended"] for name, part in found.items() if isinstance(part, dict)}
-    assert ended.keys() == {"tests", "probes", "extract", "sweep"}
+    ended = {name: part.get("ended", part) for name, part in found.items() if isinstance(part, dict)}
+    assert ended.keys() == {"tests", "probes", "extract", "sweep", "cka", "decoded"}
     assert set(ended.values()) <= {"done", "no test here"}, ended
     (probes,) = tmp_path.glob("probes-device-cpu-*.json")
     cases = json.loads(probes.read_text())["results"]
     assert all(point["gap"] >= 0 for point in cases["ten classes"]["ours"])
-    assert "torch L-BFGS" in cases["ten classes"]["peers"]
+    peers = cases["ten classes"]["peers"]
+    assert all(peer["gap"] >= 0 for peer in peers if "gap" in peer)
+    assert any("gap" in peer for peer in peers if peer["peer"].startswith("torch L-BFGS"))
+    assert len(list(tmp_path.iterdir())) <= 7
+
+
+def test_parts_that_could_end_too_late_do_not_begin(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--seconds", "1", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (record,) = tmp_path.iterdir()
+    found = json.loads(record.read_text())["results"]
+    assert all("were left" in part["left out"] for part in found.values() if isinstance(part, dict))

@@ -81,6 +81,7 @@ def options(n: int, l2: float) -> dict[str, Any]:
         "max_iter": MAX_ITER,
         "fit_intercept": True,
         "solver": "qn",
+        "penalty_normalized": True,  # C counts the rows; without it, it would not
         "output_type": "cupy",
     }
 

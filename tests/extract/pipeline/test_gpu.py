@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from probecache.extract.dry_run import dry_run
 from probecache.extract.run import extract_features
 
 pytestmark = [
@@ -86,3 +87,13 @@ def test_decoding_workers_beside_cuda(photos, tmp_path):
     cpu = extract_features("test_resnet", out=tmp_path / "cpu.zarr", device="cpu", **options)
     assert relative(gpu.matrix("train", "penultimate"), cpu.matrix("train", "penultimate")) < 1e-3
     assert list(gpu.samples("train")) == list(cpu.samples("train"))
+
+
+def test_a_dry_run_measures_the_device(tmp_path):
+    plan = dry_run(
+        "resnet18", images(), out=tmp_path / "s.zarr", device="cuda", pretrained=False, img_size=64
+    )
+    assert (plan.device, plan.batch_size) == ("cuda:0", 256)
+    assert plan.rates["forward"] > 2000  # images of 64 pixels: a CPU core makes some hundred
+    assert plan.rates["copy"] > 2000
+    assert not list(tmp_path.iterdir())
