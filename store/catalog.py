@@ -14,6 +14,8 @@ from probecache.store.format.target_array import TargetArray, parse_target_array
 from probecache.store.layout import (
     COMPRESSIONS,
     DTYPES,
+    MOST_ROWS,
+    ROW_ARRAYS,
     Geometry,
     LayerSpec,
     Shard,
@@ -36,6 +38,7 @@ class Layer:
     complete: int = 0
     report: dict[str, Any] = field(default_factory=dict)
     n_statistics: int = len(metadata.STATISTICS)
+    packed: bool = True  # its commits hold the shards' moments; False in format 1
 
     @property
     def key(self) -> str:
@@ -52,10 +55,25 @@ class Layer:
         return f"{self.key}/activations/c/{shard.index}/0"
 
     def partial_key(self, shard: Shard) -> str:
+        """Where a shard's moments lie in format 1."""
         return f"{self.key}/partial/c/{shard.index}/0/0"
 
     def commit_key(self, shard: Shard) -> str:
-        return f"{self.key}/commit/c/{shard.index}/0"
+        return f"{self.commits_key}/{shard.index}/0"
+
+    @property
+    def commits_key(self) -> str:
+        """The folder of the shards' commits."""
+        return f"{self.key}/commit/c"
+
+    @property
+    def n_words(self) -> int:
+        """crc32c words of a commit: of the moments, then of each panel."""
+        return 1 + self.form.n_panels
+
+    @property
+    def partial_bytes(self) -> int:
+        return 8 * self.n_statistics * self.spec.neurons
 
     def attributes(self) -> dict[str, Any]:
         counted = {"statistics": self.n_statistics}
@@ -72,14 +90,18 @@ class Layer:
         }
 
     def arrays(self) -> dict[str, dict[str, Any]]:
-        return metadata.layer_arrays(self.geometry, self.spec, self.compression, self.n_statistics)
+        return metadata.layer_arrays(
+            self.geometry, self.spec, self.compression, self.n_statistics, self.packed
+        )
 
 
 @dataclass(frozen=True)
 class Split:
     """One split's group. `origin`: its copy of the store's own fingerprint, backbone and compute.
 
-    streaming  it is being written by a stream whose end is not known: it holds more rows than it says
+    streaming   it is being written by a stream whose end is not known: it holds more rows than it says
+    row_shards  shards to a chunk of `label`, `sample` and `status`, which are made of the shards' own objects
+                once all of these are there; 0 in format 1, where each shard's rows are chunks themselves
     """
 
     name: str
@@ -88,12 +110,32 @@ class Split:
     data: dict[str, Any]
     origin: dict[str, Any] = field(default_factory=dict)
     streaming: bool = False
+    row_shards: int = 0
 
-    def row_key(self, array: str, shard: Shard) -> str:
-        return f"{self.name}/{array}/c/{shard.index}"
+    @property
+    def key(self) -> str:
+        return self.name
+
+    @property
+    def packed(self) -> bool:
+        return self.row_shards > 0
+
+    @property
+    def n_words(self) -> int:
+        """crc32c words of a commit: of labels, identity and status."""
+        return len(ROW_ARRAYS)
+
+    def row_key(self, array: str, index: int) -> str:
+        """A chunk of labels, identity, status or, packed, their commits: of a shard, or of `row_shards`."""
+        return f"{self.name}/{array}/c/{index}" + ("/0" if array == "commit" else "")
 
     def commit_key(self, shard: Shard) -> str:
-        return f"{self.name}/commit/c/{shard.index}/0"
+        return f"{self.commits_key}/{shard.index}" + ("" if self.packed else "/0")
+
+    @property
+    def commits_key(self) -> str:
+        """The folder of the shards' commits; packed, each holds the shard's rows too."""
+        return f"{self.name}/commit/{'rows' if self.packed else 'c'}"
 
     def attributes(self) -> dict[str, Any]:
         return {
@@ -102,12 +144,13 @@ class Split:
                 "n_samples": self.geometry.n_samples,
                 "shard_rows": self.geometry.shard_rows,
                 "fingerprint": {**self.origin, "data": self.data},
+                **({"row_shards": self.row_shards} if self.packed else {}),
                 **({"streaming": True} if self.streaming else {}),
             },
         }
 
     def arrays(self) -> dict[str, dict[str, Any]]:
-        return metadata.split_arrays(self.geometry)
+        return metadata.split_arrays(self.geometry, self.row_shards)
 
 
 def _what_is_there(files: Files) -> str:
@@ -133,10 +176,10 @@ def read_root(files: Files) -> dict[str, Any]:
     ours = metadata.parse_group(raw, files.url)["probecache"]
     if "format" not in ours and ("n_samples" in ours or "neurons" in ours):
         raise NotAStore(f"{files.url} is a part of a store: name the store's top folder")
-    if ours.get("format") != metadata.FORMAT:
+    if ours.get("format") not in metadata.FORMATS:
         raise NotAStore(
             f"{files.url} has store format {ours.get('format')!r:.40}, this probecache reads "
-            f"{metadata.FORMAT}: "
+            f"{' and '.join(map(str, metadata.FORMATS))}: "
             "use the version that wrote it, or import its arrays again"
         )
     fingerprint = ours.get("fingerprint")
@@ -185,7 +228,10 @@ def read_split(files: Files, name: str) -> Split:
     ):
         raise DamagedStore(f"{where}/zarr.json lacks class names or the data's fingerprint")
     origin = {part: fingerprint[part] for part in ("backbone", "compute") if part in fingerprint}
-    return Split(name, geometry, tuple(names), data, origin, ours.get("streaming") is True)
+    row_shards = ours.get("row_shards", 0)
+    if type(row_shards) is not int or not 0 <= row_shards * geometry.shard_rows <= MOST_ROWS:
+        raise DamagedStore(f"{where}/zarr.json: impossible chunks of labels")
+    return Split(name, geometry, tuple(names), data, origin, ours.get("streaming") is True, row_shards)
 
 
 def require_own(files: Files, root: dict[str, Any], split: Split) -> None:
@@ -215,7 +261,9 @@ def read_layer(files: Files, split: Split, name: str) -> Layer:
     counted = ours.get("statistics", metadata.OLD_STATISTICS)
     if counted not in (metadata.OLD_STATISTICS, len(metadata.STATISTICS)):
         raise DamagedStore(f"{where}/zarr.json: impossible number of statistics")
-    return Layer(split.name, spec, compression, split.geometry, complete, report, counted)
+    return Layer(
+        split.name, spec, compression, split.geometry, complete, report, counted, packed=split.packed
+    )
 
 
 def require_arrays(files: Files, owner: Split | Layer) -> None:

@@ -30,6 +30,7 @@ _GRACE = 2.0  # a claim that cannot be read may be one that is being written, wh
 _PAUSE = 0.1
 _CLAIM = re.compile(r"claim-([0-9]{1,7})")
 _MOST = 1024
+_AT_ONCE = 1024  # claims that are made together
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,31 @@ class Claims:
         """
         self._beat()
         try:
-            for index in sorted(shards):
+            todo = sorted(shards)
+            for index in todo:
                 self.tokens[index] = max(self.tokens.get(index, 0), (above or {}).get(index, 0))
-                for attempt in range(100):
-                    if self.files.create(_claim(self.split, index), self._text(index)):
-                        break
-                    self._remove_if_dead(index, patient=attempt < 1.5 * _GRACE / _PAUSE)
-                else:
-                    raise ProbecacheError(
-                        f"{self.files.url}/{_claim(self.split, index)} comes back whenever it is removed: "
-                        "look what makes it, and run the same command again"
-                    )
-                self.held.add(index)
+            for at in range(0, len(todo), _AT_ONCE):
+                some = todo[at : at + _AT_ONCE]
+                made = self.files.create_many({_claim(self.split, i): self._text(i) for i in some})
+                self.held.update(i for i, mine in zip(some, made, strict=True) if mine)
+                for index in [i for i, mine in zip(some, made, strict=True) if not mine]:
+                    self._take_over(index)
+                self.renew()
         except BaseException:
             self.close()
             raise
+
+    def _take_over(self, index: int) -> None:
+        """Claim a shard that has a claim, if that one's writer is dead."""
+        for attempt in range(100):
+            self._remove_if_dead(index, patient=attempt < 1.5 * _GRACE / _PAUSE)
+            if self.files.create(_claim(self.split, index), self._text(index)):
+                self.held.add(index)
+                return
+        raise ProbecacheError(
+            f"{self.files.url}/{_claim(self.split, index)} comes back whenever it is removed: "
+            "look what makes it, and run the same command again"
+        )
 
     def require(self, index: int) -> None:
         """LostClaim unless the claim on a shard is still this writer's."""
@@ -121,10 +132,26 @@ class Claims:
 
     def sweep(self) -> None:
         """Remove what dead writers left: claims, on shards that they finished too, and leases."""
-        for name in self.files.names(f"{self.split}/commit"):
-            if found := _CLAIM.fullmatch(name):
-                with contextlib.suppress(InputError):  # a living writer's
-                    self._remove_if_dead(int(found[1]))
+        names = self.files.names(f"{self.split}/commit")
+        claimed = [int(found[1]) for name in names if (found := _CLAIM.fullmatch(name))]
+        raws = self.files.read_many([_claim(self.split, index) for index in claimed], _MOST)
+        signs: dict[str, str] = {}  # of each writer, however many claims it left
+        dead = []
+        for index, raw in zip(claimed, raws, strict=True):
+            holder = _parsed(raw)
+            if holder is None:
+                with contextlib.suppress(InputError):  # it became a living writer's
+                    self._remove_if_dead(index)
+                continue
+            if holder.mark not in signs:
+                signs[holder.mark] = _sign(self.files, self.split, holder.mark)
+            if not signs[holder.mark]:
+                self.tokens[index] = max(self.tokens.get(index, 0), holder.token + 1)
+                dead.append((_claim(self.split, index), raw))
+        now = self.files.read_many([key for key, _ in dead], _MOST)
+        self.files.delete_many(
+            [key for (key, raw), again in zip(dead, now, strict=True) if _same(again, raw)]
+        )
         for name in self.files.names(f"{self.split}/commit"):
             owner = name.removeprefix("lease-")
             if owner in (name, self.mark) or name.endswith(".tmp") or _sign(self.files, self.split, owner):
@@ -141,9 +168,11 @@ class Claims:
 
     def close(self) -> None:
         """Give back every claim and the lease."""
-        for index in sorted(self.held):
-            self.release(index)
-        self.files.delete(_lease(self.split, self.mark))
+        held, self.held = sorted(self.held), set()
+        keys = [_claim(self.split, index) for index in held]
+        raws = self.files.read_many(keys, _MOST)
+        mine = [key for i, key, raw in zip(held, keys, raws, strict=True) if raw == self._text(i)]
+        self.files.delete_many([*mine, _lease(self.split, self.mark)])
 
     def renew(self) -> None:
         """A sign of life for other machines, at most one every BEAT seconds."""

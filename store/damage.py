@@ -20,6 +20,7 @@ class Damage:
           shard      activations, moments or commit of a shard of a layer
           target     a shard of a target other than `label`; `piece` names it
           moments    a layer's merged moments or counts
+          index      what is made of a finished split's commits: its index, the row arrays that zarr reads
           unwritten  a shard that no writer has committed
     """
 
@@ -76,7 +77,10 @@ def _writer(files: Files, split: str | None) -> Holder | None:
 def _claimed(files: Files, damage: Damage) -> Damage:
     if damage.split is None or not damage.harmful:
         return damage
-    if damage.kind == "moments":  # every shard is there: its claims are given back, its lease is not
+    if damage.kind in (
+        "moments",
+        "index",
+    ):  # every shard is there: its claims are given back, its lease is not
         return replace(damage, kind="unwritten", why="its writer has not finished")
     holder = being_written(files, damage.split, damage.shard) if damage.shard is not None else None
     return replace(damage, kind="unwritten", why=f"is being written by {holder}") if holder else damage

@@ -6,7 +6,6 @@ from typing import Any
 from probecache.store import catalog
 from probecache.store.errors import ProbecacheError
 from probecache.store.format.chunks import BadChunk
-from probecache.store.reading import commits
 
 
 def describe(store: Any) -> dict[str, Any]:
@@ -18,7 +17,7 @@ def describe(store: Any) -> dict[str, Any]:
         for layer in store.layers_of(name):
             found = store.layer_info(name, layer)
             shards = list(found.geometry.shards())
-            committed = commits.read_commits(store.files, found, shards)
+            committed = store.commits(found, shards)
             rows = sum(0 if isinstance(c, BadChunk) else c[0] for c in committed)
             layers[layer] = {
                 "samples": found.geometry.n_samples,

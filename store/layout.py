@@ -26,6 +26,8 @@ MISSING, OK, FAILED = 0, 1, 2
 SHARD_ROWS = 8192
 PANEL_BYTES = 4 << 20
 MAX_CHUNK_BYTES = 1 << 30
+ROWS_OF_A_CHUNK = 1 << 20  # of `label`, `sample` and `status`, where a shard has fewer
+MOST_ROWS = 1 << 24  # of a shard, and of such a chunk
 NAME_BYTES = 4096  # a sample's name, on average over a shard: as long as a path may be
 ROW_ARRAYS = ("label", "sample", "status")
 MOMENTS = ("mean", "variance", "minimum", "maximum", "zeros")
@@ -100,7 +102,7 @@ class Geometry:
     def __post_init__(self) -> None:
         if type(self.n_samples) is not int or not 1 <= self.n_samples < 1 << 48:
             raise InputError(f"a split holds 1 to 2**48 samples, not {self.n_samples!r:.40}")
-        if type(self.shard_rows) is not int or not 1 <= self.shard_rows <= 1 << 24:
+        if type(self.shard_rows) is not int or not 1 <= self.shard_rows <= MOST_ROWS:
             raise InputError(f"a shard holds 1 to 2**24 rows, not {self.shard_rows!r:.40}")
         if self.n_shards > 1 << 20:
             raise InputError(f"{self.n_samples} samples in shards of {self.shard_rows}: at most 2**20 shards")
@@ -117,6 +119,17 @@ class Geometry:
         """The shards that hold any of `rows` (default all), in order."""
         start, stop = rows or (0, self.n_samples)
         return map(self.shard, range(start // self.shard_rows, -(-stop // self.shard_rows)))
+
+    def shards_of_a_row_chunk(self) -> int:
+        """How many shards share a chunk of `label`, `sample` and `status`: a power of two.
+
+        Few rows make no large chunk, many rows few chunks.
+
+        >>> Geometry(60, 8).shards_of_a_row_chunk(), Geometry(400_000_000, 8192).shards_of_a_row_chunk()
+        (8, 128)
+        """
+        most = max(1, ROWS_OF_A_CHUNK // self.shard_rows)
+        return int(min(1 << (self.n_shards - 1).bit_length(), 1 << (most.bit_length() - 1)))
 
     def require_whole_shards(self, rows: tuple[int, int]) -> None:
         """A range to write must begin and end on shard borders: two writers in one shard lose rows."""

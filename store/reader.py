@@ -15,11 +15,13 @@ from probecache.store.errors import DamagedStore, InputError, UnfinishedSplit, c
 from probecache.store.fingerprint import Fingerprint, digest
 from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.index import Index
 from probecache.store.format.target_array import TargetArray
 from probecache.store.layout import DTYPES, MISSING, MOMENTS, Shard
 from probecache.store.reading import commits
 from probecache.store.reading.datatree import split_tree
 from probecache.store.reading.prefetch import prefetched
+from probecache.store.reading.read_index import load_index
 from probecache.store.reading.read_matrix import (
     Columns,
     Rows,
@@ -29,7 +31,7 @@ from probecache.store.reading.read_matrix import (
     require_room,
     row_range,
 )
-from probecache.store.reading.read_rows import decode_rows
+from probecache.store.reading.row_chunks import read_rows_of
 from probecache.store.reading.targets import read_target
 from probecache.store.storage.files import Files, open_files
 from probecache.store.targets import Target
@@ -106,6 +108,7 @@ class Store:
         self.path = files.url
         self._root = catalog.read_root(files)
         self._layers: dict[tuple[str, str], Layer] = {}
+        self._indexes: dict[str, Index | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.path, self.partial)
@@ -204,6 +207,7 @@ class Store:
                 if attempt:
                     time.sleep(0.05 * 2**attempt)
                 self._layers.clear()
+                self._indexes.clear()
                 self.__dict__.pop("_splits", None)  # it may have grown
         raise AssertionError
 
@@ -217,11 +221,23 @@ class Store:
         shards = list(info.geometry.shards())
         words = []
         for owner in (self.split_info(split), info):
-            for s, committed in zip(shards, commits.read_commits(self.files, owner, shards), strict=True):
+            for s, committed in zip(shards, self.commits(owner, shards), strict=True):
                 if isinstance(committed, BadChunk):
                     raise commits.damaged(self.files, owner, s, str(committed))
                 words.append([committed[0], *committed[1].tolist()])
         return digest(info.spec.dtype, info.geometry.n_samples, self.split_info(split).class_names, words)
+
+    def commits(self, owner: Split | Layer, shards: list[Shard]) -> list[commits.Committed]:
+        """Rows and crc32c words of each shard's commit, or what is wrong with it.
+
+        By the index, where many are asked for and it holds.
+        """
+        if len(shards) > commits.FEW:
+            if owner.key not in self._indexes:
+                self._indexes[owner.key] = load_index(self.files, owner)
+            if (index := self._indexes[owner.key]) is not None:
+                return list(index.commits(shards))
+        return commits.read_commits(self.files, owner, shards)
 
     def _committed(
         self, owner: Split | Layer, rows: tuple[int, int], finished: bool
@@ -238,7 +254,7 @@ class Store:
             )
         wanted = list(owner.geometry.shards(rows))
         out = []
-        for s, committed in zip(wanted, commits.read_commits(self.files, owner, wanted), strict=True):
+        for s, committed in zip(wanted, self.commits(owner, wanted), strict=True):
             if isinstance(committed, BadChunk):
                 raise commits.damaged(self.files, owner, s, f"commit: {committed}")
             if committed[0] < s.rows:
@@ -266,14 +282,8 @@ class Store:
         require_room(64 * n, f"{n} labels, sample names and states of split {split!r} in {self.path}")
         labels, status = np.full(n, -1, np.int64), np.full(n, MISSING, np.uint8)
         names = [""] * n
-        for s, rows, crcs in found:
-            if not rows:
-                continue
-            try:
-                part = decode_rows(self.files, info, s, (rows, crcs))
-            except BadChunk as error:
-                raise commits.damaged(self.files, info, s, str(error)) from None
-            at = slice(s.start, s.start + rows)
+        for start, part in read_rows_of(self.files, info, found, self._indexes.get(info.key)):
+            at = slice(start, start + len(part[0]))
             labels[at], names[at], status[at] = part
         return labels, names, status
 

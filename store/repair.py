@@ -1,5 +1,6 @@
 """Make a damaged store one that its writer can complete: drop what is damaged, rebuild what follows."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from probecache.store.storage.files import Files, open_files
 from probecache.store.verify import verify, verify_shard
 from probecache.store.writing.create import metadata_changed, write_array_documents, write_root
 from probecache.store.writing.layer_shards import finish_layer
+from probecache.store.writing.write_index import touch, write_indexes
 
 _ROUNDS = 4
 
@@ -81,6 +83,10 @@ def _mend(files: Files, found: list[Damage]) -> list[ProbecacheError]:
                 _write(files, replace(layer, complete=0))
             elif any(d.kind == "moments" and d.layer == child for d in mine):
                 finish_layer(files, layer, {})
+        try:
+            write_indexes(files, split, force=any(d.kind == "index" for d in mine))
+        except ProbecacheError as error:  # a shard is damaged, or being written
+            failed.append(error)
     metadata_changed(files)
     return failed
 
@@ -93,8 +99,15 @@ def _drop(files: Files, split: Split, found: list[Damage]) -> list[Damage]:
     claims = Claims(files, split.name)
     claims.sweep()
     dropped = []
+    shards = sorted({d.shard for d in found if d.kind in ("rows", "shard") and d.shard is not None})
+    names = {d.layer for d in found if d.kind == "shard"}
+    rows = any(d.kind == "rows" for d in found)
+    layers = [catalog.read_layer(files, split, n) for n in _readable(files, split) if rows or n in names]
+    changed: list[Split | Layer] = [split, *layers] if rows else [*layers]
+    changed = changed if shards else []
     try:
-        for index in sorted({d.shard for d in found if d.kind in ("rows", "shard") and d.shard is not None}):
+        touch(files, changed)
+        for index in shards:
             try:
                 claims.take([index])
             except InputError:  # a living writer's: what it holds is its business
@@ -102,17 +115,32 @@ def _drop(files: Files, split: Split, found: list[Damage]) -> list[Damage]:
             for damage in verify_shard(files, split.name, index):
                 keys = [f"{split.name}/{damage.layer}/commit/c/{index}/0"]
                 if damage.kind == "rows":
+                    if not rows:  # seen only now: the next round takes it
+                        continue
                     shard = split.geometry.shard(index)
                     keys = [f"{split.name}/{n}/commit/c/{index}/0" for n in catalog.layer_names(files, split)]
                     keys.append(split.commit_key(shard))
+                elif not rows and damage.layer not in names:
+                    continue
                 if damage.harmful:
                     dropped.append(damage)
                     for key in keys:
                         files.delete(key)
             claims.release(index)
     finally:
+        touch(files, changed)
         claims.close()
     return dropped
+
+
+def _readable(files: Files, split: Split) -> list[str]:
+    """The layers whose documents are whole."""
+    names = []
+    for name in catalog.layer_names(files, split):
+        with contextlib.suppress(ProbecacheError):
+            catalog.read_layer(files, split, name)
+            names.append(name)
+    return names
 
 
 def _drop_targets(files: Files, split: Split, found: list[Damage]) -> None:
@@ -167,7 +195,7 @@ def _restore_root(files: Files, copies: dict[str, dict[str, Any]]) -> None:
         origins = [split.origin for split in splits if split.origin]
         if not origins or any(origin != origins[0] for origin in origins):
             raise DamagedStore(f"{error}; its splits hold no copy of it that they agree on") from None
-        write_root(files, origins[0], copies)
+        write_root(files, origins[0], copies, 2 if any(split.packed for split in splits) else 1)
 
 
 def _broken(files: Files, key: str) -> bool:

@@ -17,6 +17,7 @@ from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import decode_rows
 from probecache.store.reading.targets import read_chunks
 from probecache.store.storage.files import Files, open_files
+from probecache.store.verify_index import verify_indexes
 
 Array = np.ndarray[Any, Any]
 
@@ -46,6 +47,7 @@ def verify(path: str) -> Iterator[Damage]:
             continue
         status: dict[int, Array] = {}
         yield from _rows(files, split, status)
+        yield from _indexes(files, split)
         if split.streaming:
             yield Damage("unwritten", name, None, None, None, "stream", "was not finished")
         for target in catalog.target_names(files, split):
@@ -177,6 +179,17 @@ def _rows(files: Files, split: Split, status: dict[int, Array]) -> Iterator[Dama
         yield from settled(files, split.name, _shard_rows(files, split, s, committed, status, held), again)
 
 
+def _indexes(files: Files, split: Split) -> Iterator[Damage]:
+    """What follows from a finished split's commits against what its shards say: indexes, row arrays."""
+
+    def look() -> list[Damage]:
+        now = catalog.read_split(files, split.name)
+        return list(verify_indexes(files, now))
+
+    if split.packed and not split.streaming:
+        yield from settled(files, split.name, look(), look)
+
+
 def _held(files: Files, split: Split) -> dict[str, set[str]]:
     """For each layer, the shards that it may have a commit of: a dropped commit leaves its folder."""
     return {n: set(files.names(f"{split.name}/{n}/commit/c")) for n in catalog.layer_names(files, split)}
@@ -228,7 +241,7 @@ def _target(files: Files, split: Split, name: str) -> Iterator[Damage]:
         return
     if files.read_many([document])[0] != metadata.render(target.document()):
         yield Damage("document", split.name, None, None, None, document, "does not fit its split's size")
-    for s, values in zip(split.geometry.shards(), read_chunks(files, target), strict=True):
+    for s, values in zip(target.geometry.shards(), read_chunks(files, target), strict=True):
         where = split.name, None, s.index, (s.start, s.stop), f"target {name}"
         if isinstance(values, BadChunk):
             yield Damage("target", *where, str(values))
@@ -268,7 +281,7 @@ def _layer(files: Files, layer: Layer, status: dict[int, Array]) -> Iterator[Dam
     def once_more() -> list[Damage]:
         now = fresh()
         merged = commits.merged_moments(files, now)
-        return [] if merged is None else list(_merged(files, now, merged))
+        return [] if merged is None else list(_merged(files, now, merged[0]))
 
     yield from settled(files, layer.split, list(_merged(files, layer, total)), once_more)
 

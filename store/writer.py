@@ -18,6 +18,7 @@ from probecache.store.claims import Claims
 from probecache.store.errors import FingerprintMismatch, InputError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.chunks import BadChunk, Pieces
+from probecache.store.format.index import stamp_key
 from probecache.store.layout import (
     COMPRESSIONS,
     FAILED,
@@ -30,12 +31,14 @@ from probecache.store.layout import (
 )
 from probecache.store.reader import Store, open_store
 from probecache.store.reading import commits
+from probecache.store.reading.read_index import indexed_commits, read_stamp
 from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import read_rows
 from probecache.store.storage.files import Files, open_files
 from probecache.store.writing.create import grow_split, metadata_changed, open_layers, open_split
 from probecache.store.writing.layer_shards import cast_rows, encode_layer, finish_layer
 from probecache.store.writing.merge_rows import merged_rows, require_same_rows
+from probecache.store.writing.write_index import touch, write_indexes
 
 Array = np.ndarray[Any, Any]
 
@@ -98,6 +101,7 @@ class SplitWriter:
         self.layers = {layer.spec.name: replace(layer, geometry=split.geometry) for layer in layers}
         old = stored.n_samples if split.geometry.n_samples > stored.n_samples else 0
         self._reopened = old // stored.shard_rows if old % stored.shard_rows else None
+        self._there: set[tuple[str, int]] = set()  # commits that are there, good or not: owner, shard
         self._staged: tuple[Shard, dict[str, Pieces], dict[str, Pieces]] | None = None
         self._shards = list(split.geometry.shards(rows))
         self._todo = self._missing(self._shards)
@@ -108,6 +112,7 @@ class SplitWriter:
                 f"{split.name!r}: resume, or write to another store"
             )
         self.claims = Claims(files, split.name)
+        self._touched: list[Split | Layer] = []
         files.sweep("")
         self.claims.sweep()
         if self._todo:
@@ -128,17 +133,32 @@ class SplitWriter:
 
     def close(self) -> None:
         """Give the claims back. What was written stays; the next writer goes on from it."""
+        self._end_changes()
         self.claims.close()
+
+    def _touch(self, owners: Sequence[Split | Layer]) -> None:
+        """Before the first commit of these owners is replaced (see `format/index.py`)."""
+        new = [owner for owner in owners if owner.packed and owner.key not in {o.key for o in self._touched}]
+        touch(self.files, new)
+        self._touched += new
+
+    def _end_changes(self) -> dict[str, str]:
+        """After the last one. The stamps, by key."""
+        done, self._touched = self._touched, []
+        return touch(self.files, done)
 
     def _missing(self, shards: list[Shard]) -> list[Shard]:
         """Those of `shards` that some layer lacks. A damaged commit counts as lacking."""
         lacking: dict[int, list[str]] = {}
-        rows = commits.read_commits(self.files, self.split, shards)
+        rows = indexed_commits(self.files, self.split, shards, commits.FEW)
         for name, layer in self.layers.items():
-            found = commits.read_commits(self.files, layer, shards)
+            found = indexed_commits(self.files, layer, shards, commits.FEW)
             for s, mine, shared in zip(shards, found, rows, strict=True):
                 if any(isinstance(c, BadChunk) or c[0] < s.rows for c in (mine, shared)):
                     lacking.setdefault(s.index, []).append(name)
+                for owner, c in ((layer, mine), (self.split, shared)):
+                    if isinstance(c, BadChunk) or c[0]:
+                        self._there.add((owner.key, s.index))
         return [replace(s, layers=tuple(lacking[s.index])) for s in shards if s.index in lacking]
 
     def finished(self) -> Iterator[Shard]:
@@ -198,9 +218,11 @@ class SplitWriter:
         self.renew()
 
     def _commit(self, shard: Shard, items: dict[str, Pieces], vouch: dict[str, Pieces]) -> None:
+        owners: list[Split | Layer] = [self.layers[name] for name in shard.layers]
+        owners += [self.split] if self.split.commit_key(shard) in items else []
+        self._touch([owner for owner in owners if (owner.key, shard.index) in self._there])
         self.claims.require(shard.index)
-        for key in vouch:  # none vouches for what is being replaced
-            self.files.delete(key)
+        self.files.delete_many(list(vouch))  # none vouches for what is being replaced
         self.files.write(items, then=vouch, guard=lambda: self.claims.require(shard.index))
         self.claims.release(shard.index)
 
@@ -263,7 +285,12 @@ class SplitWriter:
             self._staged = None
         # as they are stored now: another writer may have made the split grow meanwhile
         layers = [catalog.read_layer(self.files, stored, name) for name in self.layers]
-        whole = [finish_layer(self.files, layer, summary or {}) for layer in layers]
+        stamps, known = self._end_changes(), {}
+        for layer in layers:
+            stamp = stamps.get(stamp_key(layer)) or read_stamp(self.files, layer)
+            if (words := finish_layer(self.files, layer, summary or {})) is not None:
+                known[layer.key] = stamp, words
         metadata_changed(self.files)
         self.close()
-        return open_store(self.files.url, partial=not all(whole))
+        write_indexes(self.files, catalog.read_split(self.files, stored.name), known)
+        return open_store(self.files.url, partial=len(known) < len(layers))

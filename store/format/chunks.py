@@ -101,12 +101,15 @@ def _seal(place: str, first: int, crcs: Array) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def encode_commit(place: str, rows: int, crcs: Iterable[int], token: int = 0) -> bytes:
-    """The commit chunk of `place` ('train/blocks.5/3'): `rows` rows, whose chunks have these crc32c."""
+def encode_commit(place: str, rows: int, crcs: Iterable[int], token: int = 0, rest: bytes = b"") -> bytes:
+    """The commit chunk of `place` ('train/blocks.5/3'): `rows` rows, whose chunks have these crc32c.
+
+    rest  what the commit vouches for and holds itself: the shard's moments
+    """
     words = np.array(list(crcs), np.uint64)
     first = rows | token << 32
     head = np.array([first, _seal(place, first, words)], np.uint64)
-    return sealed(np.concatenate([head, words]).astype("<u8").tobytes())[0]
+    return sealed(np.concatenate([head, words]).astype("<u8").tobytes() + rest)[0]
 
 
 def decode_commit(raw: bytes | BadChunk | None, place: str, n_words: int) -> tuple[int, Array]:
@@ -116,10 +119,25 @@ def decode_commit(raw: bytes | BadChunk | None, place: str, n_words: int) -> tup
     """
     if raw is None:
         return 0, np.zeros(n_words, np.uint64)
-    words = np.frombuffer(unsealed(raw, 8 * (2 + n_words))[0], "<u8")
+    return _believed(np.frombuffer(unsealed(raw, 8 * (2 + n_words))[0], "<u8"), place, "is of another place")
+
+
+def decode_head(raw: bytes | BadChunk | None, place: str, n_words: int) -> tuple[int, Array]:
+    """`decode_commit` from the first bytes of a chunk that goes on: the seal alone vouches for its words."""
+    if raw is None:
+        return 0, np.zeros(n_words, np.uint64)
+    if isinstance(raw, BadChunk):
+        raise raw
+    if len(raw) < 8 * (2 + n_words):
+        raise BadChunk(f"{len(raw)} bytes instead of {8 * (2 + n_words)} and more")
+    words = np.frombuffer(raw, "<u8", 2 + n_words)
+    return _believed(words, place, "does not fit its seal: it was changed, or is of another place")
+
+
+def _believed(words: Array, place: str, why: str) -> tuple[int, Array]:
     first, crcs = int(words[0]), words[2:]
     if int(words[1]) != _seal(place, first, crcs):
-        raise BadChunk("its commit is of another place")
+        raise BadChunk(f"its commit {why}")
     return first & 0xFFFFFFFF, crcs
 
 

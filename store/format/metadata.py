@@ -12,7 +12,11 @@ from probecache.store.errors import DamagedStore, NotAStore
 from probecache.store.fingerprint import digest
 from probecache.store.layout import MOMENTS, Geometry, LayerSpec, panel_rows
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (
+    1,
+    2,
+)  # 1: a file for each row array, moments and commit of a shard; still read, written and mended
 STATISTICS = ("count", "mean", "m2", "minimum", "maximum", "zeros", "nonfinite", "saturated", "underflow")
 OLD_STATISTICS = 8  # of layers that were made before underflow was counted
 _FILL = {
@@ -58,12 +62,13 @@ def array_document(
     }
 
 
-def split_arrays(geometry: Geometry) -> dict[str, dict[str, Any]]:
-    """Documents of the arrays in a split's group."""
-    n, rows = geometry.n_samples, geometry.shard_rows
+def split_arrays(geometry: Geometry, row_shards: int) -> dict[str, dict[str, Any]]:
+    """Documents of the arrays in a split's group; `row_shards`: shards to a chunk, 0 in format 1."""
+    n, shards = geometry.n_samples, max(1, row_shards)
+    rows = shards * geometry.shard_rows
     status = {"flag_values": [0, 1, 2], "flag_meanings": "missing ok failed"}
     return {
-        "commit": array_document([geometry.n_shards, 5], [1, 5], "uint64", ["shard", "row_word"]),
+        "commit": array_document([geometry.n_shards, 5], [shards, 5], "uint64", ["shard", "row_word"]),
         "label": array_document([n], [rows], "int64", ["sample"]),
         "sample": array_document([n], [rows], "string", ["sample"]),
         "status": array_document([n], [rows], "uint8", ["sample"], status),
@@ -71,12 +76,12 @@ def split_arrays(geometry: Geometry) -> dict[str, dict[str, Any]]:
 
 
 def layer_arrays(
-    geometry: Geometry, spec: LayerSpec, compression: str | None, n_statistics: int
+    geometry: Geometry, spec: LayerSpec, compression: str | None, n_statistics: int, packed: bool
 ) -> dict[str, dict[str, Any]]:
-    """Documents of the arrays in a layer's group."""
+    """Documents of the arrays in a layer's group; `packed`: a commit holds its shard's moments."""
     n, rows, d = geometry.n_samples, geometry.shard_rows, spec.neurons
     inner = panel_rows(rows, d * spec.itemsize)
-    words = 3 + rows // inner
+    words = 3 + rows // inner + (n_statistics * d if packed else 0)
     sharding = {
         "name": "sharding_indexed",
         "configuration": {
@@ -88,17 +93,17 @@ def layer_arrays(
     }
     stored = "uint16" if spec.dtype == "bfloat16" else spec.dtype
     logical = {"dtype": "bfloat16"} if spec.dtype == "bfloat16" else None
-    statistics = {"statistics": " ".join(STATISTICS[:n_statistics])}
+    partial = array_document(
+        [geometry.n_shards, n_statistics, d],
+        [1, n_statistics, d],
+        "float64",
+        ["shard", "statistic", "neuron"],
+        {"statistics": " ".join(STATISTICS[:n_statistics])},
+    )
     return {
         "activations": array_document([n, d], [rows, d], stored, ["sample", "neuron"], logical, [sharding]),
         "commit": array_document([geometry.n_shards, words], [1, words], "uint64", ["shard", "word"]),
-        "partial": array_document(
-            [geometry.n_shards, n_statistics, d],
-            [1, n_statistics, d],
-            "float64",
-            ["shard", "statistic", "neuron"],
-            statistics,
-        ),
+        **({} if packed else {"partial": partial}),
         **{name: array_document([d], [d], "float64", ["neuron"]) for name in MOMENTS},
     }
 

@@ -1,5 +1,6 @@
 """What a split's and a layer's commits vouch for, and the error that names a piece which is not that."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,28 +9,33 @@ from probecache.store.catalog import Layer, Split
 from probecache.store.errors import DamagedStore
 from probecache.store.format import chunks, metadata, moments
 from probecache.store.format.chunks import BadChunk
-from probecache.store.layout import ROW_ARRAYS, Shard
+from probecache.store.layout import Shard
 from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
+Committed = tuple[int, Array] | BadChunk  # rows and crc32c words, or what is wrong with the commit
+FEW = 16  # shards whose commits are asked for one by one, without a listing or an index
+_BYTES_AT_ONCE = 64 << 20
 
 
-def read_commits(
-    files: Files, owner: Split | Layer, shards: list[Shard]
-) -> list[tuple[int, Array] | BadChunk]:
+def read_commits(files: Files, owner: Split | Layer, shards: list[Shard]) -> list[Committed]:
     """Rows and crc words of each shard's commit, or what is wrong with it."""
-    place = owner.name if isinstance(owner, Split) else owner.key
-    n_words = len(ROW_ARRAYS) if isinstance(owner, Split) else 1 + owner.form.n_panels
-    # the listing first: a hostile shape must not make us ask for, or hold, more shards than there are files
-    there = set(files.names(f"{place}/commit/c"))
-    found = iter(
-        files.read_many([owner.commit_key(s) for s in shards if str(s.index) in there], 8 * n_words + 20)
-    )
-    out: list[tuple[int, Array] | BadChunk] = []
+    if len(shards) > FEW:
+        # the listing first: a hostile shape must not make us ask for, or hold, more than there are files
+        there = set(files.names(owner.commits_key))
+        asked = [s for s in shards if str(s.index) in there]
+    else:
+        asked = list(shards)
+    keys, n = [owner.commit_key(s) for s in asked], owner.n_words
+    if owner.packed:
+        raws, decode = files.read_heads(keys, 8 * (2 + n)), chunks.decode_head
+    else:
+        raws, decode = files.read_many(keys, 8 * n + 20), chunks.decode_commit
+    found = dict(zip((s.index for s in asked), raws, strict=True))
+    out: list[Committed] = []
     for shard in shards:
         try:
-            raw = next(found) if str(shard.index) in there else None
-            rows, crcs = chunks.decode_commit(raw, f"{place}/{shard.index}", n_words)
+            rows, crcs = decode(found.get(shard.index), f"{owner.key}/{shard.index}", n)
             out.append((min(rows, shard.rows), crcs))
         except BadChunk as error:
             out.append(error)
@@ -38,42 +44,56 @@ def read_commits(
 
 def read_tokens(files: Files, split: Split, shards: list[Shard]) -> dict[int, int]:
     """The fencing tokens of the rows' commits that are there, by shard."""
-    there = set(files.names(f"{split.name}/commit/c"))
+    there = set(files.names(split.commits_key))
     asked = [s for s in shards if str(s.index) in there]
-    raws = files.read_many([split.commit_key(s) for s in asked], 64)
+    raws = files.read_heads([split.commit_key(s) for s in asked], 8)
     return {s.index: chunks.commit_token(raw) for s, raw in zip(asked, raws, strict=True)}
 
 
 def read_partial(files: Files, layer: Layer, shard: Shard, crc: int) -> Array:
     """A shard's moments (9, neurons) float64; BadChunk if they are not those that were committed."""
-    size = 8 * layer.n_statistics * layer.spec.neurons
-    try:
-        payload, found = chunks.unsealed(files.read(layer.partial_key(shard), size + 4), size)
-    except BadChunk as error:
-        raise BadChunk(f"partial: {error}") from None
-    if found != crc:
-        raise BadChunk("partial: it is not the one that was committed")
-    part = np.frombuffer(payload, "<f8").reshape(layer.n_statistics, -1)
-    lacking = len(metadata.STATISTICS) - len(part)
-    return np.concatenate([part, np.zeros((lacking, part.shape[1]))]) if lacking else part
+    found = next(_partials(files, layer, [(shard, crc)]))
+    if isinstance(found, BadChunk):
+        raise found
+    return found
 
 
-def merged_moments(files: Files, layer: Layer) -> Array | None:
-    """Statistics of all rows of a layer (8, neurons), or None while a shard is not committed."""
+def _partials(files: Files, layer: Layer, wanted: list[tuple[Shard, int]]) -> Iterator[Array | BadChunk]:
+    """`read_partial` of each, its BadChunk in its place; read many at once, few in memory."""
+    size, before = layer.partial_bytes, 8 * (2 + layer.n_words) if layer.packed else 0
+    step = max(1, _BYTES_AT_ONCE // (size + before))
+    for at in range(0, len(wanted), step):
+        some = wanted[at : at + step]
+        keys = [layer.commit_key(s) if layer.packed else layer.partial_key(s) for s, _ in some]
+        for (_, crc), raw in zip(some, files.read_many(keys, before + size + 4), strict=True):
+            try:
+                payload = chunks.unsealed(raw, before + size)[0][before:]
+                if chunks.crc32c(payload) != crc:
+                    raise BadChunk("it is not the one that was committed")
+            except BadChunk as error:
+                yield BadChunk(f"partial: {error}")
+                continue
+            part = np.frombuffer(payload, "<f8").reshape(layer.n_statistics, -1)
+            lacking = len(metadata.STATISTICS) - len(part)
+            yield np.concatenate([part, np.zeros((lacking, part.shape[1]))]) if lacking else part
+
+
+def merged_moments(files: Files, layer: Layer) -> tuple[Array, list[tuple[int, Array]]] | None:
+    """Statistics of all rows of a layer (9, neurons), and its commits; None while one is missing."""
     shards = list(layer.geometry.shards())
-    commits = read_commits(files, layer, shards)
-    total: Array | None = None
-    for s, committed in zip(shards, commits, strict=True):
+    whole = []
+    for s, committed in zip(shards, read_commits(files, layer, shards), strict=True):
         if isinstance(committed, BadChunk) or committed[0] < s.rows:
             return None
-    for s, committed in zip(shards, commits, strict=True):
-        assert not isinstance(committed, BadChunk)
-        try:
-            part = read_partial(files, layer, s, int(committed[1][0]))
-            total = part if total is None else moments.merge(total, part)
-        except BadChunk as error:
-            raise damaged(files, layer, s, str(error)) from None
-    return total
+        whole.append(committed)
+    total: Array | None = None
+    wanted = [(s, int(crcs[0])) for s, (_, crcs) in zip(shards, whole, strict=True)]
+    for s, part in zip(shards, _partials(files, layer, wanted), strict=True):
+        if isinstance(part, BadChunk):
+            raise damaged(files, layer, s, str(part))
+        total = part if total is None else moments.merge(total, part)
+    assert total is not None
+    return total, whole
 
 
 def damaged(files: Files, owner: Split | Layer, shard: Shard, why: str) -> DamagedStore:

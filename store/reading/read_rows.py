@@ -1,20 +1,24 @@
-"""Read labels, identity and status of a shard's rows, each checked against their commit."""
+"""Read labels, identity and status of shards' rows, each checked against their commit."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from probecache.store.catalog import Split
-from probecache.store.format import chunks
+from probecache.store.format import row_object
 from probecache.store.format.chunks import BadChunk
 from probecache.store.layout import NAME_BYTES, ROW_ARRAYS, Shard
 from probecache.store.reading.commits import read_commits
 from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
+Rows = tuple[Array, list[str], Array]
+Found = tuple[Shard, int, Array]  # a shard, its committed rows, their crc32c words
+_BYTES_AT_ONCE = 32 << 20
 
 
-def read_rows(files: Files, split: Split, shard: Shard) -> tuple[Array, list[str], Array] | None:
+def read_rows(files: Files, split: Split, shard: Shard) -> Rows | None:
     """Labels, identity and status of a shard's committed rows; None if they are not committed or damaged."""
     committed = read_commits(files, split, [shard])[0]
     if isinstance(committed, BadChunk) or not committed[0]:
@@ -25,28 +29,37 @@ def read_rows(files: Files, split: Split, shard: Shard) -> tuple[Array, list[str
         return None
 
 
-def decode_rows(
-    files: Files, split: Split, shard: Shard, committed: tuple[int, Array]
-) -> tuple[Array, list[str], Array]:
+def decode_rows(files: Files, split: Split, shard: Shard, committed: tuple[int, Array]) -> Rows:
     """Labels, identity and status of the committed rows of a shard.
 
     BadChunk names the array that is damaged.
     """
-    rows, crcs = committed
+    rows = next(decode_many(files, split, [(shard, *committed)]))
+    if isinstance(rows, BadChunk):
+        raise rows
+    return rows
+
+
+def decode_many(files: Files, split: Split, found: Sequence[Found]) -> Iterator[Rows | BadChunk]:
+    """`decode_rows` of each shard in order, its BadChunk in its place; read many at once, few in memory."""
     full = split.geometry.shard_rows
-    sizes = {"label": 8 * full, "sample": None, "status": full}
-    most = full * (4 + NAME_BYTES) + 8
-    raws = files.read_many([split.row_key(array, shard) for array in ROW_ARRAYS], most)
-    payloads = {}
-    for array, raw, expected in zip(ROW_ARRAYS, raws, crcs, strict=True):
-        try:
-            payloads[array], crc = chunks.unsealed(raw, sizes[array])
-            if crc != int(expected):
-                raise BadChunk("it is not the one that was committed")
-        except BadChunk as error:
-            raise BadChunk(f"{array}: {error}") from None
-    names = chunks.decode_text(payloads["sample"], rows)
-    if len(names) != rows:
-        raise BadChunk("sample: it holds too few texts")
-    labels, status = np.frombuffer(payloads["label"], "<i8"), np.frombuffer(payloads["status"], np.uint8)
-    return labels[:rows], names, status[:rows]
+    most = row_object.most_bytes(full) if split.packed else full * (4 + NAME_BYTES) + 8
+    step = max(1, _BYTES_AT_ONCE // (full * 64))
+    arrays = ["commit"] if split.packed else list(ROW_ARRAYS)
+    for at in range(0, len(found), step):
+        some = found[at : at + step]
+        if split.packed:
+            keys = [split.commit_key(shard) for shard, _, _ in some]
+        else:
+            keys = [split.row_key(array, shard.index) for shard, _, _ in some for array in arrays]
+        raws = iter(files.read_many(keys, most))
+        for _, rows, crcs in some:
+            mine = [next(raws) for _ in arrays]
+            try:
+                if split.packed:
+                    parts: Any = row_object.split_row_object(mine[0], full)
+                else:
+                    parts = dict(zip(arrays, mine, strict=True))
+                yield row_object.decode_row_chunks(parts, crcs, rows, full)
+            except BadChunk as error:
+                yield error

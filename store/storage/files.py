@@ -18,10 +18,16 @@ from probecache.store.storage.remote import RemoteFiles
 
 
 class Files(Protocol):
-    """What a store needs of a file system. `url` names it in messages; `threads` is how many reads help."""
+    """What a store needs of a file system.
+
+    url           names it in messages
+    threads       how many reads help
+    lists_freely  a listing costs nothing to speak of, so what a summary says is checked against one
+    """
 
     url: str
     threads: int
+    lists_freely: bool
 
     def read(self, key: str, most: int = DOCUMENT_BYTES) -> bytes | None:
         """The whole object, or None if there is none.
@@ -31,6 +37,9 @@ class Files(Protocol):
 
     def read_many(self, keys: Sequence[str], most: int = DOCUMENT_BYTES) -> list[bytes | BadChunk | None]:
         """`read` of each, its BadChunk in its place."""
+
+    def read_heads(self, keys: Sequence[str], size: int) -> list[bytes | BadChunk | None]:
+        """The first `size` bytes of each object, all of it if it has fewer; else as `read_many`."""
 
     def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
         """Fill the uint8 arrays `out` from byte `start` on (negative: from the end); the bytes read.
@@ -55,7 +64,13 @@ class Files(Protocol):
     def create(self, key: str, data: bytes) -> bool:
         """Write only if there is no such object; whether it was written."""
 
+    def create_many(self, items: Mapping[str, bytes]) -> list[bool]:
+        """`create` of each, at once where a request is a round trip; whether each was written."""
+
     def delete(self, key: str) -> None: ...
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """`delete` of each, at once where a request is a round trip."""
 
     def names(self, key: str) -> list[str]:
         """Names directly below a folder; empty if there is none."""

@@ -26,6 +26,7 @@ class LocalFiles:
     """A folder of this machine. Symbolic links out of the folder are refused."""
 
     threads = min(4, os.cpu_count() or 1)
+    lists_freely = True
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -75,6 +76,20 @@ class LocalFiles:
                 found.append(self.read(key, most))
             except BadChunk as error:
                 found.append(error)
+        return found
+
+    def read_heads(self, keys: Sequence[str], size: int) -> list[bytes | BadChunk | None]:
+        found: list[bytes | BadChunk | None] = []
+        for key in keys:
+            head = np.empty(size, np.uint8)
+            try:
+                if os.path.islink(self._path(key)):
+                    raise BadChunk("it is a link, not a file")
+                found.append(head[: self.read_range(key, 0, [head])].tobytes())
+            except BadChunk as error:
+                found.append(error)
+            except _NOTHING:
+                found.append(None)
         return found
 
     def read_range(self, key: str, start: int, out: Sequence[np.ndarray[Any, Any]]) -> int:
@@ -152,6 +167,13 @@ class LocalFiles:
         except OSError as error:
             raise write_failed(error, f"{self.url}/{key}", path) from error
         return True
+
+    def create_many(self, items: Mapping[str, bytes]) -> list[bool]:
+        return [self.create(key, data) for key, data in items.items()]
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
 
     def delete(self, key: str) -> None:
         path = self._path(key)

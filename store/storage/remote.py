@@ -6,6 +6,7 @@ S3 and its kin have it (If-None-Match).
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,12 +17,14 @@ from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces, joi
 from probecache.store.storage.writer_identity import mark
 
 Result = TypeVar("Result")
+_AT_ONCE = 4096  # objects of one call: what is on its way is held in memory
 
 
 class RemoteFiles:
     """Objects below a URL. Reads of many keys or panels go out together: a round trip is what costs."""
 
     threads = 16
+    lists_freely = False
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -59,15 +62,24 @@ class RemoteFiles:
         return found
 
     def read_many(self, keys: Sequence[str], most: int = DOCUMENT_BYTES) -> list[bytes | BadChunk | None]:
-        if not keys:
-            return []
-        paths = [self._path(key) for key in keys]
         # one byte more than may be there: an object that is larger is never held
-        found = self._try(
-            lambda: self.fs.cat_ranges(paths, [0] * len(paths), [most + 1] * len(paths), on_error="return"),
-            keys[0],
-        )
-        return [self._object(key, value, most) for key, value in zip(keys, found, strict=True)]
+        return self._first(keys, most + 1, most)
+
+    def read_heads(self, keys: Sequence[str], size: int) -> list[bytes | BadChunk | None]:
+        return self._first(keys, size, size)
+
+    def _first(self, keys: Sequence[str], size: int, most: int) -> list[bytes | BadChunk | None]:
+        """The first `size` bytes of each object, a BadChunk where they are more than `most`."""
+        out: list[bytes | BadChunk | None] = []
+        for at in range(0, len(keys), _AT_ONCE):
+            some = keys[at : at + _AT_ONCE]
+            paths = [self._path(key) for key in some]
+            found = self._try(
+                partial(self.fs.cat_ranges, paths, [0] * len(some), [size] * len(some), on_error="return"),
+                some[0],
+            )
+            out += [self._object(key, value, most) for key, value in zip(some, found, strict=True)]
+        return out
 
     def _object(self, key: str, value: Any, most: int) -> bytes | BadChunk | None:
         if isinstance(value, FileNotFoundError | IsADirectoryError):
@@ -116,6 +128,14 @@ class RemoteFiles:
         except FileExistsError:
             return False
         return True
+
+    def create_many(self, items: Mapping[str, bytes]) -> list[bool]:
+        with ThreadPoolExecutor(2 * self.threads) as pool:
+            return list(pool.map(self.create, items, items.values()))
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        with ThreadPoolExecutor(2 * self.threads) as pool:
+            list(pool.map(self.delete, keys))
 
     def delete(self, key: str) -> None:
         try:

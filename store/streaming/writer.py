@@ -156,7 +156,8 @@ class StreamWriter:
                 raise UnfinishedSplit(
                     f"rows of split {split.name!r} in {self._files.url} are missing: stream them again"
                 )
-            split = replace(split, geometry=geometry, streaming=False)
+            chunks = geometry.shards_of_a_row_chunk() if split.packed else 0
+            split = replace(split, geometry=geometry, streaming=False, row_shards=chunks)
             split = replace(split, class_names=self._final_names(split))
             grow_split(self._files, split)
             self._split = split
@@ -198,7 +199,7 @@ class StreamWriter:
         """The geometry to look for whole shards in; where the end is open, as many as there are commits."""
         n = self._n or split.geometry.n_samples
         if split.streaming and self._n is None:
-            n = max(1, len(self._files.names(f"{split.name}/commit/c"))) * self._rows
+            n = max(1, len(self._files.names(split.commits_key))) * self._rows
         return Geometry(n, self._rows)
 
     def _whole_rows(self, split: Split, geometry: Geometry) -> int:

@@ -35,7 +35,8 @@ def open_split(
         asked.geometry.require_whole_shards(rows)
     root = _open_root(files, fingerprint)
     if not there:
-        split = replace(asked, origin=root["fingerprint"])
+        chunks = asked.geometry.shards_of_a_row_chunk() if root["format"] > 1 else 0
+        split = replace(asked, origin=root["fingerprint"], row_shards=chunks)
         _write_documents(files, name, split)
         return split
     split = catalog.read_split(files, name)
@@ -99,7 +100,7 @@ def open_layers(
                 f"layer {spec.name!r}: split {split.name!r} in {files.url} has a target of that name"
             )
         if not catalog.has_document(files, key):
-            layer = Layer(split.name, spec, compression, split.geometry)
+            layer = Layer(split.name, spec, compression, split.geometry, packed=split.packed)
             _write_documents(files, key, layer)
         else:
             layer = catalog.read_layer(files, split, spec.name)
@@ -107,7 +108,7 @@ def open_layers(
             stored = _described(layer.spec, layer.compression)
             asked = _described(spec, compression or layer.compression)
             if stored != asked and not _begun(files, layer):
-                layer = Layer(split.name, spec, compression, split.geometry)
+                layer = Layer(split.name, spec, compression, split.geometry, packed=split.packed)
                 _write_documents(files, key, layer)
             require_equal(_described(layer.spec, layer.compression), asked, where)
             write_array_documents(files, key, layer.arrays())
@@ -157,9 +158,11 @@ def _open_root(files: Files, fingerprint: Fingerprint) -> dict[str, Any]:
     return root
 
 
-def write_root(files: Files, fingerprint: dict[str, Any], listed: dict[str, Any]) -> None:
-    """The top document: fingerprint and consolidated metadata."""
-    attributes = {"probecache": {"format": metadata.FORMAT, "fingerprint": fingerprint}}
+def write_root(
+    files: Files, fingerprint: dict[str, Any], listed: dict[str, Any], layout: int | None = None
+) -> None:
+    """The top document: fingerprint and consolidated metadata; `layout`: the store's format, default ours."""
+    attributes = {"probecache": {"format": layout or metadata.FORMAT, "fingerprint": fingerprint}}
     _write_group(files, "", attributes, listed)
 
 

@@ -56,8 +56,10 @@ def encode_layer(
     stored = cast.view(np.uint16) if spec.dtype == "bfloat16" else cast
     pieces, crcs = shard_format.encode(np.ascontiguousarray(stored), form)
     raw, partial_crc = chunks.sealed(statistics[: layer.n_statistics].astype("<f8").tobytes())
-    words = chunks.encode_commit(f"{layer.key}/{s.index}", s.rows, [partial_crc, *crcs], token)
-    return {layer.shard_key(s): pieces, layer.partial_key(s): [raw]}, {layer.commit_key(s): [words]}
+    rest = raw[:-4] if layer.packed else b""
+    words = chunks.encode_commit(f"{layer.key}/{s.index}", s.rows, [partial_crc, *crcs], token, rest)
+    apart: dict[str, Pieces] = {} if layer.packed else {layer.partial_key(s): [raw]}
+    return {layer.shard_key(s): pieces, **apart}, {layer.commit_key(s): [words]}
 
 
 def require_fits(values: Array, dtype: str, where: str) -> None:
@@ -124,11 +126,12 @@ def cast_rows(values: Array, dtype: str) -> Array:
         return values.astype(DTYPES[dtype], copy=False)
 
 
-def finish_layer(files: Files, layer: Layer, summary: Mapping[str, Any]) -> bool:
-    """Merge a layer's partial moments in shard order, if every shard is committed; whether it is."""
-    total = merged_moments(files, layer)
-    if total is None:
-        return False
+def finish_layer(files: Files, layer: Layer, summary: Mapping[str, Any]) -> list[tuple[int, Array]] | None:
+    """Merge a layer's partial moments in shard order, if every shard is committed; what the commits say."""
+    merged = merged_moments(files, layer)
+    if merged is None:
+        return None
+    total, words = merged
     items = {
         f"{layer.key}/{name}/c/0": [chunks.sealed(values.astype("<f8").tobytes())[0]]
         for name, values in moments.summary(total).items()
@@ -143,4 +146,4 @@ def finish_layer(files: Files, layer: Layer, summary: Mapping[str, Any]) -> bool
     done = replace(layer, complete=layer.geometry.n_samples, report=report)
     items[f"{layer.key}/zarr.json"] = [metadata.render(metadata.group_document(done.attributes()))]
     files.write(items)
-    return True
+    return words

@@ -10,6 +10,7 @@ from probecache.store.catalog import Split
 from probecache.store.errors import FingerprintMismatch, ProbecacheError
 from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk, Pieces
+from probecache.store.format.row_object import crcs_of, encode_row_chunks, encode_row_object
 from probecache.store.layout import FAILED, OK, Shard
 from probecache.store.reading.commits import read_commits
 from probecache.store.reading.read_rows import read_rows
@@ -42,19 +43,14 @@ def merged_rows(
             status[:old] = np.maximum(status[:old], stored[2])
         if old == s.rows and np.array_equal(status, stored[2]):
             return status, {}
-    rows = split.geometry.shard_rows
-    payloads = {
-        "label": chunks.encode_rows(labels, rows, -1),
-        "sample": chunks.encode_text(names, rows),
-        "status": chunks.encode_rows(status, rows, 0),
-    }
-    items: dict[str, Pieces] = {}
-    crcs = []
-    for array, payload in payloads.items():
-        raw, crc = chunks.sealed(payload)
-        items[split.row_key(array, s)] = [raw]
-        crcs.append(crc)
-    items[split.commit_key(s)] = [chunks.encode_commit(f"{split.name}/{s.index}", s.rows, crcs, token)]
+    parts, place = (
+        encode_row_chunks(labels, names, status, split.geometry.shard_rows),
+        f"{split.name}/{s.index}",
+    )
+    if split.packed:
+        return status, {split.commit_key(s): encode_row_object(place, s.rows, parts, token)}
+    items: dict[str, Pieces] = {split.row_key(array, s.index): [raw] for array, raw in parts.items()}
+    items[split.commit_key(s)] = [chunks.encode_commit(place, s.rows, crcs_of(parts), token)]
     return status, items
 
 

@@ -90,7 +90,7 @@ def test_forged_sizes_with_matching_array_documents_do_not_allocate(path):
     import probecache.store.catalog as catalog
     from probecache.store.storage.files import open_files
 
-    forge(path / "s/zarr.json", n_samples=2**36, shard_rows=2**24)
+    forge(path / "s/zarr.json", n_samples=2**36, shard_rows=2**24, row_shards=1)
     files = open_files(path)
     split = catalog.read_split(files, "s")
     layer = catalog.read_layer(files, split, "l")
@@ -139,8 +139,9 @@ def test_a_zstd_panel_that_unpacks_to_more_is_refused(tmp_path):
     index, _ = chunks.sealed(np.array([0, len(raw)], "<u8").tobytes())
     layer = tmp_path / "a/s/l"
     (layer / "activations/c/0/0").write_bytes(raw + index)
-    partial = int(np.frombuffer((layer / "commit/c/0/0").read_bytes()[:-4], "<u8")[2])
-    (layer / "commit/c/0/0").write_bytes(chunks.encode_commit("s/l/0", 8, [partial, crc]))
+    committed = (layer / "commit/c/0/0").read_bytes()[:-4]
+    partial, moments = int(np.frombuffer(committed, "<u8")[2]), committed[8 * 4 :]
+    (layer / "commit/c/0/0").write_bytes(chunks.encode_commit("s/l/0", 8, [partial, crc], rest=moments))
     with memory_below(8), pytest.raises(pc.DamagedStore, match=r"does not decompress|impossible size"):
         pc.open_store(tmp_path / "a").matrix("s", "l")
 

@@ -37,15 +37,17 @@ FILES = [
     "t/zarr.json",
     "t/label/zarr.json",
     "t/commit/zarr.json",
-    "t/label/c/1",
-    "t/sample/c/1",
-    "t/status/c/1",
-    "t/commit/c/1/0",
+    "t/label/c/0",
+    "t/sample/c/0",
+    "t/status/c/0",
+    "t/commit/c/0/0",
+    "t/commit/rows/1",
+    "t/commit/index",
     "t/a/zarr.json",
     "t/a/activations/zarr.json",
     "t/a/activations/c/1/0",
-    "t/a/partial/c/1/0/0",
     "t/a/commit/c/1/0",
+    "t/a/commit/index",
     "t/a/mean/c/0",
 ]
 HARMS = {
@@ -92,7 +94,7 @@ def test_a_piece_in_any_state_is_named_mended_and_written_again(original, tmp_pa
     assert not (path / file).is_symlink()
 
 
-@pytest.mark.parametrize("key", ["t/a/activations/c/1", "t/commit/c", "t/label"])
+@pytest.mark.parametrize("key", ["t/a/activations/c/1", "t/commit/rows", "t/label"])
 def test_a_file_in_a_folders_place_is_named_with_what_to_do(original, tmp_path, key):
     path = tmp_path / "s"
     shutil.copytree(original, path)

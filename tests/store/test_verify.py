@@ -12,6 +12,7 @@ import pytest
 
 import probecache as pc
 from probecache.store.fingerprint import Fingerprint
+from probecache.store.format.row_object import HEAD
 from probecache.store.repair import repair
 from probecache.store.verify import verify
 
@@ -80,9 +81,9 @@ def test_a_damaged_shard_is_named_and_only_it_is_written_again(path, harm):
         other.write_bytes(a)
         named = {1, 2}
     else:
-        for array in ("activations", "commit", "partial"):
-            tail = "c/1/0/0" if array == "partial" else "c/1/0"
-            shutil.copyfile(path / f"train/last/{array}" / tail, path / f"train/blocks.5/{array}" / tail)
+        for array in ("activations", "commit"):
+            there = f"{array}/c/1/0"
+            shutil.copyfile(path / "train/last" / there, path / "train/blocks.5" / there)
     with pytest.raises(pc.DamagedStore, match=r"split 'train', layer 'blocks.5', shard 1, rows 32:64"):
         pc.open_store(path).matrix("train", "blocks.5")
     damages = list(verify(path))
@@ -101,9 +102,10 @@ def test_a_damaged_shard_is_named_and_only_it_is_written_again(path, harm):
 @pytest.mark.parametrize("array", ["label", "sample", "status", "commit"])
 def test_damaged_rows_take_all_layers_of_the_shard_along(path, array):
     before = contents(path)
-    file = path / f"train/{array}/c/1" if array != "commit" else path / "train/commit/c/1/0"
+    file = path / "train/commit/rows/1"
     raw = bytearray(file.read_bytes())
-    raw[len(raw) // 2] ^= 4
+    label, status = HEAD, HEAD + 32 * 8 + 4
+    raw[{"commit": 3, "label": label + 9, "status": status + 5, "sample": status + 32 + 20}[array]] ^= 4
     file.write_bytes(raw)
     with pytest.raises(pc.DamagedStore, match="split 'train', shard 1, rows 32:64"):
         pc.open_store(path).labels("train")

@@ -32,7 +32,7 @@ def files_of(path):
 
 
 def but_commits(path):
-    return {name: raw for name, raw in files_of(path).items() if "/commit/c/" not in name}
+    return {name: raw for name, raw in files_of(path).items() if "/commit/" not in name}
 
 
 def open_stream(path, **more):
@@ -290,7 +290,7 @@ def test_a_stream_killed_by_sigkill_goes_on_to_the_same_bytes(tmp_path):
         return subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert run(tmp_path / "whole", 10**6).returncode == 0
-    for kill in (3, 14, 40, 58):
+    for kill in (3, 14, 30, 40):
         path = tmp_path / f"k{kill}"
         assert run(path, kill).returncode == -9
         done = run(path, 10**6)

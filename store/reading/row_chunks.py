@@ -1,0 +1,82 @@
+"""The chunks of `label`, `sample`, `status` and `commit` that many shards share, made of their objects."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from probecache.store.catalog import Split
+from probecache.store.format import chunks, row_object
+from probecache.store.format.chunks import BadChunk
+from probecache.store.format.index import Index
+from probecache.store.layout import NAME_BYTES, ROW_ARRAYS, Shard
+from probecache.store.reading.commits import damaged
+from probecache.store.reading.read_rows import Found, Rows, decode_many
+from probecache.store.storage.files import Files
+
+Array = np.ndarray[Any, Any]
+CHUNKED = (*ROW_ARRAYS, "commit")
+
+
+def row_chunk_shards(split: Split) -> list[list[Shard]]:
+    """The shards of each row chunk."""
+    shards, step = list(split.geometry.shards()), split.row_shards
+    return [shards[at : at + step] for at in range(0, len(shards), step)]
+
+
+def encode_row_chunk(
+    files: Files, split: Split, shards: Sequence[Shard], words: Sequence[tuple[int, Array]]
+) -> dict[str, bytes]:
+    """The chunk that `shards` share of each of CHUNKED; DamagedStore if a shard is damaged."""
+    rows = split.row_shards * split.geometry.shard_rows
+    labels, names, states = [], [], []
+    found = [(s, *committed) for s, committed in zip(shards, words, strict=True)]
+    for s, part in zip(shards, decode_many(files, split, found), strict=True):
+        if isinstance(part, BadChunk):
+            raise damaged(files, split, s, str(part))
+        labels.append(part[0])
+        names += part[1]
+        states.append(part[2])
+    parts = row_object.encode_row_chunks(np.concatenate(labels), names, np.concatenate(states), rows)
+    table = np.zeros((split.row_shards, 2 + split.n_words), np.uint64)
+    heads = files.read_heads([split.commit_key(s) for s in shards], 8 * table.shape[1])
+    for row, raw in zip(table, heads, strict=False):
+        if isinstance(raw, bytes) and len(raw) == row.nbytes:
+            row[:] = np.frombuffer(raw, "<u8")
+    return {**parts, "commit": chunks.sealed(table.astype("<u8").tobytes())[0]}
+
+
+def read_rows_of(
+    files: Files, split: Split, found: Sequence[Found], index: Index | None
+) -> Iterator[tuple[int, Rows]]:
+    """(first row, rows) of the committed shards, from the row chunks where `index` vouches for them.
+
+    Where a chunk is not as it says, the shards' own objects are read: they are the truth. DamagedStore.
+    """
+    if index is not None and (parts := _row_chunks(files, split, index)) is not None:
+        yield from parts
+        return
+    there = [one for one in found if one[1]]
+    for (s, _, _), part in zip(there, decode_many(files, split, there), strict=True):
+        if isinstance(part, BadChunk):
+            raise damaged(files, split, s, str(part))
+        yield s.start, part
+
+
+def _row_chunks(files: Files, split: Split, index: Index) -> list[tuple[int, Rows]] | None:
+    groups = row_chunk_shards(split)
+    if any(len(index.row_chunks.get(array, ())) != len(groups) for array in ROW_ARRAYS):
+        return None
+    full = split.row_shards * split.geometry.shard_rows
+    keys = [split.row_key(array, k) for k in range(len(groups)) for array in ROW_ARRAYS]
+    raws = iter(files.read_many(keys, full * (4 + NAME_BYTES) + 8))
+    out = []
+    for k, shards in enumerate(groups):
+        start, rows = shards[0].start, shards[-1].stop - shards[0].start
+        crcs = [index.row_chunks[array][k] for array in ROW_ARRAYS]
+        try:
+            parts = {array: next(raws) for array in ROW_ARRAYS}
+            out.append((start, row_object.decode_row_chunks(parts, crcs, rows, full)))
+        except BadChunk:
+            return None
+    return out

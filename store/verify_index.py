@@ -1,0 +1,63 @@
+"""What follows from a finished split's commits, byte for byte: indexes and the row arrays that zarr reads."""
+
+from collections.abc import Iterator
+
+from probecache.store import catalog
+from probecache.store.catalog import Layer, Split
+from probecache.store.damage import Damage
+from probecache.store.errors import DamagedStore, ProbecacheError
+from probecache.store.format import index
+from probecache.store.format.chunks import BadChunk
+from probecache.store.format.index import Index
+from probecache.store.reading.commits import read_commits
+from probecache.store.reading.read_index import read_stamp
+from probecache.store.reading.row_chunks import CHUNKED, encode_row_chunk, row_chunk_shards
+from probecache.store.storage.files import Files
+
+
+def verify_indexes(files: Files, split: Split) -> Iterator[Damage]:
+    """What is not as the shards say; nothing where a shard is damaged, which is named by itself.
+
+    Only of a split that some layer fills: before, neither is written.
+    """
+    layers = []
+    for name in catalog.layer_names(files, split):
+        try:
+            layers.append(catalog.read_layer(files, split, name))
+        except ProbecacheError:  # its document is damaged, and is named by itself
+            continue
+    whole = [layer for layer in layers if layer.complete == split.geometry.n_samples]
+    owners: list[Split | Layer] = [split, *whole]
+    for owner in owners if whole else []:
+        yield from _verify(files, owner)
+
+
+def _verify(files: Files, owner: Split | Layer) -> Iterator[Damage]:
+    def damage(piece: str, why: str) -> Damage:
+        split, layer = (owner.name, None) if isinstance(owner, Split) else (owner.split, owner.spec.name)
+        return Damage("index", split, layer, None, None, piece, why)
+
+    shards = list(owner.geometry.shards())
+    words = []
+    for s, committed in zip(shards, read_commits(files, owner, shards), strict=True):
+        if isinstance(committed, BadChunk) or committed[0] < s.rows:
+            return
+        words.append(committed)
+    crcs: dict[str, list[int]] = {}
+    if isinstance(owner, Split):
+        for k, group in enumerate(row_chunk_shards(owner)):
+            try:
+                parts = encode_row_chunk(files, owner, group, words[group[0].index : group[-1].index + 1])
+            except DamagedStore:
+                return
+            keys = [owner.row_key(array, k) for array in CHUNKED]
+            most = max(map(len, parts.values()))
+            for array, key, raw in zip(CHUNKED, keys, files.read_many(keys, most), strict=True):
+                crcs.setdefault(array, []).append(int.from_bytes(parts[array][-4:], "little"))
+                if raw != parts[array]:
+                    yield damage(key, "is missing" if raw is None else "does not agree with the shards")
+    expected = index.encode_index(owner, Index(read_stamp(files, owner), index.table(words), crcs))
+    raw = files.read_many([index.index_key(owner)], index.most_bytes(owner))[0]
+    if raw != expected and len(expected) <= index.MOST_BYTES:
+        why = "is missing" if raw is None else "does not agree with the commits, or with its stamp"
+        yield damage(index.index_key(owner), why)
