@@ -13,6 +13,7 @@ from probecache.analyze.results.grid import ORDERS, SEAL, Grid, Variable
 from probecache.analyze.results.layout import (
     COPY,
     ORDER_SEAL,
+    STATES,
     check_fixed,
     column_orders,
     documents,
@@ -88,7 +89,8 @@ def _scalars(files: Files, found: Checked) -> None:
     grid = found.grid
     # `state` and the seals are written after the values, so that they are read before them
     for variable in reversed(grid.scalars):
-        found.values[variable.name], bad = chunks.read_array(files, grid, variable)
+        laid_out = variable.name == "state" and STATES in found.attributes["results"]
+        found.values[variable.name], bad = chunks.read_array(files, grid, variable, laid_out)
         for index, why in bad.items():
             place = place_of(grid, variable, index)
             found.lost[place] = True
@@ -100,7 +102,7 @@ def _scalars(files: Files, found: Checked) -> None:
         all_seeds = slice(0, len(grid.seed))
         lines = [order_seals(grid, i, column_orders(grid, i, all_seeds)) for i in range(len(grid.layer))]
         found.orders = np.array(lines)
-    there = (found.values["state"] != 0) & (found.values["seal"] != 0)
+    there = found.values["state"] != 0  # the seals were there first: one that is 0 is lost
     values = {name: array for name, array in found.values.items() if name != "seal"}
     expected = probe_seals(places(grid, settings_of(found.attributes), found.orders), values)
     wrong = there & (found.values["seal"] != expected) & ~found.lost

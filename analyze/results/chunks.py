@@ -70,13 +70,20 @@ def inside(place: tuple[slice, ...]) -> tuple[slice, ...]:
     return tuple(slice(0, part.stop - part.start) for part in place)
 
 
-def read_array(files: Files, grid: Grid, variable: Variable) -> tuple[Array, dict[Index, str]]:
-    """A variable over the whole grid, and why each chunk that cannot be read is bad; fill values there."""
+def read_array(
+    files: Files, grid: Grid, variable: Variable, laid_out: bool = False
+) -> tuple[Array, dict[Index, str]]:
+    """A variable over the whole grid, and why each chunk that cannot be read is bad; fill values there.
+
+    laid_out: every chunk was written when RESULTS were made, so that a missing one is bad too.
+    """
     whole = np.full(grid.shape_of(variable), variable.fill, variable.dtype)
     bad: dict[Index, str] = {}
     for index in chunk_indices(grid, variable):
         place = place_of(grid, variable, index)
         try:
+            if laid_out and files.size(key_of(variable.name, index)) is None:
+                raise BadChunk("its file is missing")
             whole[place] = read_chunk(files, grid, variable, index)[inside(place)]
         except (BadChunk, OSError) as error:
             bad[index] = str(error)

@@ -28,6 +28,7 @@ from probecache.store.format.metadata import render
 from probecache.store.storage.files import Files, open_files
 
 FRACTION, SEED, L2 = 4, 5, 6  # axes
+_AT_ONCE = 256  # files of one write: each is open until all are synced
 
 
 def build(path: Path, grid: Grid, attributes: Mapping[str, Any], source: Grid | None = None) -> None:
@@ -48,9 +49,20 @@ def build(path: Path, grid: Grid, attributes: Mapping[str, Any], source: Grid | 
                 _rewrite(old, source, files, grid, variable)
             elif (path / variable.name / "c").exists():
                 link_tree(path / variable.name / "c", new / variable.name / "c")
+    lay_out_states(files, grid)
     raw = [group_bytes(attributes, grid)]
     files.write({COPY: raw}, {"zarr.json": raw})
     replace_folder(new, path)
+
+
+def lay_out_states(files: Files, grid: Grid) -> None:
+    """Write the chunks of `state` that are not there: not computed, which a lost one is told from."""
+    state = grid.scalars[-1]
+    blank = [encode(np.full(grid.chunk_of(state), state.fill, state.dtype))]
+    keys = [key_of(state.name, index) for index in chunks.chunk_indices(grid, state)]
+    lacking = [key for key in keys if files.size(key) is None]
+    for at in range(0, len(lacking), _AT_ONCE):
+        files.write(dict.fromkeys(lacking[at : at + _AT_ONCE], blank))
 
 
 def _write_orders(files: Files, grid: Grid, old: Files | None, source: Grid | None) -> None:

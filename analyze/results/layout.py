@@ -29,6 +29,7 @@ from probecache.store.storage.files import Files
 
 FORMAT = 2  # 1 had five dimensions and no seals
 COPY = "state/group.json"
+STATES = "states laid out"  # in the attribute `results`: every chunk of `state` is there from the first
 ORDER_SEAL = f"{ORDERS.name}{SEAL}"
 _CODECS: list[dict[str, Any]] = [
     {"name": "bytes", "configuration": {"endian": "little"}},
@@ -159,7 +160,7 @@ def check_fixed(files: Files, grid: Grid) -> dict[str, str]:
 def group_bytes(attributes: Mapping[str, Any], grid: Grid) -> bytes:
     """RESULTS' zarr.json: the attributes under a checksum, and every array's document."""
     kept = {name: value for name, value in attributes.items() if name != "results"}
-    kept["results"] = {"format": FORMAT, "grid": grid.as_json()}
+    kept["results"] = {"format": FORMAT, "grid": grid.as_json(), STATES: True}
     kept["results"]["checksum"] = digest(kept)
     listed = {"kind": "inline", "must_understand": False, "metadata": documents(grid)}
     return render(

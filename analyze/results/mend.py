@@ -12,9 +12,11 @@ from probecache.analyze.results import chunks
 from probecache.analyze.results.check import Checked, Damage, bad_orders, check
 from probecache.analyze.results.chunks import encode, key_of, place_of
 from probecache.analyze.results.grid import ORDERS, Grid
+from probecache.analyze.results.grow import lay_out_states
 from probecache.analyze.results.layout import (
     COPY,
     ORDER_SEAL,
+    STATES,
     column_orders,
     documents,
     fixed_pieces,
@@ -52,6 +54,8 @@ def mend(path: Path) -> Checked:
     """Make RESULTS ready to be written: `damages` says what was wrong, and every such probe is cleared."""
     attributes, grid, damages = readable(path)
     files = open_files(str(path))
+    if STATES not in attributes["results"]:  # of an earlier version
+        lay_out_states(files, grid)
     if damages:
         files.write({"zarr.json": [group_bytes(attributes, grid)]})
     found = check(path, wide=True)
