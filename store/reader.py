@@ -275,21 +275,24 @@ class Store:
     def row_arrays(self, split: str) -> tuple[Array, list[str], Array]:
         return self._steady(split, lambda: self._row_arrays(split))
 
-    def _row_arrays(self, split: str) -> tuple[Array, list[str], Array]:
+    def _row_arrays(self, split: str, wanted: bool = True) -> tuple[Array, list[str], Array]:
+        """Labels, identity where it is `wanted`, and states."""
         info = self.split_info(split)
         n = info.geometry.n_samples
         found = self._committed(info, (0, n), finished=False)
         require_room(64 * n, f"{n} labels, sample names and states of split {split!r} in {self.path}")
         labels, status = np.full(n, -1, np.int64), np.full(n, MISSING, np.uint8)
         names = [""] * n
-        for start, part in read_rows_of(self.files, info, found, self._indexes.get(info.key)):
+        for start, part in read_rows_of(self.files, info, found, self._indexes.get(info.key), wanted):
             at = slice(start, start + len(part[0]))
-            labels[at], names[at], status[at] = part
+            labels[at], status[at] = part[0], part[2]
+            if wanted:
+                names[at] = part[1]
         return labels, names, status
 
     def labels(self, split: str) -> Array:
         """int64 (samples,): class of each row, -1 where missing."""
-        return self.row_arrays(split)[0]
+        return self._steady(split, lambda: self._row_arrays(split, wanted=False))[0]
 
     def samples(self, split: str) -> Array:
         """(samples,) of str: what identifies each row."""
@@ -330,7 +333,7 @@ class Store:
 
     def status(self, split: str, layer: str | None = None) -> Array:
         """uint8 (samples,): OK = 1, FAILED = 2; with `partial` MISSING = 0, in `layer` if given."""
-        status = self.row_arrays(split)[2].copy()
+        status = self._steady(split, lambda: self._row_arrays(split, wanted=False))[2]
         if layer is not None:
             info = self.layer_info(split, layer)
             for s, rows, _ in self._committed(info, (0, len(status)), self._finished(info)):

@@ -69,19 +69,21 @@ def decode_row_chunks(
 ) -> tuple[Array, list[str], Array]:
     """Labels, identity and states of the first `rows` rows of chunks of `full` rows, each as its crc32c says.
 
-    BadChunk names the array that is damaged.
+    No identity where `parts` lacks the chunk. BadChunk names the array that is damaged.
     """
     sizes = {"label": 8 * full, "sample": None, "status": full}
     payloads = {}
     for array, expected in zip(ROW_ARRAYS, crcs, strict=True):
+        if array not in parts:
+            continue
         try:
             payloads[array], crc = chunks.unsealed(parts[array], sizes[array])
             if crc != int(expected):
                 raise BadChunk("it is not the one that was committed")
         except BadChunk as error:
             raise BadChunk(f"{array}: {error}") from None
-    names = chunks.decode_text(payloads["sample"], rows)
-    if len(names) != rows:
+    names = chunks.decode_text(payloads["sample"], rows) if "sample" in payloads else []
+    if len(names) != rows and "sample" in payloads:
         raise BadChunk("sample: it holds too few texts")
     labels, status = np.frombuffer(payloads["label"], "<i8"), np.frombuffer(payloads["status"], np.uint8)
     return labels[:rows], names, status[:rows]

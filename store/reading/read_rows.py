@@ -40,12 +40,18 @@ def decode_rows(files: Files, split: Split, shard: Shard, committed: tuple[int, 
     return rows
 
 
-def decode_many(files: Files, split: Split, found: Sequence[Found]) -> Iterator[Rows | BadChunk]:
-    """`decode_rows` of each shard in order, its BadChunk in its place; read many at once, few in memory."""
+def decode_many(
+    files: Files, split: Split, found: Sequence[Found], names: bool = True
+) -> Iterator[Rows | BadChunk]:
+    """`decode_rows` of each shard in order, its BadChunk in its place; read many at once, few in memory.
+
+    names  whether identity is wanted
+    """
     full = split.geometry.shard_rows
     most = row_object.most_bytes(full) if split.packed else full * (4 + NAME_BYTES) + 8
     step = max(1, _BYTES_AT_ONCE // (full * 64))
-    arrays = ["commit"] if split.packed else list(ROW_ARRAYS)
+    wanted = [array for array in ROW_ARRAYS if names or array != "sample"]
+    arrays = ["commit"] if split.packed else wanted
     for at in range(0, len(found), step):
         some = found[at : at + step]
         if split.packed:
@@ -57,7 +63,8 @@ def decode_many(files: Files, split: Split, found: Sequence[Found]) -> Iterator[
             mine = [next(raws) for _ in arrays]
             try:
                 if split.packed:
-                    parts: Any = row_object.split_row_object(mine[0], full)
+                    whole = row_object.split_row_object(mine[0], full)
+                    parts: Any = {array: whole[array] for array in wanted}
                 else:
                     parts = dict(zip(arrays, mine, strict=True))
                 yield row_object.decode_row_chunks(parts, crcs, rows, full)

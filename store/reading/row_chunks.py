@@ -47,35 +47,37 @@ def encode_row_chunk(
 
 
 def read_rows_of(
-    files: Files, split: Split, found: Sequence[Found], index: Index | None
+    files: Files, split: Split, found: Sequence[Found], index: Index | None, names: bool = True
 ) -> Iterator[tuple[int, Rows]]:
     """(first row, rows) of the committed shards, from the row chunks where `index` vouches for them.
 
-    Where a chunk is not as it says, the shards' own objects are read: they are the truth. DamagedStore.
+    names: whether identity is wanted. Where a chunk is not as it says, the shards' own objects are read: they
+    are the truth. DamagedStore.
     """
-    if index is not None and (parts := _row_chunks(files, split, index)) is not None:
+    if index is not None and (parts := _row_chunks(files, split, index, names)) is not None:
         yield from parts
         return
     there = [one for one in found if one[1]]
-    for (s, _, _), part in zip(there, decode_many(files, split, there), strict=True):
+    for (s, _, _), part in zip(there, decode_many(files, split, there, names), strict=True):
         if isinstance(part, BadChunk):
             raise damaged(files, split, s, str(part))
         yield s.start, part
 
 
-def _row_chunks(files: Files, split: Split, index: Index) -> list[tuple[int, Rows]] | None:
+def _row_chunks(files: Files, split: Split, index: Index, names: bool) -> list[tuple[int, Rows]] | None:
     groups = row_chunk_shards(split)
+    wanted = [array for array in ROW_ARRAYS if names or array != "sample"]
     if any(len(index.row_chunks.get(array, ())) != len(groups) for array in ROW_ARRAYS):
         return None
     full = split.row_shards * split.geometry.shard_rows
-    keys = [split.row_key(array, k) for k in range(len(groups)) for array in ROW_ARRAYS]
+    keys = [split.row_key(array, k) for k in range(len(groups)) for array in wanted]
     raws = iter(files.read_many(keys, full * (4 + NAME_BYTES) + 8))
     out = []
     for k, shards in enumerate(groups):
         start, rows = shards[0].start, shards[-1].stop - shards[0].start
         crcs = [index.row_chunks[array][k] for array in ROW_ARRAYS]
         try:
-            parts = {array: next(raws) for array in ROW_ARRAYS}
+            parts = {array: next(raws) for array in wanted}
             out.append((start, row_object.decode_row_chunks(parts, crcs, rows, full)))
         except BadChunk:
             return None

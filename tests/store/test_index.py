@@ -248,7 +248,7 @@ def test_a_store_of_the_first_format_is_read_written_grown_verified_and_mended(t
     raw[30] ^= 1
     (path / "t/sample/c/9").write_bytes(raw)
     with pytest.raises(pc.DamagedStore, match="shard 9"):
-        pc.open_store(path).labels("t")
+        pc.open_store(path).samples("t")
     assert {d.shard for d in repair(path)} == {9}
     write(path)
     write(path, layer="m")

@@ -108,7 +108,7 @@ def test_damaged_rows_take_all_layers_of_the_shard_along(path, array):
     raw[{"commit": 3, "label": label + 9, "status": status + 5, "sample": status + 32 + 20}[array]] ^= 4
     file.write_bytes(raw)
     with pytest.raises(pc.DamagedStore, match="split 'train', shard 1, rows 32:64"):
-        pc.open_store(path).labels("train")
+        pc.open_store(path).row_arrays("train")
     assert {(d.kind, d.shard, d.piece) for d in verify(path)} == {("rows", 1, array)}
     repair(path)
     write(path)

@@ -322,7 +322,6 @@ def test_a_worker_that_is_stopped_in_the_midst_of_a_block_is_set_aside(
 def test_workers_that_die_of_too_little_memory_are_told_with_what_to_do(store, tmp_path, small_blocks):
     """A worker whose process ends in each try: Dask calls it KilledWorker, which says nothing to a user."""
     from distributed.scheduler import KilledWorker
-
     from probecache.analyze.sweeps.on_cluster import explain
 
     with connect(workers=1) as client:
