@@ -65,6 +65,16 @@ class SharedState:
         return self.moments.gram.nbytes + self.moments.cross.nbytes + 4 * rows + grams
 
     @property
+    def gram_bytes(self) -> int:
+        """Bytes of the class Grams of one level."""
+        return 4 * n_outputs(len(self.task.classes)) * (1 + self.task.n_neurons) ** 2
+
+    @property
+    def levels(self) -> int:
+        """How many levels of class Grams a penalty has."""
+        return 0 if self.is_scarce else min(len(PILOTS), self.gram_limit // self.gram_bytes)
+
+    @property
     def is_scarce(self) -> bool:
         """Fewer than two rows per neuron: probes fit such rows nearly perfectly, and neither the Gram
         matrix nor another probe's curvature is like theirs."""
@@ -82,11 +92,10 @@ class SharedState:
         """
         l2 = _decade(l2)
         if l2 not in self.curvatures:
-            each = 4 * n_outputs(len(self.task.classes)) * (1 + self.task.n_neurons) ** 2
-            count = 0 if self.is_scarce else min(len(PILOTS), self.gram_limit // each)
+            each, count = self.gram_bytes, self.levels
             if (1 + sum(map(bool, self.curvatures.values()))) * count * each > self.gram_limit:
                 self.curvatures.clear()  # computed again where needed: what a probe gets depends on l2 alone
-            self.curvatures[l2] = self._curvature(l2, PILOTS[:count]) if count else []
+            self.curvatures[l2] = curvatures_of([self], l2, PILOTS[:count])[0] if count else []
         return self.curvatures[l2]
 
     def sampled(self, chosen: np.ndarray | None) -> Tensor:
@@ -114,33 +123,59 @@ class SharedState:
         panels.source = self.test_rows if test else self.rows
         return panels
 
-    def _curvature(self, l2: float, levels: tuple[tuple[float, float], ...]) -> list[Curvature]:
-        d = self.task.n_neurons
-        widest = [math.ceil(served * d) for served, _ in levels]
-        ks = [max(round(share * d), min(d, 16)) for _, share in levels]
-        ks[0] = d if self.task.train.shape[0] < AMPLE * d else ks[0]
-        labels = self.sample_labels
-        if isinstance(self.task.train, np.ndarray):
-            chosen = some_rows(len(self.task.train), PILOT_ROWS)
-            matrix: Matrix = self.task.train if chosen is None else self.task.train[chosen]
-            picked = self.task.train_labels if chosen is None else self.task.train_labels[chosen]
-            labels = torch.from_numpy(picked).to(self.device)
-        else:
-            assert self.sample is not None
-            matrix = self.sample.matrix
-        source = self.rows if len(labels) == self.task.train.shape[0] else None
-        mean, scale = units(self.task, self.standardize)
-        rows = Panels(matrix, mean, scale, self.device, source=source)
-        columns, pilots = fit_pilots(rows, labels, len(self.task.classes), self.moments, ks, l2)
-        grams = class_grams(
-            self.panels(),
-            pilots,
-            next(iter(columns)).of(0),
-            [ROWS_PER_NEURON * max(w, FEWEST) for w in widest],
-            self.moments.gram,
-            task_weights(self.task, self.device),
-        )
-        return [Curvature(w, gram) for w, gram in zip(widest, grams, strict=True)][::-1]
+
+def curvatures_of(
+    states: list[SharedState], l2: float, levels: tuple[tuple[float, float], ...]
+) -> list[list[Curvature]]:
+    """Curvatures of each state, narrowest first, from one pass over the rows: of one task, or of several of
+    two classes over the same rows."""
+    first, several = states[0], len(states) > 1
+    d, count = first.task.n_neurons, first.task.train.shape[0]
+    widest = [math.ceil(served * d) for served, _ in levels]
+    ks = [max(round(share * d), min(d, 16)) for _, share in levels]
+    ks[0] = d if count < AMPLE * d else ks[0]
+    labels = [state.sample_labels for state in states]
+    if isinstance(first.task.train, np.ndarray):
+        chosen = some_rows(count, PILOT_ROWS)
+        picked = slice(None) if chosen is None else chosen
+        matrix: Matrix = first.task.train[picked]
+        labels = [torch.from_numpy(state.task.train_labels[picked]).to(first.device) for state in states]
+    else:
+        assert first.sample is not None
+        matrix = first.sample.matrix
+    source = first.rows if len(labels[0]) == count else None
+    mean, scale = units(first.task, first.standardize)
+    known = first.moments
+    if several:
+        cross = torch.cat([state.moments.cross for state in states], dim=1)
+        known = Moments(known.gram, cross, torch.cat([state.moments.square for state in states]), known.count)
+    columns, pilots = fit_pilots(
+        Panels(matrix, mean, scale, first.device, source=source),
+        torch.stack(labels, dim=1) if several else labels[0],
+        len(first.task.classes),
+        known,
+        ks,
+        l2,
+    )
+    grams = class_grams(
+        first.panels(),
+        [pilot for own in pilots for pilot in own],
+        next(iter(columns)).of(0),
+        [ROWS_PER_NEURON * max(w, FEWEST) for w in widest] * len(states),
+        first.moments.gram,
+        task_weights(first.task, first.device),
+    )
+    made = iter(grams)
+    return [[Curvature(w, next(made)) for w in widest][::-1] for _ in states]
+
+
+def prepare_together(states: list[SharedState], l2: float) -> None:
+    """Have the curvature of one penalty ready for several tasks of two classes over the same rows."""
+    decade, levels = _decade(l2), states[0].levels
+    lacking = [state for state in states if decade not in state.curvatures]
+    found = curvatures_of(lacking, decade, PILOTS[:levels]) if lacking and levels else [[] for _ in lacking]
+    for state, curvatures in zip(lacking, found, strict=True):
+        state.curvatures[decade] = curvatures
 
 
 def share(
@@ -256,8 +291,7 @@ def task_targets(task: Task, labels: Tensor) -> Tensor:
 
 def one_label(shared: SharedState, column: int) -> SharedState:
     """What is shared of a task of several labels as the task of one of them, with two classes."""
-    task, known = shared.task, shared.moments
-    picked = slice(column, column + 1)
+    task = shared.task
     # made without its checks, which the whole task has passed, and without a copy of its rows
     one = copy(task)
     for name, value in (
@@ -269,7 +303,7 @@ def one_label(shared: SharedState, column: int) -> SharedState:
     return replace(
         shared,
         task=one,
-        moments=Moments(known.gram, known.cross[:, picked], known.square[picked], known.count),
+        moments=shared.moments.of_target(column),
         sample_labels=shared.sample_labels[:, column],
         curvatures={},
     )

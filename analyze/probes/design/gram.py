@@ -43,6 +43,16 @@ class Moments:
         index = torch.from_numpy(np.concatenate([[0], order + 1])).to(self.gram.device)
         return Moments(self.gram[index[:, None], index], self.cross[index], self.square, self.count)
 
+    def first(self, count: int) -> "Moments":
+        """The moments of the first `count` neurons."""
+        cross = self.cross[: 1 + count]
+        return Moments(self.gram[: 1 + count, : 1 + count], cross, self.square, self.count)
+
+    def of_target(self, column: int) -> "Moments":
+        """The moments with one of the targets."""
+        picked = slice(column, column + 1)
+        return Moments(self.gram, self.cross[:, picked], self.square[picked], self.count)
+
     def without(self, part: "Moments") -> "Moments":
         """The moments of the other rows: a fold's are subtracted instead of read again."""
         count = self.count - part.count

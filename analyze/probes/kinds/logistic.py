@@ -1,6 +1,8 @@
 """Multinomial logistic probes: the kind. `optim.multinomial` has the objective and fits it."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.optim import kernel_newton
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
+from probecache.analyze.probes.optim.lbfgs import Solution
 from probecache.analyze.probes.optim.logistic_start import ALIKE, precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, fit_logistic, search_dtype
 from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
@@ -17,6 +20,7 @@ from probecache.analyze.probes.shared_state import (
     GRAM_LIMIT,
     SharedState,
     one_label,
+    prepare_together,
     task_weights,
 )
 from probecache.analyze.tasks.size import LayerSize
@@ -32,6 +36,9 @@ CURVATURE = (
     9  # classes d^3 products of one penalty's class Grams: 7.9 d rows for each class, half of a square
 )
 HISTORY = 100  # copies of a probe's weights that the solver holds at its peak: 98 counted
+# Evaluations that the class Grams of two classes cost: of a task by itself, and of one among many, whose
+# evaluations are a share of a wide product.
+PLAIN, PLAIN_TOGETHER = 15, 40
 NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
 FOUND = ("objective", "grad_norm", "n_iter", "converged")
 
@@ -63,10 +70,8 @@ class Logistic:
         if shared.task.target_kind != "labels":
             return self._fit_classes(shared, orders, probes, request)
         # One against the rest: each label is a task of two classes on the same rows and their Gram matrix.
-        parts = [
-            self._fit_classes(one_label(shared, column), orders, probes, request)
-            for column in range(len(shared.task.classes))
-        ]
+        labels = [one_label(shared, column) for column in range(len(shared.task.classes))]
+        parts = self.fit_several(labels, orders, probes, request)
         stack = lambda name: torch.stack([getattr(part, name) for part in parts])  # noqa: E731
         return Fitted(
             stack("objective").sum(dim=0),
@@ -75,6 +80,46 @@ class Logistic:
             stack("converged").all(dim=0),
             weights=torch.cat([part.weights for part in parts if part.weights is not None], dim=1),
         )
+
+    def fit_several(
+        self, tasks: list[SharedState], orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
+    ) -> list[Fitted]:
+        """Fit the probes on each of several tasks of two classes over the same rows: one wide batch for as
+        many as their class Grams leave room for. Each has its own line search and end."""
+        first = tasks[0]
+        if first.is_scarce:
+            return [self._fit_classes(task, orders, probes, request) for task in tasks]
+        most = max(1, first.gram_limit // max(1, first.levels * first.gram_bytes))
+        found = []
+        for start in range(0, len(tasks), most):
+            found += self._fit_together(tasks[start : start + most], orders, probes, request)
+        return found
+
+    def _fit_together(
+        self, tasks: list[SharedState], orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
+    ) -> list[Fitted]:
+        task, device, count = tasks[0].task, tasks[0].device, len(tasks)
+        groups, widths, l2s = (
+            torch.from_numpy(a).repeat_interleave(count) for a in (probes.group, probes.size + 1, probes.l2)
+        )
+        targets = torch.arange(count).repeat(len(probes))
+        labels = np.stack([one.task.train_labels for one in tasks])
+        batch = Batch(
+            tasks[0].panels(orders, keep=isinstance(task.train, np.ndarray)),
+            groups,
+            widths,
+            l2s,
+            torch.from_numpy(labels).to(device, torch.float32),
+            task_weights(task, device),
+            targets,
+        )
+        whole = self._fit_path(tasks, orders, batch, request)
+        assert whole.weights is not None
+        own = [(targets == t).nonzero()[:, 0].to(device) for t in range(count)]
+        return [
+            Fitted(**{name: getattr(whole, name)[mine] for name in FOUND}, weights=whole.weights[mine])
+            for mine in own
+        ]
 
     def _fit_classes(
         self, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
@@ -100,9 +145,10 @@ class Logistic:
                 found = {name: getattr(kernel, name) for name in FOUND}
                 found["converged"] = found["converged"] & ~batch.has_no_minimum(found["objective"])
                 return Fitted(**found, weights=kernel.x)
-        if batch.panels.in_memory and not shared.is_scarce and len(l2s.unique()) > 1:
-            return self._fit_path(shared, orders, batch, request)
-        preconditioner, start = precondition_and_start(shared, orders, groups, widths, l2s)
+        several = len(l2s.unique()) > 1 or batch.outputs == 1
+        if batch.panels.in_memory and not shared.is_scarce and several:
+            return self._fit_path([shared], orders, batch, request)
+        preconditioner, start = precondition_and_start([shared], orders, batch)
         # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
         search = torch.float32 if shared.is_scarce else search_dtype(device)
         x = torch.zeros_like(start)
@@ -132,28 +178,20 @@ class Logistic:
         return Fitted(**found, weights=x)
 
     def _fit_path(
-        self, shared: SharedState, orders: list[np.ndarray], batch: Batch, request: ProbeRequest
+        self, tasks: list[SharedState], orders: list[np.ndarray], batch: Batch, request: ProbeRequest
     ) -> Fitted:
         """One penalty after the other, the largest first: each starts from a neighbour's solution where there
-        is one, and only one penalty's factors are held."""
-        outputs = len(batch.truth)
-        x = torch.zeros(len(batch.l2), outputs, batch.width, device=batch.truth.device)
+        is one, and only one penalty's factors are held. On disk all share each pass."""
+        x = torch.zeros(len(batch.l2), batch.outputs, batch.width, device=batch.truth.device)
         found: dict[str, torch.Tensor] = {}
         before, last = torch.inf, None
-        for l2 in batch.l2.unique().flip(0).tolist():
-            mine = (batch.l2 == l2).nonzero()[:, 0]
+        values = batch.l2.unique().flip(0)
+        for at in values.split(1) if batch.panels.in_memory else [values]:
+            l2 = float(at[0])
+            mine = torch.isin(batch.l2, at).nonzero()[:, 0]
             part = batch.part(mine)
-            preconditioner, start = precondition_and_start(
-                shared, orders, part.groups, part.widths, part.l2, last if before <= NEAR * l2 else None
-            )
-            fit = fit_logistic(
-                part,
-                preconditioner,
-                start,
-                tol=request.tol,
-                max_iter=request.max_iter,
-                search=search_dtype(shared.device),
-            )
+            near = last if before <= NEAR * l2 else None
+            fit = _fit_tasks(tasks, orders, part, request, near)
             x[mine], before, last = fit.x, l2, fit.x
             for name in FOUND:
                 values = getattr(fit, name)
@@ -183,6 +221,45 @@ class Logistic:
         grams = 0 if size.is_scarce else min(3 * l2s * each, max(GRAM_LIMIT // each, 0) * each)
         factors = 1.3 * l2s * each if grams else 4 * l2s * square
         return int(work + grams + factors)
+
+
+def _fit_tasks(
+    tasks: list[SharedState],
+    orders: list[np.ndarray],
+    batch: Batch,
+    request: ProbeRequest,
+    near: torch.Tensor | None,
+) -> Solution:
+    """The batch's probes from `near`, or from where the moments say.
+
+    Of two classes the Gram matrix, which all tasks share, is often as good as class Grams (4 to 8 evaluations
+    for 5 to 7), which cost as much as so many evaluations: they are made for what it leaves unfinished.
+    """
+    how: dict[str, Any] = {"tol": request.tol, "search": search_dtype(tasks[0].device)}
+    plain = 0 if batch.outputs > 1 or not tasks[0].levels else PLAIN if len(tasks) == 1 else PLAIN_TOGETHER
+    if not 0 < plain < request.max_iter:
+        return fit_logistic(
+            batch, *precondition_and_start(tasks, orders, batch, near), max_iter=request.max_iter, **how
+        )
+    start = precondition_and_start(tasks, orders, batch, near, curved=False)
+    fit = fit_logistic(batch, *start, max_iter=plain, **how)
+    left = (~fit.converged).nonzero()[:, 0].cpu()
+    if not len(left):
+        return fit
+    part, unfinished = batch.part(left), tasks
+    if part.targets is not None:
+        numbers, own = part.targets.unique(return_inverse=True)
+        part = replace(part, truth=batch.truth[numbers], targets=own)
+        unfinished = [tasks[number] for number in numbers.tolist()]
+    for l2 in part.l2.unique().tolist():
+        prepare_together(unfinished, l2)
+    start = precondition_and_start(unfinished, orders, part, fit.x[left])
+    more = fit_logistic(part, *start, max_iter=request.max_iter - plain, **how)
+    fit.x[left, :, : part.width] = more.x
+    fit.n_iter[left] += more.n_iter
+    for name in ("objective", "grad_norm", "converged"):
+        getattr(fit, name)[left] = getattr(more, name)
+    return fit
 
 
 KIND = Logistic()

@@ -25,13 +25,14 @@ def indicator(labels: Tensor, outputs: int, dtype: torch.dtype = torch.float32) 
 def loss_and_residual(logits: Tensor, truth: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sum of w CE over the rows, float64 (m,), and w (p - y), (m, c, rows), which overwrites `logits`.
 
-    truth: `indicator` of the labels, (c, rows); weights: (rows,) or None for ones.
+    truth: `indicator` of the labels, (c, rows), or (m, 1, rows) where probes differ in it; weights: (rows,)
+    or None for ones.
     """
     if logits.shape[1] == 1:
-        z = logits
-        wrong = torch.where(truth > 0, -z, z)  # log-odds of being wrong
+        sign = 1 - 2 * truth
+        wrong = logits.mul_(sign)  # log-odds of being wrong
         loss = functional.softplus(wrong)[:, 0]  # (m, rows)
-        residual = torch.sigmoid_(wrong).mul_(1 - 2 * truth)
+        residual = torch.sigmoid_(wrong).mul_(sign)
     else:
         # p_y - 1 and a loss near zero are made from the other classes' share: subtracting from 1 would leave
         # nothing of them in float32 where data are nearly separable.

@@ -48,15 +48,17 @@ def class_grams(
     grams = [torch.zeros(outputs, panels.width, panels.width, device=device) for _ in pilots]
     total = float(n) if weights is None else float(weights.sum(dtype=torch.float64))
     draws = np.random.default_rng(seed).random(n, dtype=np.float32)
-    expected = [_curvature(sample, pilot).mean(dim=1, keepdim=True) for pilot in pilots]  # (c, 1) each
+    expected = [found.mean(dim=1, keepdim=True) for found in _curvatures(sample, pilots)]  # (c, 1) each
     found = [torch.zeros(outputs, 2, dtype=torch.float64, device=device) for _ in pilots]  # rows, curvature
     for strip in panels.strips(widest - 1):
         x, here = strip.x, strip.rows
         drawn = torch.from_numpy(draws[here]).to(device)
-        for pilot, blocks, mean, count, seen in zip(pilots, grams, expected, wanted, found, strict=True):
-            curvature = _curvature(x, pilot)  # (c, rows)
+        curvatures = _curvatures(x, pilots)  # (c, rows) each
+        for curvature, blocks, mean, count, seen in zip(
+            curvatures, grams, expected, wanted, found, strict=True
+        ):
             if weights is not None:
-                curvature = curvature * weights[here]
+                curvature *= weights[here]
             chance = (curvature * (count / (total * mean))).clamp_(max=1)
             scale = (curvature / chance).sqrt_()
             chosen = drawn < chance  # (c, rows)
@@ -74,8 +76,14 @@ def class_grams(
     return grams
 
 
-def _curvature(x: Tensor, pilot: Tensor) -> Tensor:
-    k = pilot.shape[1]
-    logits = forward(pilot[None], x[:k], segments([k]))[0]
-    p = torch.sigmoid(logits) if logits.shape[0] == 1 else torch.softmax(logits, dim=0)
-    return p.mul_(1 - p).clamp_(min=1e-6)
+def _curvatures(x: Tensor, pilots: list[Tensor]) -> list[Tensor]:
+    """p (1 - p) of each pilot, (c, rows); pilots of one width are multiplied together."""
+    outputs, count = len(pilots[0]), x.shape[1]
+    found: list[Tensor] = [x] * len(pilots)
+    for k in {pilot.shape[1] for pilot in pilots}:
+        mine = [i for i, pilot in enumerate(pilots) if pilot.shape[1] == k]
+        logits = forward(torch.stack([pilots[i] for i in mine]), x[:k], segments([k] * len(mine)))
+        for i, z in zip(mine, logits.view(len(mine), outputs, count), strict=True):
+            p = torch.sigmoid(z) if outputs == 1 else torch.softmax(z, dim=0)
+            found[i] = p.mul_(1 - p).clamp_(min=1e-6)
+    return found

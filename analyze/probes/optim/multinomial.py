@@ -35,11 +35,12 @@ PATIENCE = 150  # evaluations after which a probe of few parameters is left to N
 @dataclass(frozen=True)
 class Chosen:
     """What an evaluation of some probes needs to know of them: their products; on the device, their columns
-    as bool (a, 1, w), and their penalties float64 (a,)."""
+    as bool (a, 1, w), their penalties float64 (a,), and where they have any their targets int64 (a,)."""
 
     products: list[Span]
     mask: Tensor
     l2: Tensor
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Batch:
 
     groups: int64 (m,), the column order of each; widths: int64 (m,), 1 + k; l2: float64 (m,); all three on
     the CPU, so that no device is asked what to multiply. truth: (c, n) from `cross_entropy.indicator`;
-    weights: float32 (n,) or None.
+    weights: float32 (n,) or None. targets: None; or int64 (m,), on the CPU, the row of truth (t, n) that each
+    probe of two classes is to say.
     """
 
     panels: Panels
@@ -57,6 +59,7 @@ class Batch:
     l2: Tensor
     truth: Tensor
     weights: Tensor | None = None
+    targets: Tensor | None = None
     _last: list[tuple[Tensor, Chosen]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
@@ -65,6 +68,11 @@ class Batch:
         if self.weights is None:
             return float(self.panels.n_samples)
         return float(self.weights.sum(dtype=torch.float64))
+
+    @property
+    def outputs(self) -> int:
+        """Weight vectors of a probe."""
+        return len(self.truth) if self.targets is None else 1
 
     @property
     def width(self) -> int:
@@ -79,12 +87,14 @@ class Batch:
     def part(self, probes: slice | Tensor) -> "Batch":
         """Some of the probes."""
         groups, widths, l2 = self.groups[probes], self.widths[probes], self.l2[probes]
-        return replace(self, groups=groups, widths=widths, l2=l2)
+        targets = None if self.targets is None else self.targets[probes]
+        return replace(self, groups=groups, widths=widths, l2=l2, targets=targets)
 
     def problem(self, probe: int) -> Problem:
         """One of the probes by itself."""
         group, width, l2 = (int(self.groups[probe]), int(self.widths[probe]), float(self.l2[probe]))
-        return Problem(self.panels, group, width, l2, self.truth, self.weights)
+        truth = self.truth if self.targets is None else self.truth[int(self.targets[probe])][None]
+        return Problem(self.panels, group, width, l2, truth, self.weights)
 
     def evaluate(self, x: Tensor, which: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Objective float64 (a,) and gradient float32 (a, c, w) of the probes `which` (a,) at x (a, c, w).
@@ -98,7 +108,8 @@ class Batch:
         for panel in self.panels:
             for span in chosen.products:
                 columns = panel.of(span.group, dtype)
-                part, residual = self._residual(x[span.probes], columns, span.segments, panel.rows)
+                own = None if chosen.targets is None else chosen.targets[span.probes]
+                part, residual = self._residual(x[span.probes], columns, span.segments, panel.rows, own)
                 loss[span.probes] += part
                 backward(residual, columns, span.segments, gradient[span.probes])
         penalised = x.clone()
@@ -113,8 +124,10 @@ class Batch:
         if not self._last or self._last[0][0] is not which:
             groups, widths, device = self.groups[which], self.widths[which], self.truth.device
             mask = torch.arange(self.width) < widths[:, None, None]
-            products = spans(groups, widths, len(self.truth), device)
-            self._last[:] = [(which, Chosen(products, mask.to(device), self.l2[which].to(device)))]
+            products = spans(groups, widths, self.outputs, device)
+            targets = None if self.targets is None else self.targets[which].to(device)
+            found = Chosen(products, mask.to(device), self.l2[which].to(device), targets)
+            self._last[:] = [(which, found)]
         return self._last[0][1]
 
     def has_no_minimum(self, objective: Tensor) -> Tensor:
@@ -128,7 +141,7 @@ class Batch:
         return free & (objective * self.total < math.log(2) * least)
 
     def _residual(
-        self, x: Tensor, columns: Tensor, parts: list[Segment], rows: slice
+        self, x: Tensor, columns: Tensor, parts: list[Segment], rows: slice, targets: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Loss float64 (a,) and residual (a, c, rows) in the columns' dtype, made strip by strip."""
         count = columns.shape[1]
@@ -140,7 +153,8 @@ class Batch:
             here = slice(rows.start + start, rows.start + stop)
             logits = forward(x, columns[:, start:stop], parts)
             weights = None if self.weights is None else self.weights[here]
-            part, residual[:, :, start:stop] = loss_and_residual(logits, self.truth[:, here], weights)
+            truth = self.truth[:, here] if targets is None else self.truth[targets, here][:, None]
+            part, residual[:, :, start:stop] = loss_and_residual(logits, truth, weights)
             loss += part
         return loss, residual
 
