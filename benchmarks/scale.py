@@ -221,7 +221,7 @@ def s3(folder: Path) -> Iterator[Callable[[], dict[str, int]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shards", type=int, default=50_000)
-    parser.add_argument("--verify", type=int, default=500, help="shards of the store that is verified on S3")
+    parser.add_argument("--small", type=int, default=500, help="shards of the S3 store to verify and resume")
     parser.add_argument("--label", default="", help="what the record is called besides scale")
     parser.add_argument("--skip", default="", help="measurements to leave out, separated by commas")
     parser.add_argument("--folder", type=Path, default=None, help="where the store is kept for another run")
@@ -257,30 +257,35 @@ def main() -> None:
             found["local"]["verify"] = measure(lambda: list(verify(str(path))), take)
         print(json.dumps(found["local"], indent=1), flush=True)
     with s3(path) as take:
-        import s3fs
-
-        url, fs = "s3://bucket/s.zarr", s3fs.S3FileSystem(skip_instance_cache=True)
         found["s3"] = {}
-        for name, work in reading(url).items():
+        for name, work in reading("s3://bucket/s.zarr").items():
             if name not in skip:
                 found["s3"][name] = measure(work, take)
                 print(name, found["s3"][name], flush=True)
-        if "resume" not in skip:
-            lost = kill(lambda name: fs.rm_file(f"bucket/s.zarr/{name}"), summary, shards)
-            found["s3"]["resume"] = {"missing": lost, **measure(lambda: resume(url, shards), take)}
-            print("resume", found["s3"]["resume"], flush=True)
     if "resume" not in skip:
         lost = kill(lambda name: (path / name).unlink(), summary, shards)
         with counted_files() as take, mock.patch.object(local.os, "fsync"):
             found["local"]["resume"] = {"missing": lost, **measure(lambda: resume(str(path), shards), take)}
         print("resume", found["local"]["resume"], flush=True)
-    if "verify" not in skip:
-        with mock.patch.object(local.os, "fsync"):
-            write(folder / "small.zarr", arguments.verify)
-        with s3(folder / "small.zarr") as take:
-            work = measure(lambda: list(verify("s3://bucket/s.zarr")), take)
-            found["s3"]["verify"] = {"shards": arguments.verify, **work}
-        print("verify", found["s3"]["verify"], flush=True)
+    with mock.patch.object(local.os, "fsync"):
+        write(folder / "small.zarr", arguments.small)
+    with s3(folder / "small.zarr") as take:
+        import s3fs
+
+        fs = s3fs.S3FileSystem(skip_instance_cache=True)
+        for name, work in (
+            ("verify", lambda: list(verify("s3://bucket/s.zarr"))),
+            ("resume", lambda: resume("s3://bucket/s.zarr", arguments.small)),
+        ):
+            if name in skip:
+                continue
+            about = {"shards": arguments.small}
+            if name == "resume":
+                lost = kill(lambda key: fs.rm_file(f"bucket/s.zarr/{key}"), summary, arguments.small)
+                about["missing"] = lost
+            found["s3"][name] = {**about, **measure(work, take)}
+            print(name, found["s3"][name], flush=True)
+    shutil.rmtree(folder / "small.zarr")
     if arguments.folder is None:
         shutil.rmtree(folder)
     if not arguments.no_record:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from probecache.extract.datasets.digits import write_digits
 
 import probecache as pc
 from probecache.analyze.results.verify import verify_results
+from probecache.extract.digits import write_digits
 from probecache.store.verify import verify
 
 ROOT = Path(__file__).parents[1]
