@@ -102,6 +102,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
         "workers": arguments.workers,
         "limit": arguments.limit,
     }
+    begun = perf_counter()
     probe = prepare(name, "" if arguments.data_dir else synthetic(1, 224), Settings.of(**options))
     size = probe.preprocess.input_size[-1]
     dataset: Any = (
@@ -121,6 +122,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
         summaries.append(store.report("train", LAYER)["summary"])
         return float(summaries[-1]["seconds"])
 
+    print(f"{name:<24} ready after {perf_counter() - begun:.1f} s", flush=True)
     contenders: dict[str, Callable[[int], float]] = {
         "bare": lambda limit: bare(setup, resident[: -(-limit // arguments.batch_size)]),
         "ours": ours,

@@ -34,6 +34,8 @@ from pathlib import Path
 from benchmarks.record import RESULTS, record
 
 ROOT = Path(__file__).resolve().parent.parent
+# The folders with tests marked gpu: collecting all of tests/ takes half a minute.
+TESTS = [f"tests/{at}" for at in ("extract/pipeline", "analyze/probes", "analyze/metrics", "analyze/sweeps")]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def parts(device: str, quick: bool, out: Path, features: Path | None = None) -> 
     preloaded = "--models test_resnet --limit 48 --img-size 64 --batch-size 16 --runs 1 --hand-limit 16"
     decoded = "--models test_resnet --limit 48"
     if not quick:
-        preloaded = f"--models resnet50 vit_small_patch16_224 --limit {12 * 8192} --runs 2 --warm-limit 8192"
+        preloaded = f"--models resnet50 vit_small_patch16_224 --limit {12 * 8192} --runs 1 --warm-limit 8192"
         preloaded += " --hand-limit 0"
         decoded = "--models resnet50 --limit 8192"
     tests = (
@@ -66,14 +68,13 @@ def parts(device: str, quick: bool, out: Path, features: Path | None = None) -> 
         "-q",
         "-p",
         "no:cacheprovider",
-        "tests/extract",
-        "tests/analyze",
+        *TESTS,
     )
     rows = () if features is None else ("--features", str(features.resolve()))
     return [
-        Part("tests", (*tests, *(("-k", "gpu") if quick else ())), 75, "pytest"),
-        Part("extract", module("extract", *preloaded.split()), 110),
-        Part("probes", module("probes_device", *rows, *small), 120),
+        Part("tests", (*tests, *(("-k", "gpu") if quick else ())), 60, "pytest"),
+        Part("probes", module("probes_device", *rows, *small), 110),
+        Part("extract", module("extract", *preloaded.split()), 140),
         Part("sweep", module("sweep_device", *small), 45, "distributed"),
         Part("cka", module("similarity_device", *small), 30),
         Part("decoded", module("extract_decoded", *decoded.split()), 60),

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--features", type=Path, help="rows of the case of ten classes")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seconds", type=float, default=30, help="of each case: start no peer's fit after")
+    parser.add_argument("--seconds", type=float, default=25, help="of each case: start no peer's fit after")
     parser.add_argument("--out", type=Path, help="folder of the record (benchmarks/results)")
     args = parser.parse_args()
     results: dict[str, Any] = {"device": args.device, "quick": args.quick}
@@ -98,6 +99,14 @@ def case(task: Task, device: str, seconds: float) -> dict[str, Any]:
                 "objective": found.objective[0, :, 0],
             }
         )
+    searches = {}
+    for dtype in (torch.bfloat16, torch.float32) if device != "cpu" else ():
+        with mock.patch("probecache.analyze.probes.kinds.logistic.search_dtype", lambda _, d=dtype: d):
+            spent, found = timed(lambda: fit_block(task, order[None], ks, l2, shared=shared, device=device))
+        searches[str(dtype).removeprefix("torch.")] = {
+            "fit seconds": spent,
+            "evaluations": found.n_iter[0, :, 0].tolist(),
+        }
     best = np.min([point["objective"] for point in points], axis=0)
     peers = _peers(task, order, ks, device, time.perf_counter() + seconds)
     for found in peers:  # a peer may be the best of all
@@ -113,7 +122,12 @@ def case(task: Task, device: str, seconds: float) -> dict[str, Any]:
         if fastest is not None:
             point["fastest peer"] = fastest["peer"]
             point["times"] = fastest["seconds"] / point["seconds"]
-    return {"shape": [*task.train.shape, len(task.classes)], "ours": points, "peers": peers}
+    return {
+        "shape": [*task.train.shape, len(task.classes)],
+        "ours": points,
+        "peers": peers,
+        "search": searches,
+    }
 
 
 def _peers(task: Task, order: np.ndarray, ks: np.ndarray, device: str, stop: float) -> list[dict[str, Any]]:
@@ -126,7 +140,8 @@ def _peers(task: Task, order: np.ndarray, ks: np.ndarray, device: str, stop: flo
         if fit is None:
             out.append({"peer": name, "left out": why})
             continue
-        fit(x[:2000, :50].contiguous(), y[:2000])  # warm up
+        some = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:2000].to(device)
+        fit(x[some, :50].contiguous(), y[some])  # warm up
         if time.perf_counter() > stop:
             out.append({"peer": name, "left out": "no time was left"})
             continue

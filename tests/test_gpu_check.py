@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_check import TESTS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -36,6 +38,16 @@ def test_each_part_runs_on_a_cpu_and_leaves_its_record(tmp_path):
     assert all(peer["gap"] >= 0 for peer in peers if "gap" in peer)
     assert any("gap" in peer for peer in peers if peer["peer"].startswith("torch L-BFGS"))
     assert len(list(tmp_path.iterdir())) <= 7
+
+
+def test_every_test_marked_gpu_is_in_a_folder_that_the_check_runs():
+    marked = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "mark.gpu" in path.read_text() and path.name != "test_gpu_check.py"
+    }
+    assert marked
+    assert all(any(path.startswith(folder + "/") for folder in TESTS) for path in marked), marked
 
 
 def test_parts_that_could_end_too_late_do_not_begin(tmp_path):

@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from probecache.store.errors import InputError
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "picture", "photo", "jpg", "png")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "cls", "class_id", "category", "y")
+PIECE = 64 << 20  # bytes of pixels that are digested in one go
 _LIKE_LABELS = ("label", "class", "target", "categor")
 
 
@@ -245,12 +248,30 @@ def find_column(
 
 
 def _digest_pixels(pixels: Tensor, rows: Sequence[int]) -> str:
-    """Over every value of these rows, piece by piece."""
-    digest = hashlib.blake2b(f"{pixels.dtype} {tuple(pixels.shape[1:])}".encode(), digest_size=16)
-    step = max(1, (64 << 20) // max(1, pixels[0].numel() * pixels.element_size()))
-    for start in range(0, len(rows), step):
+    """Over every value of these rows; where there are several pieces, over their digests.
+
+    The pieces are digested side by side: one thread takes longer for 15 GB than a GPU for the forward pass.
+    """
+    head = f"{pixels.dtype} {tuple(pixels.shape[1:])}".encode()
+    step = max(1, PIECE // max(1, pixels[0].numel() * pixels.element_size()))
+
+    def piece(start: int) -> bytes:
         chosen = rows[start : start + step]
         index = slice(chosen.start, chosen.stop) if isinstance(chosen, range) else list(chosen)
         part = pixels[index].detach().cpu().contiguous().reshape(-1)
-        digest.update(part.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        return _blake(head, part.view(torch.uint8).numpy().data)
+
+    with ThreadPoolExecutor(_cores()) as pool:
+        pieces = list(pool.map(piece, range(0, len(rows), step)))
+    return (pieces[0] if len(pieces) == 1 else _blake(head, *pieces)).hex()
+
+
+def _blake(*parts: Any) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

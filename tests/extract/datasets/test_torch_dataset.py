@@ -237,3 +237,23 @@ def test_the_look_beforehand_leaves_this_process_alone():
     assert not hasattr(data, "pids")
     assert open_images(data).content == ours
     assert len(data.pids) == 40  # 32 items, eight of them twice
+
+
+def test_pixels_in_several_pieces_have_a_digest_of_their_own_order(monkeypatch):
+    from probecache.extract.datasets import torch_dataset
+
+    pixels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+
+    def content(images):
+        labelled = TensorDataset(images, torch.zeros(len(images)).long())
+        return torch_dataset.open_dataset(labelled, None, Choices()).content
+
+    whole = content(pixels)
+    monkeypatch.setattr(torch_dataset, "PIECE", 3 * 8 * 8 * 10)
+    pieces = content(pixels)
+    assert pieces == content(pixels.clone()) != whole
+    for change in (pixels.flip(0), torch.cat([pixels[10:20], pixels[:10], pixels[20:]])):
+        assert content(change) != pieces
+    one = pixels.clone()
+    one[25, 1, 2, 3] ^= 1
+    assert content(one) != pieces

@@ -148,7 +148,7 @@ def test_numpy_names_the_stored_dtypes():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_a_slow_disk_does_not_hold_the_device_up(tmp_path, monkeypatch):
-    """The ring grows, and the moments of the device are those of the rows."""
+    """The ring grows beside a third shard, and the moments of the device are those of the rows."""
     import time
 
     from probecache.extract.pipeline.device import PinnedRing
@@ -162,10 +162,10 @@ def test_a_slow_disk_does_not_hold_the_device_up(tmp_path, monkeypatch):
 
     monkeypatch.setattr(SplitWriter, "write", slow)
     monkeypatch.setattr(PinnedRing, "grow", lambda self: grown.append(1) or grow(self))
-    pixels = torch.randint(0, 256, (2048, 3, 64, 64), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (4096, 3, 64, 64), dtype=torch.uint8)
     store = pc.extract_features(
         "resnet18",
-        TensorDataset(pixels, torch.zeros(2048).long()),
+        TensorDataset(pixels, torch.zeros(4096).long()),
         out=tmp_path / "s.zarr",
         pretrained=False,
         img_size=64,
