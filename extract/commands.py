@@ -129,6 +129,9 @@ def extract(
     target_key: Annotated[
         str | None, typer.Option(help="Column of the label, or none, where it is not plain.")
     ] = None,
+    content: Annotated[
+        str, typer.Option(help="Digest of the images: auto (all bytes up to 1 GiB), or all.")
+    ] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Sizes, time and room on disk; writes nothing.")
     ] = False,
@@ -176,6 +179,7 @@ def extract(
         "class_from": class_from,
         "input_key": input_key,
         "target_key": target_key,
+        "content": content,
     }
     if dry_run:
         from probecache.extract.dry_run import dry_run as plan

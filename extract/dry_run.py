@@ -90,7 +90,7 @@ def dry_run(
     whatever `extract` would raise before its first batch.
     """
     settings = Settings.of(**options)
-    setup = prepare(model, dataset, settings, find_place())
+    setup = prepare(model, dataset, settings, find_place(), out)
     batch_size = max(layer_batch_sizes(setup, out).values())
     itemsize = DTYPES[settings.dtype].itemsize
     return Projection(

@@ -1,8 +1,9 @@
 """Everything that an extraction needs before its first batch: data, backbone, layers, device, fingerprint."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +13,17 @@ from torch.utils.data import Dataset
 from probecache.extract.backbone.features import DTYPES, Feature, Features, plan_features
 from probecache.extract.backbone.layers import describe_layers, resolve_layers
 from probecache.extract.backbone.load import Backbone, load_backbone
-from probecache.extract.datasets.images import Images
+from probecache.extract.datasets.images import Images, content_asked
 from probecache.extract.datasets.open import open_images
 from probecache.extract.datasets.preprocess import Preprocess, resolve_preprocess
 from probecache.extract.distributed import ALONE, Place
 from probecache.extract.pipeline.device import Compute, choose_compute
 from probecache.extract.pipeline.loader import default_workers
 from probecache.extract.settings import Settings
+from probecache.store.errors import ProbecacheError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.layout import LayerSpec
+from probecache.store.reader import open_store
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,20 @@ class Setup:
 
 
 def prepare(
-    model: str | nn.Module, dataset: "str | Dataset[Any]", settings: Settings, place: Place = ALONE
+    model: str | nn.Module,
+    dataset: "str | Dataset[Any]",
+    settings: Settings,
+    place: Place = ALONE,
+    out: str | Path | None = None,
 ) -> Setup:
     """Open the data, build the backbone and resolve its layers. Raises InputError for whatever does not
-    exist."""
+    exist. The images are digested as those of the split in the store `out` were, if it is there."""
+    how = content_asked(settings.content, stored_data(out).get(settings.split, {}).get("content"))
     images = open_images(
         dataset,
         settings.data_dir,
         settings.split,
-        settings.choices,
+        replace(settings.choices, content=how),
         download=settings.download,
         in_process=settings.workers == 0,
         decoder=settings.decoder,
@@ -126,6 +134,16 @@ def prepare(
         settings.torchcompile,
     )
     return Setup(settings, backbone, images, preprocess, compute, tuple(plan_features(layers, settings.pool)))
+
+
+def stored_data(out: str | Path | None) -> dict[str, Mapping[str, Any]]:
+    """What the store `out` says of the data of its splits; {} where there is none. What is wrong with a store
+    is said by who writes to it."""
+    try:
+        store = None if out is None else open_store(out, partial=True)
+        return {} if store is None else {name: store.split_info(name).data for name in store.splits}
+    except ProbecacheError:
+        return {}
 
 
 def build_features(setup: Setup, wanted: Sequence[Feature]) -> Features:

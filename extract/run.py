@@ -17,7 +17,7 @@ from probecache.extract.pipeline.loop import Forward, run_loop
 from probecache.extract.pipeline.progress import show_progress
 from probecache.extract.pipeline.shard_assembler import GatheredShard
 from probecache.extract.pipeline.timing import Timing
-from probecache.extract.prepare import Setup, build_features, prepare
+from probecache.extract.prepare import Setup, build_features, prepare, stored_data
 from probecache.extract.settings import Options, Settings, show_options
 from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError, ProbecacheError
@@ -91,6 +91,9 @@ def extract_features(
         or 'path' of an image's folders ('auto': whichever is not ambiguous).
     input_key, target_key : str or None
         Columns of the image and of the label, where several could be.
+    content : str
+        What of the images is digested: 'auto' (every byte up to 200,000 images and 1 GiB, beyond that the
+        sizes of all and the bytes of some) or 'all'.
 
     Returns
     -------
@@ -116,7 +119,7 @@ def extract_features(
     check_progress(progress)
     settings = Settings.of(**options)
     place = place or find_place()
-    setup = prepare(model, dataset, settings, place)
+    setup = prepare(model, dataset, settings, place, out)
     if place.rank == 0:
         _say(setup, out)
     geometry = Geometry(setup.n_samples, shard_rows(out, settings))
@@ -142,6 +145,8 @@ def extract_features(
         shards = list(writer.pending())
         summary = _compute(setup, shards, batch_sizes, writer, progress) if shards else None
         store = writer.finish(summary=summary)
+    if summary is not None:
+        _say_what_is_not_finite(setup, store)
     _report_failures(setup, store)
     return store
 
@@ -152,13 +157,10 @@ def _say(setup: Setup, out: str | Path) -> None:
     where = setup.images.inventory.where
     for line in setup.images.inventory.lines():
         LOGGER.warning("%s: %s", where, line)
-    try:
-        store = open_store(out, partial=True)
-        others = {name: store.split_info(name).data for name in store.splits if name != setup.settings.split}
-    except ProbecacheError:  # no store yet; what is wrong with one is said by who writes to it
-        return
     ours = setup.images.fingerprint()
-    for name, data in others.items():
+    for name, data in stored_data(out).items():
+        if name == setup.settings.split:
+            continue
         if ours["content"] and all(data.get(key) == ours[key] for key in ("content", "order")):
             LOGGER.warning(
                 "%s: split %r of %s holds the same images: a probe would be scored on what it was fitted on",
@@ -243,6 +245,7 @@ def _compute(
         "workers": setup.workers,
         "fallbacks": timing.fallbacks,
         "failed": len(failed),
+        "lost": {feature.name: features.lost(feature.name) for feature in wanted},
         "first_failures": [f"{images.names[row]}: {reason}" for row, reason in sorted(failed.items())[:5]],
         "dataset": images.spec,
         "inventory": images.inventory.summary(),
@@ -260,6 +263,18 @@ def _report_failures(setup: Setup, store: Store) -> None:
             f"{setup.images.names[int(failed[0])]!r}; their rows are marked failed, all else is stored "
             "(--allow-failed accepts that; images that were mended since are read by a new --out)"
         )
+
+
+def _say_what_is_not_finite(setup: Setup, store: Store) -> None:
+    """NaN and infinite values that the model itself gave are stored; this says so."""
+    for feature in setup.features:
+        count = store.report(setup.settings.split, feature.name).get("nonfinite", 0)
+        if count:
+            LOGGER.warning(
+                "layer %r: %d values of images that could be read are NaN or infinite: the model gave them",
+                feature.name,
+                count,
+            )
 
 
 def _plain(value: Any) -> Any:

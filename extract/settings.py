@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     class_from: str
     input_key: str | None
     target_key: str | None
+    content: str
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,15 @@ class Settings:
     class_from: str = "auto"
     input_key: str | None = None
     target_key: str | None = None
+    content: str = "auto"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"unknown --dtype {self.dtype!r}; allowed: {', '.join(DTYPES)}")
         if self.decoder not in DECODERS:
             raise InputError(f"unknown --decoder {self.decoder!r}; allowed: {', '.join(DECODERS)}")
+        if self.content not in ("auto", "all"):
+            raise InputError(f"unknown --content {self.content!r}; allowed: auto, all")
         for pool in self.pool:
             if pool not in POOLS:
                 raise InputError(f"unknown pooling {pool!r}; allowed: {', '.join(POOLS)}")
@@ -112,7 +116,7 @@ class Settings:
     @property
     def choices(self) -> Choices:
         """What the caller decided about folders, classes and columns."""
-        return Choices(self.split_folders, self.class_from, self.input_key, self.target_key)
+        return Choices(self.split_folders, self.class_from, self.input_key, self.target_key, self.content)
 
     @classmethod
     def of(cls, **options: Any) -> "Settings":

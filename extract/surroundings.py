@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,9 +37,16 @@ def undisturbed(function: Function) -> Function:
 
 @contextmanager
 def borrowed(module: nn.Module) -> Iterator[None]:
-    """Put back, at the end, `module`'s modes, its gradients' switches and the storage of its tensors."""
+    """Put back, at the end, `module`'s modes, its gradients' switches, the storage of its tensors, and what
+    its buffers hold."""
     modes = [(part, part.training) for part in module.modules()]
-    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
+    tensors: list[Tensor] = [t for t in (*module.parameters(), *module.buffers()) if not is_lazy(t)]
+    counted = [
+        (part._buffers, name, buffer, buffer.detach().clone())
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None and not is_lazy(buffer)
+    ]
     kept = [(tensor, tensor.data, tensor.requires_grad) for tensor in tensors]
     try:
         yield
@@ -48,6 +56,11 @@ def borrowed(module: nn.Module) -> Iterator[None]:
         for tensor, data, requires_grad in kept:
             tensor.data = data
             tensor.requires_grad_(requires_grad)
+        for buffers, name, buffer, before in counted:
+            buffers[name] = buffer
+            if not torch.equal(buffer, before):
+                with torch.no_grad():
+                    buffer.copy_(before)
 
 
 @contextmanager

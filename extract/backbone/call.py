@@ -4,15 +4,21 @@ Most modules take images as their only argument. Models of the transformers libr
 those that also read text (CLIP, SigLIP) have a method for images alone.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+_REAL = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def run_model(model: nn.Module, images: Tensor) -> Any:
-    """The model's output for normalised `images` (n, channels, height, width)."""
+    """The model's output for normalised `images` (n, channels, height, width), in the type of its weights."""
+    kind = next((p.dtype for p in model.parameters() if p.dtype in _REAL), images.dtype)
+    images = images.to(kind)
     if not is_transformers(model):
         return model(images)
     resize = _other_size(model, images)
@@ -48,6 +54,12 @@ def _named(name: str, output: object) -> Iterator[tuple[str, Tensor]]:
         yield name, output
     elif isinstance(output, Mapping):
         for key, part in output.items():
+            yield from _named(_inside(name, key), part)
+    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
+        for part in dataclasses.fields(output):
+            yield from _named(_inside(name, part.name), getattr(output, part.name))
+    elif isinstance(output, tuple) and hasattr(output, "_fields"):
+        for key, part in zip(output._fields, output, strict=True):
             yield from _named(_inside(name, key), part)
     elif isinstance(output, list | tuple):
         for i, part in enumerate(output):

@@ -90,7 +90,8 @@ class Features(nn.Module):
             "std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
         )
         self._seen: dict[str, Tensor] = {}
-        self._vanished: dict[str, Tensor] = {}
+        self._inside = False  # of a pass of our own: the caller may run the model beside it
+        self._lost: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
         modules = dict(model.named_modules())
         for layer in {f.layer.name: f.layer for f in features}.values():
@@ -108,8 +109,15 @@ class Features(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         self._seen.clear()
+        self._inside = True
         with suppress(_Enough):
             self._run(self._normalise(images))
+        self._inside = False
+        missing = [f.layer.name for f in self.features if f.name not in self._seen]
+        if missing:
+            raise ProbecacheError(
+                f"layer {missing[0]!r} did not run for some images: pick one that always runs"
+            )
         found = tuple(self._seen[f.name] for f in self.features)
         self._seen.clear()
         return found
@@ -133,38 +141,72 @@ class Features(nn.Module):
     def _take(self, layer: Layer, output: Tensor) -> None:
         for feature in self.features:
             if feature.layer.name == layer.name:
+                again = self._inside and feature.name in self._seen
+                if again or tuple(output.shape[1:]) != layer.layout.shape:
+                    raise ProbecacheError(self._unlike(layer, output, again))
                 pooled = pool_output(output, layer.layout, feature.pool)
                 # A copy: the network may go on to overwrite the storage that a view would share.
                 cast = pooled.to(self.dtype, copy=True)
                 self._seen[feature.name] = cast
                 if cast.dtype != pooled.dtype and not torch.compiler.is_compiling():
-                    self._count_vanished(feature.name, pooled, cast)
+                    self._count_lost(feature.name, pooled, cast)
         if self.stop_early and len(self._seen) == len(self.features):
             raise _Enough
 
-    def _count_vanished(self, name: str, pooled: Tensor, cast: Tensor) -> None:
-        """Add what became 0 in the cast to what is known of it: count and size of those, size of all."""
-        size = pooled.detach().abs().float()
-        gone = (cast == 0) & (size != 0)
-        found = torch.stack([gone.sum(0).float(), (size * gone).sum(0), size.nan_to_num(posinf=0).sum(0)])
-        self._vanished[name] = found if name not in self._vanished else self._vanished[name] + found
+    @staticmethod
+    def _unlike(layer: Layer, output: Tensor, again: bool) -> str:
+        """Why a layer that was watched beforehand cannot go on."""
+        if again:
+            return f"layer {layer.name!r} ran twice for some images: pick one that runs once"
+        now, then = ("x".join(map(str, shape)) for shape in (output.shape[1:], layer.layout.shape))
+        return (
+            f"layer {layer.name!r} puts out {now} for some images and {then} for others: pick another layer"
+        )
 
-    def require_kept(self, name: str) -> int:
-        """How many values of a layer were too small for the stored dtype and became 0.
+    def _count_lost(self, name: str, pooled: Tensor, cast: Tensor) -> None:
+        """Add what the cast lost to what is known of it, by neuron: count and size of what became 0, size of
+        all, count of what became infinite."""
+        size = pooled.detach().abs()
+        if pooled.device.type == "cpu" and int(cast.count_nonzero()) == int(pooled.count_nonzero()):
+            gone = size.new_zeros((), dtype=torch.bool).expand(size.shape)
+            small = size.new_zeros(2, size.shape[1], dtype=torch.float64)
+        else:
+            gone = (cast == 0) & (size != 0)
+            small = torch.stack(
+                [gone.sum(0).double(), (size * gone).nan_to_num().sum(0, dtype=torch.float64)]
+            )
+        whole = size.nan_to_num(posinf=0).sum(0, dtype=torch.float64)
+        beyond = (~cast.isfinite() & size.isfinite()).sum(0).double()
+        found = torch.cat([small, whole[None], beyond[None]])
+        self._lost[name] = found if name not in self._lost else self._lost[name] + found
 
-        ProbecacheError where more than 1% of its neurons lost more than 1% of their size with them.
-        """
-        if name not in self._vanished:
-            return 0
-        count, gone, size = self._vanished[name].cpu()
+    def lost(self, name: str) -> dict[str, int]:
+        """How many values of a layer the stored dtype does not hold: `underflow` of them became 0 and
+        `overflow` infinite."""
+        if name not in self._lost:
+            return {"underflow": 0, "overflow": 0}
+        count, _, _, beyond = self._lost[name].cpu()
+        return {"underflow": int(count.sum()), "overflow": int(beyond.sum())}
+
+    def require_kept(self, name: str) -> None:
+        """ProbecacheError where the stored dtype does not hold a layer: a value became infinite, or more than
+        1% of its neurons lost more than 1% of their size in values that became 0."""
+        if name not in self._lost:
+            return
+        count, gone, size, beyond = self._lost[name].cpu()
+        kind = str(self.dtype).removeprefix("torch.")
         lost = int((gone > 0.01 * size).sum())
         if lost > 0.01 * len(size):
             raise ProbecacheError(
-                f"layer {name!r}: {int(count.sum())} values are too small for "
-                f"{str(self.dtype).removeprefix('torch.')} and became 0, and {lost} of {len(size)} neurons "
-                "with them: store as --dtype bfloat16 or float32, or allow it with --allow-saturated"
+                f"layer {name!r}: {int(count.sum())} values are too small for {kind} and became 0, and "
+                f"{lost} of {len(size)} neurons with them: store as --dtype bfloat16 or float32, or allow "
+                "it with --allow-saturated"
             )
-        return int(count.sum())
+        if int(beyond.sum()) and self.dtype != torch.float16:  # of which the writer tells
+            raise ProbecacheError(
+                f"layer {name!r}: {int(beyond.sum())} values are beyond what {kind} holds: scale the "
+                "layer in the module, or allow it with --allow-saturated"
+            )
 
     def _after(self, layer: Layer) -> Any:
         def hook(module: nn.Module, inputs: object, output: object) -> None:

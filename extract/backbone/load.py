@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from probecache.extract.backbone.call import is_transformers
 from probecache.extract.backbone.from_transformers import PREFIX, load_from_transformers
@@ -72,10 +73,15 @@ def load_backbone(
     kwargs = dict(model_kwargs or {})
     if isinstance(model, nn.Module):
         model = _inner(model)
+        _require_hooks(model)
         if checkpoint:
             model = copy.deepcopy(model)
             load_state(model, read_checkpoint(checkpoint), checkpoint)
         return _frozen(model, type(model).__qualname__, "checkpoint" if checkpoint else "given", kwargs)
+    if not isinstance(model, str):
+        raise InputError(
+            f"model is {model!r:.60}: give a name, or a torch module (an instance, not its class)"
+        )
     if in_chans is not None:
         kwargs["num_channels" if model.startswith(PREFIX) else "in_chans"] = in_chans
     if model.startswith(PREFIX):
@@ -118,6 +124,20 @@ def _inner(model: nn.Module) -> nn.Module:
         return _inner(model.module)
     compiled = getattr(model, "_orig_mod", None)
     return _inner(compiled) if isinstance(compiled, nn.Module) else model
+
+
+def _require_hooks(model: nn.Module) -> None:
+    """InputError for modules that tell hooks nothing, or have no weights yet."""
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise InputError(
+                f"{name or 'the model'} is TorchScript, which no hook can watch: give the module itself"
+            )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise InputError(
+                f"{name} of the model has no shape yet: call the model once on a batch beforehand"
+            )
 
 
 def _transformers(

@@ -7,7 +7,7 @@ nothing to be sure of, and the choice is the caller's.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +68,15 @@ def find_penultimate(model: nn.Module, found: Survey) -> str:
         raise _unsure(
             model, found, f"{', '.join(sorted({*heads, *named})[:3])} may be a classifier of another kind"
         )
+    dense = [
+        name for name, made in found.dense.items() if any(_same(m, output) for m in _as_probabilities(made))
+    ]
+    if dense:
+        raise _unsure(
+            model, found, f"{dense[-1]!r} may be a classifier of another kind", f"{dense[-1]}.input"
+        )
+    if (last := _last_weighted(modules, found.leaves)) is not None:
+        raise _unsure(model, found, f"it ends in {last!r}, which may be its classifier", f"{last}.input")
     if _through_last(model, found):
         raise _unsure(
             model, found, "it ends otherwise than in a linear layer, after one that all passes through"
@@ -108,7 +117,8 @@ def _as_probabilities(result: Tensor) -> Iterator[Tensor]:
 def _same(a: Tensor, b: Tensor) -> bool:
     if a.numel() != b.numel() or a.shape[0] != b.shape[0]:
         return False
-    return torch.allclose(a.flatten(1).float(), b.flatten(1).float(), rtol=1e-5, atol=1e-7)
+    a, b = a.flatten(1).float(), b.flatten(1).float()
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-7, equal_nan=True)
 
 
 def _heads(model: nn.Module, found: Survey) -> list[str]:
@@ -119,6 +129,16 @@ def _heads(model: nn.Module, found: Survey) -> list[str]:
         for name, child in model.named_children()
         if _HEADS.search(name.lower()) and name in ran and next(child.parameters(), None) is not None
     ]
+
+
+def _last_weighted(modules: Mapping[str, nn.Module], leaves: Sequence[str]) -> str | None:
+    """The last module that holds weights, where it is a convolution of single pixels: classes, pooled
+    afterwards, as in SqueezeNet, or features."""
+    last = next(
+        (name for name in reversed(leaves) if next(modules[name].parameters(), None) is not None), None
+    )
+    module = None if last is None else modules[last]
+    return last if isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1} else None
 
 
 def _through_last(model: nn.Module, found: Survey) -> bool:
@@ -146,7 +166,7 @@ def _through_last(model: nn.Module, found: Survey) -> bool:
     return _same(swapped, plain.flip(0))
 
 
-def _unsure(model: nn.Module, found: Survey, why: str) -> InputError:
+def _unsure(model: nn.Module, found: Survey, why: str, *others: str) -> InputError:
     modules = dict(model.named_modules())
     heads = [
         n
@@ -155,6 +175,7 @@ def _unsure(model: nn.Module, found: Survey, why: str) -> InputError:
     ]
     outputs = [OUTPUT] if list(found.output) == [""] else [f"{OUTPUT}.{key}" for key in found.output]
     choice = [*outputs[:4], *(f"{name}.input" for name in dict.fromkeys(heads[-3:]))]
+    choice += [name for name in others if name not in choice]
     return InputError(
         f"the penultimate layer of {type(model).__qualname__} is not sure: {why}; choose with --layers, for "
         f"example {', '.join(choice)} (probecache layers lists more)"

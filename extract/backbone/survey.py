@@ -45,6 +45,7 @@ class Seen:
     problem: str = ""
     joins: int = 0
     probe: Tensor | None = None
+    tolerance: float = 1e-3
 
     def take(self, output: Tensor | None, parts: Sequence[tuple[int, ...]], joins: int) -> None:
         self.calls += 1
@@ -61,13 +62,17 @@ class Seen:
             rows = output.detach().flatten(1)
             step = max(1, rows.shape[1] // PROBED)
             self.probe = rows[:, ::step].to(torch.float32, copy=True)
-            if torch.equal(rows[0], rows[1]):
+            self.tolerance = max(self.tolerance, 4 * torch.finfo(output.dtype).eps)
+            if not torch.isfinite(rows).any():
+                self.problem = "puts out nothing but NaN and infinite values for images of noise"
+            elif torch.equal(rows[0], rows[1]):
                 self.problem = "puts out the same for two different images: it does not depend on the image"
 
 
 @dataclass
 class Survey:
-    """What `survey` found. `linear`: results of linear modules, small ones, in the order of their calls."""
+    """What `survey` found. `linear`: results of linear modules, small ones, in the order of their calls;
+    `dense`: those of other modules that take a vector to one that is as a linear layer's may be."""
 
     seen: dict[str, Seen]
     outputs: dict[str, Seen]
@@ -80,6 +85,7 @@ class Survey:
     maps: set[tuple[int, int]] = field(default_factory=set)
     channels_last: set[tuple[int, ...]] = field(default_factory=set)
     products: list[Tensor] = field(default_factory=list)
+    dense: dict[str, Tensor] = field(default_factory=dict)
 
 
 def survey(
@@ -110,7 +116,7 @@ def _moved(one: Seen, two: Seen) -> bool:
         return True
     a, b = one.probe[0], two.probe[0]
     scale = float(a.abs().nan_to_num(0.0).max())
-    return bool(((a - b).abs().nan_to_num(0.0) > 1e-3 * scale).any())
+    return bool(((a - b).abs().nan_to_num(0.0) > one.tolerance * scale).any())
 
 
 def random_pair(a: int, b: int, channels: int, image: tuple[int, int], device: torch.device) -> Tensor:
@@ -130,6 +136,7 @@ def _watch(model: nn.Module, names: Sequence[str], images: Tensor, classifiers: 
     seen = {name: Seen() for name in names}
     leaves: list[str] = []
     linear: dict[str, tuple[int, Tensor, Tensor]] = {}
+    dense: dict[str, Tensor] = {}
 
     def after(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -154,6 +161,18 @@ def _watch(model: nn.Module, names: Sequence[str], images: Tensor, classifiers: 
 
         return hook
 
+    def weigh(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            given, result = only_input(args, kwargs), only_tensor(module, output)
+            if given is None or result is None or given.ndim != 2 or result.ndim != 2:
+                return
+            weighs = any(p.ndim > 1 for p in module.parameters(recurse=False))
+            if result.numel() <= SMALL * 2 and (weighs or given.shape[1] != result.shape[1]):
+                dense.pop(name, None)
+                dense[name] = result.detach().clone()
+
+        return hook
+
     def ended(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             leaves.append(name)
@@ -171,6 +190,8 @@ def _watch(model: nn.Module, names: Sequence[str], images: Tensor, classifiers: 
     for name, module in modules.items():
         if name in classifiers or isinstance(module, nn.Linear | nn.Conv2d):
             handles.append(module.register_forward_hook(keep(name), with_kwargs=True))
+        elif name:
+            handles.append(module.register_forward_hook(weigh(name), with_kwargs=True))
         if next(module.children(), None) is None:
             handles.append(module.register_forward_hook(ended(name)))
     try:
@@ -200,6 +221,7 @@ def _watch(model: nn.Module, names: Sequence[str], images: Tensor, classifiers: 
         recorder.maps,
         recorder.channels_last,
         list(recorder.products),
+        dense,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from probecache.extract.datasets.inventory import Inventory, printable
 from probecache.store.errors import InputError
 
+CONTENT = ("auto", "all", "some")
 CLASS_FROM = ("auto", "leaf", "top", "path")
 # Folders that hold pictures and folders of other kinds of file; none is a class.
 _HOLDERS = {"image", "images", "img", "imgs", "jpegimages", "jpeg", "jpg", "jpgs", "png", "pngs", "photo"} | {
@@ -39,14 +40,18 @@ class Choices:
     class_from     'leaf' (a class is the innermost folder, as timm has it), 'top' (the outermost, as
                    torchvision has it), 'path' (all of them); 'auto': leaf, or path where leaves share names
     input_key, target_key  columns of the image and of the label; None: those of usual names
+    content        what of the images is digested: 'auto', 'all' (every byte), 'some' (as old splits)
     """
 
     split_folders: bool | None = None
     class_from: str = "auto"
     input_key: str | None = None
     target_key: str | None = None
+    content: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.content not in CONTENT:
+            raise InputError(f"unknown --content {self.content!r}; allowed: {', '.join(CONTENT[:2])}")
         if self.class_from not in CLASS_FROM:
             raise InputError(f"unknown --class-from {self.class_from!r}; allowed: {', '.join(CLASS_FROM)}")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import Encoded
-from probecache.extract.datasets.images import Images, digest_rows
+from probecache.extract.datasets.images import Images, digest_content
 from probecache.extract.datasets.inventory import Inventory, is_hidden, kind_of, printable, unique_names, walk
 from probecache.extract.datasets.splits import Sorted, sort_out
 from probecache.extract.datasets.tar import Member, Slices, read_members
@@ -30,7 +30,7 @@ def open_folder(data_dir: str | Path | None, split: str, choices: Choices) -> Im
     paths = walk(root, inventory)
     found = _sorted(paths, split, choices, inventory)
     files = _Files(str(root), tuple(paths[row] for row in found.rows))
-    content = digest_rows(len(found.rows), files.read, files.size)
+    content = digest_content(len(found.rows), files.read, files.size, how=choices.content)
     return _images(files, found, content, inventory)
 
 
@@ -59,9 +59,9 @@ class _Files:
     def size(self, row: int) -> int:
         return os.path.getsize(os.path.join(self.root, self.paths[row]))
 
-    def read(self, row: int, most: int) -> bytes:
+    def read(self, row: int) -> bytes:
         with open(os.path.join(self.root, self.paths[row]), "rb") as file:
-            return file.read(most)
+            return file.read()
 
 
 def _open_tar(path: Path, split: str, choices: Choices, inventory: Inventory) -> Images:
@@ -69,7 +69,7 @@ def _open_tar(path: Path, split: str, choices: Choices, inventory: Inventory) ->
     found = _sorted([file.name for file in files], split, choices, inventory)
     places = np.array([(files[row].offset, files[row].size) for row in found.rows], np.int64).reshape(-1, 2)
     slices = Slices((str(path),), np.zeros(len(places), np.intp), places)
-    content = digest_rows(len(places), lambda row, most: slices.read(row)[:most], slices.size)
+    content = digest_content(len(places), slices.read, slices.size, how=choices.content)
     return _images(SliceImages(slices), found, content, inventory)
 
 

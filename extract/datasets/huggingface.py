@@ -14,7 +14,7 @@ import numpy as np
 
 from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import Encoded
-from probecache.extract.datasets.images import Images, digest_rows
+from probecache.extract.datasets.images import Images, digest_content
 from probecache.extract.datasets.inventory import Inventory
 from probecache.extract.datasets.labels import labels_from_text, to_label, to_labels
 from probecache.extract.datasets.torch_dataset import IMAGE_KEYS, LABEL_KEYS, find_column
@@ -75,7 +75,7 @@ def open_table(table: Any, spec: str, choices: Choices) -> Images:
     if not len(table):
         raise inventory.nothing("no rows")
     rows = _Rows(_undecoded(table.select_columns([image]), image), image)
-    content = digest_rows(len(table), lambda row, most: rows.content(row)[:most])
+    content = digest_content(len(table), rows.content, how=choices.content, total=rows.table.data.nbytes)
     return Images(rows, spec, tuple(map(str, range(len(table)))), labels, classes, content, inventory)
 
 
@@ -95,7 +95,8 @@ def _open_stream(builder: Any, spec: str, split: str, download: bool, choices: C
     image, label = _columns(features, choices, where)
     names = _class_names(features, label)
     source = _Stream(builder, split, download, count, (image, label), names, where)
-    content = digest_rows(min(count, STREAM_ROWS), lambda row, most: source.content(row)[:most])
+    # A stream is read from its front: all of it would be the extraction's own pass.
+    content = digest_content(min(count, STREAM_ROWS), source.content, how="some")
     numbers = tuple(map(str, range(count)))
     return Images(source, spec, numbers, None, names, content, Inventory(where), sequential=True)
 

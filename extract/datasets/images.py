@@ -2,17 +2,24 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from probecache.extract.datasets.decoder import Decoder, Encoded
 from probecache.extract.datasets.inventory import Inventory
+from probecache.store.errors import InputError
 
-# A data set up to these is digested whole, a larger one in rows spread evenly over it.
-ALL_ROWS, ALL_BYTES = 4096, 256 << 20
-SOME_ROWS, SOME_BYTES = 1024, 4 << 20  # and at most so many bytes of a file
+Result = TypeVar("Result")
+ALL = "all:"  # what the digest of every byte begins with
+# A data set up to these is digested whole.
+ALL_ROWS, ALL_BYTES = 200_000, 1 << 30
+SOME_ROWS, SOME_BYTES = 1024, 4 << 20  # of a larger one, these rows and at most so many bytes of each
+# As it was for splits that hold a digest without a word in front.
+_OLD_ROWS, _OLD_BYTES = 4096, 256 << 20
+_READERS, _RUN = 8, 256  # threads that read for the digest, and rows that one takes at a time
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Images:
     (image, label) where `labels` is None. `names` (n,) identify the samples inside the data set; `labels`
     int64 (n,), -1 where a sample has none, or None where reading an image is what tells its label; `classes`
     are the names of the labels, () if the data set has none.
-    `content` is a digest of what the images show (`digest_rows`), `inventory` what was found beside them,
+    `content` is a digest of what the images show (`digest_content`), `inventory` what was found beside them,
     `decoder` decodes what the source has not. `sequential`: rows can only be read by passing over those
     before them, so that one process has to read them all.
     """
@@ -91,22 +98,82 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({int(row) for row in np.linspace(0, count - 1, min(count, most)).round()})
 
 
-def digest_rows(
-    count: int, read: Callable[[int, int], bytes], size: Callable[[int], int] | None = None
+def digest_content(
+    count: int,
+    read: Callable[[int], bytes],
+    size: Callable[[int], int] | None = None,
+    *,
+    how: str = "auto",
+    total: int | None = None,
 ) -> str:
-    """32 hex digits over the bytes of all rows of a small data set, or of 1,024 rows of a larger one.
+    """A digest of the bytes of all rows, or of the sizes of all and the bytes of some.
 
-    read(row, most) gives the first `most` bytes of a row's file, and size(row) their number. All rows are
-    read up to 4,096 of them with 256 MiB together (up to 1,024 where sizes are not known beforehand). What
-    cannot be read is digested as such.
+    read(row) gives the bytes of a row's file; size(row) their number, where it is cheap to know; `total`
+    that of all rows, where `size` is not given. What cannot be read is digested as such.
+
+    how  'auto': every byte up to 200,000 rows and 1 GiB; beyond that the sizes of all rows, where they are
+         known, and the bytes of 1,024 rows spread evenly
+         'all': every byte. 'some': as it was before there were these words (`_OLD_ROWS`)
     """
+    if how == "some":
+        return _digest_some(count, read, size, _OLD_ROWS, _OLD_BYTES)
+    lengths: list[int] = []
+    if size is not None and count <= ALL_ROWS:
+        lengths = _each(lambda row: _size(size, row), count)
+        total = sum(lengths)
+    if how == "all" or (total is not None and count <= ALL_ROWS and total <= ALL_BYTES):
+        threads = 1 if size is None else _READERS  # what is no file may not like several readers
+        digests = _each(lambda row: _digest(read, row), count, threads)
+        return ALL + hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
+    some = _digest_some(count, read, size, 0, 0)
+    sizes = hashlib.blake2b(repr(lengths).encode(), digest_size=8).hexdigest() if lengths else ""
+    return f"some:{some}{sizes}"
+
+
+def content_asked(asked: str, stored: object) -> str:
+    """How to digest the images of a split that holds the digest `stored` already (None: it holds none): as it
+    was done, so that the two can be compared. InputError where 'all' is asked for too late."""
+    if asked == "all" and isinstance(stored, str) and stored and not stored.startswith(ALL):
+        raise InputError(
+            "--content all: the split was begun with a digest of less than every byte; leave it out, or use "
+            "another store"
+        )
+    if not isinstance(stored, str) or not stored:
+        return asked
+    if stored.startswith(ALL):
+        return "all"
+    return "auto" if stored.startswith("some:") else "some"
+
+
+def _each(function: Callable[[int], Result], count: int, threads: int = _READERS) -> list[Result]:
+    """`function` of each row in order, by several threads: disks and networks answer many at once."""
+    runs = [range(start, min(start + _RUN, count)) for start in range(0, count, _RUN)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [made for run in pool.map(lambda rows: [function(row) for row in rows], runs) for made in run]
+
+
+def _digest(read: Callable[[int], bytes], row: int) -> bytes:
+    try:
+        return hashlib.blake2b(read(row), digest_size=16).digest()
+    except (OSError, ValueError):
+        return b"cannot be read: "
+
+
+def _digest_some(
+    count: int,
+    read: Callable[[int], bytes],
+    size: Callable[[int], int] | None,
+    all_rows: int,
+    all_bytes: int,
+) -> str:
+    """Over up to 4 MiB of each of 1,024 rows; of all up to these numbers of rows and bytes."""
     rows: Sequence[int] = range(count)
-    if size is None or count > ALL_ROWS or sum(_size(size, row) for row in rows) > ALL_BYTES:
+    if size is None or count > all_rows or sum(_size(size, row) for row in rows) > all_bytes:
         rows = spread(count, SOME_ROWS)
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
         try:
-            content = read(row, SOME_BYTES)
+            content = read(row)[:SOME_BYTES]
             length = len(content) if size is None else size(row)
         except (OSError, ValueError):
             content, length = b"", -1

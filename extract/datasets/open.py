@@ -69,7 +69,7 @@ def _open(
     if prefix == "":
         return open_folder(data_dir, split, choices)
     if prefix == "wds":
-        return open_shards(dataset, data_dir, split)
+        return open_shards(dataset, data_dir, split, choices)
     if prefix in ("hfds", "hfids"):
         return open_hub(dataset, data_dir, split, choices, download=download)
     if prefix == "torch":

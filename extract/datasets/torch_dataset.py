@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, IterableDataset, Subset, TensorDataset
 
 from probecache.extract.datasets.classes import Choices
-from probecache.extract.datasets.images import Images, names_by_label, spread
+from probecache.extract.datasets.images import ALL, Images, names_by_label, spread
 from probecache.extract.datasets.inventory import Inventory, printable
 from probecache.extract.datasets.labels import to_label, to_labels
-from probecache.extract.datasets.look import LOOK_ROWS, look_at, note_range
+from probecache.extract.datasets.look import LOOK_ROWS, VARIES, look_at, note_range
 from probecache.store.errors import InputError
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "picture", "photo", "jpg", "png")
@@ -68,7 +68,10 @@ def open_dataset(dataset: Any, spec: str | None, choices: Choices, *, in_process
             some = known.pixels[spread(len(known.pixels), LOOK_ROWS)]
             note_range(float(some.min()), float(some.max()), inventory)
     else:
-        content = look_at(source, spread(count, LOOK_ROWS), inventory, in_process)
+        rows = range(count) if choices.content == "all" else spread(count, LOOK_ROWS)
+        content = look_at(source, rows, inventory, in_process)
+        if choices.content == "all" and content != VARIES:
+            content = f"{ALL}{content}"
     return Images(source, name, names, known.labels, known.classes, content, inventory)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.folders import SliceImages
-from probecache.extract.datasets.images import Images, digest_rows
+from probecache.extract.datasets.images import Images, digest_content
 from probecache.extract.datasets.inventory import (
     Inventory,
     image_suffixes,
@@ -33,7 +34,7 @@ _MEMBER = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def open_shards(spec: str, data_dir: str | Path | None, split: str) -> Images:
+def open_shards(spec: str, data_dir: str | Path | None, split: str, choices: Choices = Choices()) -> Images:
     """The samples of `split` in the order of the shards and within them.
 
     spec 'wds/PATTERN.tar' names the shards in `data_dir` (`*`, `?`, `{000..127}`); any other 'wds/NAME' takes
@@ -71,7 +72,7 @@ def open_shards(spec: str, data_dir: str | Path | None, split: str) -> Images:
     labels, classes = _labels([label for part in parts for label in part.labels], where)
     for row in np.flatnonzero(slices.places[:, 1] == 0):
         inventory.leave_out("samples without an image (their rows are marked failed)", names[row])
-    content = digest_rows(len(names), lambda row, most: slices.read(row)[:most], slices.size)
+    content = digest_content(len(names), slices.read, slices.size, how=choices.content)
     return Images(SliceImages(slices), spec, names, labels, classes, content, inventory)
 
 
