@@ -41,19 +41,21 @@ def sklearn_logistic(solver: str, tol: float) -> Callable[..., tuple[np.ndarray,
     return fit
 
 
-def torch_lbfgs(device: str) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def torch_lbfgs(
+    device: str, l2: float = L2, tol: float = 1e-5
+) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         data, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
         layer = torch.nn.Linear(x.shape[1], int(y.max()) + 1, device=device)
         torch.nn.init.zeros_(layer.weight)
         optimiser = torch.optim.LBFGS(
-            layer.parameters(), max_iter=2000, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
+            layer.parameters(), max_iter=2000, tolerance_grad=tol, line_search_fn="strong_wolfe"
         )
 
         def closure() -> torch.Tensor:
             optimiser.zero_grad()
             loss = torch.nn.functional.cross_entropy(layer(data), labels)
-            loss = loss + L2 / 2 * layer.weight.square().sum()
+            loss = loss + l2 / 2 * layer.weight.square().sum()
             loss.backward()
             return loss
 

@@ -16,6 +16,7 @@ A peer that took longer than --patience for one fit is not asked for a smaller t
 """
 
 import argparse
+import json
 import time
 import warnings
 from collections.abc import Callable
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.probe_peers import columns, penalised_entropy
+from benchmarks.probe_peers import columns, penalised_entropy, torch_lbfgs
 from benchmarks.probes import synthetic
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, task_moments
@@ -41,8 +42,10 @@ PEERS = {
     "newton-cg": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-7),
     "lbfgs": (1e-2, 1e-3, 1e-4, 1e-6, 1e-8),
     "newton-cholesky": (1e-2, 1e-4),
+    "torch lbfgs": (1e-3, 1e-5),
 }
 CHOLESKY = 2500  # parameters up to which newton-cholesky is asked: its Hessian is their square
+BEST = 1e-7  # tol of the fit that gaps and accuracies are measured against
 RUNS, ENOUGH = 3, 30.0  # of ours at each tol; no further one after so many seconds
 
 
@@ -109,28 +112,54 @@ def ours(task: Task, order: np.ndarray, case: Case, tol: float, clock: Callable[
     }
 
 
+def fit_peer(
+    how: tuple[str, float],
+    x: np.ndarray,
+    y: np.ndarray,
+    test: np.ndarray,
+    truth: np.ndarray,
+    l2: float,
+    clock: Callable[[], float],
+) -> list[float]:
+    """Seconds, objective and test accuracy of one solver at one tol."""
+    from sklearn.linear_model import LogisticRegression
+
+    if how[0] == "torch lbfgs":
+        begun = clock()
+        coef, intercept = torch_lbfgs("cpu", l2, how[1])(x, y)
+        seconds = clock() - begun
+    else:
+        model = LogisticRegression(C=1 / (l2 * len(x)), solver=how[0], tol=how[1], max_iter=10_000)
+        begun = clock()
+        model.fit(x, y)
+        seconds = clock() - begun
+        coef, intercept = model.coef_, model.intercept_
+    z = test @ coef.T + intercept
+    found = z.argmax(axis=1) if z.shape[1] > 1 else (z[:, 0] > 0).astype(int)
+    return [seconds, penalised_entropy(x, y, coef, intercept, l2), float(np.mean(found == truth))]
+
+
 def peer(
+    name: tuple[str, str],
     task: Task,
     order: np.ndarray,
     case: Case,
     how: tuple[str, float],
     at: list[tuple[int, int]],
     clock: Callable[[], float],
+    kept: dict[str, list[float]],
 ) -> dict[str, Any]:
-    """Fits of one scikit-learn solver at one tol, at positions (fraction, penalty)."""
-    from sklearn.linear_model import LogisticRegression
+    """Fits of one solver at one tol, at positions (fraction, penalty); name: of the case and the clock.
 
+    kept: fits that were made before, by what was fitted; new ones are added.
+    """
     ks, rows = sizes(FRACTIONS, task.n_neurons), []
     for f, p in at:
-        x, test = columns(task, order, int(ks[f]))
-        l2 = case.l2s[p]
-        model = LogisticRegression(C=1 / (l2 * len(x)), solver=how[0], tol=how[1], max_iter=10_000)
-        begun = clock()
-        model.fit(x, task.train_labels)
-        seconds = clock() - begun
-        value = penalised_entropy(x, task.train_labels, model.coef_, model.intercept_, l2)
-        right = float(np.mean(model.predict(test) == task.test_labels))
-        rows.append([f, p, seconds, value, right])
+        key = json.dumps([*name, *how, f, p])
+        if key not in kept:
+            x, test = columns(task, order, int(ks[f]))
+            kept[key] = fit_peer(how, x, task.train_labels, test, task.test_labels, case.l2s[p], clock)
+        rows.append([f, p, *kept[key]])
     each = []
     for p in sorted({p for _, p in at}):
         mine = [row for row in rows if row[1] == p]
@@ -147,23 +176,16 @@ def run(
     last = len(FRACTIONS) - 1
     middle = [0, len(case.l2s) // 2, len(case.l2s) - 1] if len(case.l2s) > 2 else [0]
     at = [(f, p) for p in middle for f in ([0, last // 2, last] if len(middle) == 1 else [0, last])]
+    peers = fit_peers(name, case, task, args, clock, at)
+    if args.peers_only:
+        return {}
     points = [ours(task, order, case, tol, clock) for tol in OURS]
     ks = sizes(FRACTIONS, task.n_neurons)
-    exact = fit_block(task, order[None], ks, np.array(case.l2s), tol=1e-8, device="cpu")
+    exact = fit_block(task, order[None], ks, np.array(case.l2s), tol=BEST, device="cpu")
     best = np.minimum(np.min([point["objective"] for point in points], axis=0), exact.objective[0])
-    peers: list[dict[str, Any]] = []
-    for solver, tols in PEERS.items():
-        if solver == "newton-cholesky" and len(task.classes) * task.n_neurons > CHOLESKY:
-            continue
-        for tol in tols:
-            found = peer(task, order, case, (solver, tol), at, clock)
-            peers.append(found)
-            told = f"{found['seconds']:.2f} s"
-            print(f"{name}: {solver} {tol:g}: {told} for all, {found['rows']}", flush=True)
-            for f, p, _, value, _ in found["rows"]:
-                best[f, p] = min(best[f, p], value)
-            if max(row[2] for row in found["rows"]) > args.patience:
-                break
+    for found in peers:
+        for f, p, _, value, _ in found["rows"]:
+            best[f, p] = min(best[f, p], value)
     for found in peers:
         found["gap"] = max(value / best[f, p] - 1 for f, p, _, value, _ in found["rows"])
     for point in points:
@@ -181,6 +203,36 @@ def run(
         "peers": peers,
         "converged_accuracy": exact.accuracy[0].tolist(),
     }
+
+
+def fit_peers(
+    name: str,
+    case: Case,
+    task: Task,
+    args: argparse.Namespace,
+    clock: Callable[[], float],
+    at: list[tuple[int, int]],
+) -> list[dict[str, Any]]:
+    """Every solver at every tol, as far as patience goes; fits that --fits holds are not made again."""
+    kept: dict[str, list[float]] = {}
+    if args.fits and args.fits.exists():
+        kept = json.loads(args.fits.read_text())
+    peers: list[dict[str, Any]] = []
+    order = permutation(task.n_neurons, 0)
+    for solver, tols in PEERS.items():
+        if solver == "newton-cholesky" and len(task.classes) * task.n_neurons > CHOLESKY:
+            continue
+        if solver == "torch lbfgs" and len(task.classes) == 2:  # two weight vectors: another penalty
+            continue
+        for tol in tols:
+            found = peer((name, args.clock), task, order, case, (solver, tol), at, clock, kept)
+            peers.append(found)
+            if args.fits:
+                args.fits.write_text(json.dumps(kept, indent=0))
+            print(f"{name}: {solver} {tol:g}: {found['seconds']:.2f} s for all, {found['rows']}", flush=True)
+            if max(row[2] for row in found["rows"]) > args.patience:
+                break
+    return peers
 
 
 def beside(point: dict[str, Any], peers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -228,6 +280,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu on a shared machine")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds of one fit of a peer")
+    parser.add_argument("--fits", type=Path, help="JSON file that keeps the peers' fits for another run")
+    parser.add_argument("--peers-only", action="store_true", help="make the peers' fits, for --fits")
     parser.add_argument("--quick", action="store_true", help="small synthetic cases, no stores")
     parser.add_argument("--out", type=Path, help="folder of the record and the plot (benchmarks/results)")
     args = parser.parse_args()
@@ -251,6 +305,8 @@ def main() -> None:
             print(f"{name}: left out, no such store", flush=True)
             continue
         results[name] = run(name, CASES[name], task, args, clock)
+        if args.peers_only:
+            continue
         title = "probes-gap" + ("-quick" if args.quick else "")
         path = record(title + (f"-threads-{args.threads}" if args.threads else ""), results, folder=args.out)
         plot(results, path.with_suffix(".svg"))

@@ -126,9 +126,12 @@ def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 8) -> None
     step = -(-width // blocks)
     for a in range(0, width, step):
         b = min(a + step, width)
-        strip = left[a:b] @ right[a:].T
-        gram[a:b, a:] += strip
-        gram[b:, a:b] += strip[:, b - a :].T
+        strip = gram[a:b, a:]
+        if gram.dtype == left.dtype:
+            strip.addmm_(left[a:b], right[a:].T)
+        else:
+            strip += left[a:b] @ right[a:].T
+        gram[b:, a:b] = strip[:, b - a :].T
 
 
 def class_targets(labels: Tensor, n_classes: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Multinomial logistic probes: the kind. `optim.multinomial` has the objective and fits it."""
+"""Multinomial logistic probes: the kind. `optim.fit_logistic` fits them."""
 
 import math
 from dataclasses import replace
@@ -12,9 +12,10 @@ from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.optim import kernel_newton
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
+from probecache.analyze.probes.optim.fit_logistic import fit_logistic
 from probecache.analyze.probes.optim.lbfgs import Solution
 from probecache.analyze.probes.optim.logistic_start import ALIKE, precondition_and_start
-from probecache.analyze.probes.optim.multinomial import Batch, fit_logistic, search_dtype
+from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
 from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
 from probecache.analyze.probes.shared_state import (
     GRAM_LIMIT,

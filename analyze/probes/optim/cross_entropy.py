@@ -25,10 +25,13 @@ def indicator(labels: Tensor, outputs: int, dtype: torch.dtype = torch.float32) 
 def loss_and_residual(logits: Tensor, truth: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sum of w CE over the rows, float64 (m,), and w (p - y), (m, c, rows), which overwrites `logits`.
 
-    truth: `indicator` of the labels, (c, rows), or (m, 1, rows) where probes differ in it; weights: (rows,)
-    or None for ones.
+    truth: `indicator` of the labels, (c, rows), or (m, 1, rows) where probes differ in it, or where there are
+    several outputs the labels, int64 (rows,), which are faster where classes are many; weights: (rows,) or
+    None for ones.
     """
-    if logits.shape[1] == 1:
+    if truth.dim() == 1:
+        loss, residual = _of_labels(logits, truth.expand(len(logits), 1, -1))
+    elif logits.shape[1] == 1:
         sign = 1 - 2 * truth
         wrong = logits.mul_(sign)  # log-odds of being wrong
         loss = functional.softplus(wrong)[:, 0]  # (m, rows)
@@ -47,3 +50,15 @@ def loss_and_residual(logits: Tensor, truth: Tensor, weights: Tensor | None) -> 
     if weights is not None:
         loss, residual = loss * weights, residual.mul_(weights)
     return loss.sum(dim=1, dtype=torch.float64), residual
+
+
+def _of_labels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss (m, rows) and residual, the true class picked instead of masked; labels: int64 (m, 1, rows)."""
+    z = logits.sub_(logits.amax(dim=1, keepdim=True))
+    chosen = z.gather(1, labels)[:, 0]  # (m, rows), 0 where the true class leads
+    others = z.exp_().scatter_(1, labels, 0.0)
+    rest, own = others.sum(dim=1), chosen.exp()
+    total = rest + own
+    loss = torch.where(chosen == 0, torch.log1p(rest), total.log() - chosen)
+    residual = others.mul_(total.reciprocal()[:, None]).scatter_(1, labels, -(rest / total)[:, None])
+    return loss, residual

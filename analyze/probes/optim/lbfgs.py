@@ -48,6 +48,9 @@ def lbfgs(
     noise: float = 1e-6,
     history: History | None = None,
     grid: torch.dtype | None = None,
+    coarse: bool = False,
+    first: tuple[Tensor, Tensor] | None = None,
+    margin: float = 1.0,
 ) -> Solution:
     """Minimise m convex problems from `start` (m, ...).
 
@@ -60,6 +63,9 @@ def lbfgs(
     history: an earlier solution's, of the same m problems, to go on from.
     grid: every iterate is rounded to this dtype, so that `evaluate` may multiply in it and lose nothing of x;
     the solution then has a history.
+    coarse: rounding hides the last digits of what `evaluate` finds: a decrement or gain below tol ends it.
+    first: objective and gradient at `start`, where they are known already.
+    margin: of tol, for points other than `start`.
     """
     m, device = start.shape[0], start.device
     zeros = torch.zeros(m, dtype=torch.float64, device=device)
@@ -70,7 +76,7 @@ def lbfgs(
     limit = torch.as_tensor(max_iter).to(device).expand(m)
     history = History.empty(start) if history is None else history
     x = _on_grid(start.clone(), grid)
-    f, g = evaluate(x, active)
+    f, g = evaluate(x, active) if first is None else first
     solved = solve(g, active)
     used = torch.ones(m, dtype=torch.int64, device=device)
     stuck = torch.zeros(m, dtype=torch.bool, device=device)
@@ -83,13 +89,14 @@ def lbfgs(
             direction = torch.where(lost.view(-1, *[1] * (g.dim() - 1)), -solved, direction)
             slope = dot(g, direction)
         decrement = -0.5 * slope
-        # On a grid the decrement stops at the rounding, which would look like slow progress.
-        gap = history.gap(decrement) if grid is None else decrement
+        # A decrement that stops at the rounding would look like slow progress.
+        gap = decrement if coarse else history.gap(decrement)
         if not history.order:  # without a step, a gradient has no scale
             gap = torch.full_like(gap, torch.inf)
-        within = gap <= tol * f.abs()
-        if grid is not None and history.order:
-            within |= gain <= tol * f.abs()  # what rounding hides is left to a finer search
+        enough = tol * f.abs() * torch.where(used > 1, margin, 1.0)
+        within = gap <= enough
+        if coarse and history.order:
+            within |= gain <= enough  # what rounding hides is left to a finer search
         finished = within | stuck | (used >= limit) | ~torch.isfinite(slope)
         ended = finished.cpu()
         if bool(ended.any()):

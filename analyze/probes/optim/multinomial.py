@@ -4,32 +4,25 @@ Minimises, for each probe,
 
     (1 / sum w) sum_i w_i CE(y_i, W x_i + b)  +  (l2 / 2) ||W||^2,
 
-by L-BFGS in lock step; small probes that it leaves unfinished get Newton's method. Equal to scikit-learn's
-LogisticRegression(C = 1 / (l2 sum w)); two classes have one weight vector, as there. Where the device
-multiplies bfloat16 faster, the search runs on a bfloat16 copy of the panels and a float32 finish follows:
-what is reported always comes from float32 products.
+which `fit_logistic.py` does. Equal to scikit-learn's LogisticRegression(C = 1 / (l2 sum w)); two classes have
+one weight vector, as there.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from probecache.analyze.probes.design.design_matrix import Panels
-from probecache.analyze.probes.design.nested_matmul import Segment, Span, backward, forward, spans
+from probecache.analyze.probes.design.design_matrix import Panel, Panels
+from probecache.analyze.probes.design.nested_matmul import Span, backward, forward, spans
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
-from probecache.analyze.probes.optim.lbfgs import Solution, lbfgs
-from probecache.analyze.probes.optim.lbfgs_history import dot
-from probecache.analyze.probes.optim.newton import Problem, newton
-from probecache.analyze.probes.optim.preconditioner import Preconditioner
+from probecache.analyze.probes.optim.newton import Problem
 
+MANY = 32  # classes from which picking the true one is faster than masking: twice as fast with a hundred
 STRIP = 2048  # rows whose logits are in cache together
-SEARCH_NOISE = 2e-4  # logits rounded to bfloat16 move the mean loss by a few 1e-5
-SEARCH_TOL = 5e-5
-SEARCH_MAX = 60  # a search that rounding has stalled is left to the float32 finish
-PATIENCE = 150  # evaluations after which a probe of few parameters is left to Newton's method
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,10 @@ class Chosen:
     mask: Tensor
     l2: Tensor
     targets: Tensor | None = None
+
+    def of(self, span: Span) -> Tensor | None:
+        """The targets of a span's probes."""
+        return None if self.targets is None else self.targets[span.probes]
 
 
 @dataclass(frozen=True)
@@ -102,16 +99,19 @@ class Batch:
         which: on the CPU; given again as the same tensor it is not looked at again. dtype: of the products'
         inputs. One pass over the rows for all probes.
         """
-        chosen = self._chosen(which)
+        chosen = self.chosen(which)
         gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
         loss = torch.zeros_like(chosen.l2)
         for panel in self.panels:
             for span in chosen.products:
                 columns = panel.of(span.group, dtype)
-                own = None if chosen.targets is None else chosen.targets[span.probes]
-                part, residual = self._residual(x[span.probes], columns, span.segments, panel.rows, own)
+                part, residual = self._residual(x[span.probes], columns, span, panel, chosen)
                 loss[span.probes] += part
                 backward(residual, columns, span.segments, gradient[span.probes])
+        return self.penalise(x, chosen, loss, gradient)
+
+    def penalise(self, x: Tensor, chosen: Chosen, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective and gradient at x, from the sums over the rows of loss (a,) and gradient (a, c, w)."""
         penalised = x.clone()
         penalised[..., 0] = 0
         gradient = gradient / self.total + penalised * chosen.l2.to(x.dtype)[:, None, None]
@@ -119,7 +119,7 @@ class Batch:
         square = penalised.square().flatten(1).sum(dim=1, dtype=torch.float64)
         return loss / self.total + 0.5 * chosen.l2 * square, gradient
 
-    def _chosen(self, which: Tensor) -> Chosen:
+    def chosen(self, which: Tensor) -> Chosen:
         """Of the probes `which`, remembered while the same tensor is given."""
         if not self._last or self._last[0][0] is not which:
             groups, widths, device = self.groups[which], self.widths[which], self.truth.device
@@ -140,73 +140,40 @@ class Batch:
         free = (self.l2 == 0).to(objective.device)
         return free & (objective * self.total < math.log(2) * least)
 
+    def strips(self, panel: Panel) -> Iterator[tuple[slice, slice]]:
+        """A panel's rows, so many that their logits stay in cache: slices of all rows, and of the panel's."""
+        count = panel.base.shape[1]
+        step = count if panel.base.is_cuda else STRIP
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            yield slice(panel.start + start, panel.start + stop), slice(start, stop)
+
+    @cached_property
+    def _labels(self) -> Tensor | None:
+        return self.truth.argmax(dim=0) if self.outputs >= MANY else None
+
+    def classes(self, rows: slice, targets: Tensor | None) -> Tensor:
+        """What `loss_and_residual` takes for the truth of some rows, to probes of these targets."""
+        if targets is not None:
+            return self.truth[targets, rows][:, None]
+        return self.truth[:, rows] if self._labels is None else self._labels[rows]
+
+    def shares(self, rows: slice) -> Tensor | None:
+        """The weights of some rows, or None for ones."""
+        return None if self.weights is None else self.weights[rows]
+
     def _residual(
-        self, x: Tensor, columns: Tensor, parts: list[Segment], rows: slice, targets: Tensor | None
+        self, x: Tensor, columns: Tensor, span: Span, panel: Panel, chosen: Chosen
     ) -> tuple[Tensor, Tensor]:
         """Loss float64 (a,) and residual (a, c, rows) in the columns' dtype, made strip by strip."""
-        count = columns.shape[1]
-        residual = torch.empty(*x.shape[:2], count, dtype=columns.dtype, device=x.device)
+        residual = torch.empty(*x.shape[:2], columns.shape[1], dtype=columns.dtype, device=x.device)
         loss = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
-        strip = count if x.is_cuda else STRIP
-        for start in range(0, count, strip):
-            stop = min(start + strip, count)
-            here = slice(rows.start + start, rows.start + stop)
-            logits = forward(x, columns[:, start:stop], parts)
-            weights = None if self.weights is None else self.weights[here]
-            truth = self.truth[:, here] if targets is None else self.truth[targets, here][:, None]
-            part, residual[:, :, start:stop] = loss_and_residual(logits, truth, weights)
+        for rows, inside in self.strips(panel):
+            logits = forward(x, columns[:, inside], span.segments)
+            truth = self.classes(rows, chosen.of(span))
+            part, residual[:, :, inside] = loss_and_residual(logits, truth, self.shares(rows))
             loss += part
         return loss, residual
-
-
-def fit_logistic(
-    batch: Batch,
-    preconditioner: Preconditioner,
-    start: Tensor,
-    *,
-    tol: float,
-    max_iter: int,
-    search: torch.dtype,
-) -> Solution:
-    """Fit the batch from `start` (m, c, w). Solution.x: intercept first, zero beyond each probe's columns.
-
-    tol: estimated relative gap of the objective. max_iter: evaluations per probe. search: the dtype of the
-    search's products, torch.float32 for none but exact ones.
-    """
-    searched = None
-    if search != torch.float32:
-        searched = lbfgs(
-            lambda x, which: batch.evaluate(x, which, search),
-            preconditioner.solve,
-            start,
-            max(tol, SEARCH_TOL),
-            min(max_iter, SEARCH_MAX),
-            noise=SEARCH_NOISE,
-            grid=search,
-        )
-        # Rounding shifts all classes alike a little: the loss does not see it, and no step would undo it.
-        # Nor may the steps that the history keeps bring it back: with class weights of 1 to 1,000 such a
-        # shift held the finish 7e-5 above the minimum, at a decrement of nothing.
-        start = searched.x
-        if start.shape[1] > 1:
-            start = start - start.mean(dim=1, keepdim=True)
-            assert searched.history is not None
-            steps = searched.history.steps.view(-1, *start.shape)
-            steps -= steps.mean(dim=2, keepdim=True)
-    learnt = None if searched is None else searched.history
-    problems = [batch.problem(probe) for probe in range(len(start))]
-    limit = torch.tensor([min(max_iter, PATIENCE) if p.is_small else max_iter for p in problems])
-    solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, limit, history=learnt)
-    if searched is not None:
-        solution.n_iter += searched.n_iter
-    left = [i for i in (~solution.converged).nonzero()[:, 0].tolist() if problems[i].is_small]
-    if left and max_iter > PATIENCE:
-        for i in left:
-            solution.x[i], used, solution.converged[i] = newton(problems[i], solution.x[i], tol)
-            solution.n_iter[i] += used
-        solution.objective[left], gradient = batch.evaluate(solution.x[left], torch.tensor(left))
-        solution.grad_norm[left] = dot(gradient, gradient).sqrt()
-    return solution
 
 
 def search_dtype(device: torch.device) -> torch.dtype:

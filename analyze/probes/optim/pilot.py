@@ -9,19 +9,20 @@ from torch import Tensor
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import Moments
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
+from probecache.analyze.probes.optim.fit_logistic import search_roughly
 from probecache.analyze.probes.optim.lbfgs import lbfgs
-from probecache.analyze.probes.optim.multinomial import Batch
+from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
 from probecache.analyze.probes.optim.preconditioner import Preconditioner, gram_factor
 from probecache.analyze.probes.optim.start import newton_start
 
-TOL = 1e-3
+TOL = 1e-2
 MAX_ITER = 100
 
 
 def fit_pilots(
     rows: Panels, labels: Tensor, n_classes: int, moments: Moments, ks: list[int], l2: float
 ) -> tuple[Panels, list[list[Tensor]]]:
-    """Logistic probes on the first k neurons, k in ks (largest first), to a relative gap of about 1e-3.
+    """Logistic probes on the first k neurons, k in ks (largest first), to a relative gap of about 1e-2.
 
     rows: some rows of the task, as stored; labels: int64, theirs (n,), or (n, t) of t targets of two classes;
     moments: the whole task's, whose cross products are of those targets.
@@ -48,7 +49,12 @@ def fit_pilots(
         mine = (targets == t).nonzero()[:, 0]
         own = part if labels.dim() == 1 else part.of_target(t)
         start[mine.to(device)] = newton_start(own, gram, mine)
-    found = lbfgs(batch.evaluate, gram.solve, start, TOL, MAX_ITER).x.view(len(ks), several, *start.shape[1:])
+    search = search_dtype(device)
+    if search == torch.float32:
+        found = lbfgs(batch.evaluate, gram.solve, start, TOL, MAX_ITER).x
+    else:
+        found = search_roughly(batch, gram, start, TOL, MAX_ITER, search).x
+    found = found.view(len(ks), several, *start.shape[1:])
     return columns, [
         [weights[t, :, : 1 + k] for weights, k in zip(found, ks, strict=True)] for t in range(several)
     ]

@@ -23,6 +23,17 @@ def test_equals_float64_by_definition(classes, size):
     torch.testing.assert_close(residual.double(), gradient, rtol=1e-4, atol=1e-15)
 
 
+@pytest.mark.parametrize("size", [0.1, 5.0, 60.0])
+@pytest.mark.parametrize("weights", [None, torch.linspace(0.1, 2, 50)])
+def test_labels_give_what_their_indicator_gives(size, weights):
+    logits = size * torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 40
+    loss, residual = loss_and_residual(logits.clone(), labels, weights)
+    expected, same = loss_and_residual(logits.clone(), indicator(labels, 40), weights)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(residual, same, rtol=1e-5, atol=1e-20)
+
+
 def test_a_loss_far_below_float32s_unit_is_kept():
     logits = torch.tensor([[[20.0], [0.0], [0.0]]])
     loss, residual = loss_and_residual(logits, indicator(torch.tensor([0]), 3), None)
