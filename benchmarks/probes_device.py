@@ -15,6 +15,7 @@ test as whole numbers, step (the value of 1 of each neuron), train_labels, test_
 import argparse
 import os
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ from benchmarks.probe_peers import L2, timed
 from benchmarks.probes import synthetic
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.probes.optim.multinomial import Batch
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.tasks.task import Task
 
@@ -107,6 +109,7 @@ def case(task: Task, device: str, seconds: float) -> dict[str, Any]:
             "fit seconds": spent,
             "evaluations": found.n_iter[0, :, 0].tolist(),
         }
+    waits = _waits(lambda: fit_block(task, order[None], ks, l2, shared=shared, device=device))
     best = np.min([point["objective"] for point in points], axis=0)
     peers = _peers(task, order, ks, device, time.perf_counter() + seconds)
     for found in peers:  # a peer may be the best of all
@@ -127,7 +130,24 @@ def case(task: Task, device: str, seconds: float) -> dict[str, Any]:
         "ours": points,
         "peers": peers,
         "search": searches,
+        "waits": waits,
     }
+
+
+def _waits(fit: Callable[[], Any]) -> dict[str, int]:
+    """How often a fit evaluates all that is left of its probes, and how often it waits for the device."""
+    if not torch.cuda.is_available():
+        return {}
+    with mock.patch.object(Batch, "evaluate", autospec=True, side_effect=Batch.evaluate) as evaluate:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                fit()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        waits = sum("synchronizing" in str(warning.message) for warning in told)
+    return {"evaluations in lock step": evaluate.call_count, "waits": waits}
 
 
 def _peers(task: Task, order: np.ndarray, ks: np.ndarray, device: str, stop: float) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """L-BFGS on many independent problems in lock step: one evaluation serves all of them.
 
 Each problem has its own step length, line search, history and convergence; a finished one leaves the batch,
-so the evaluations get cheaper as it empties. Scalars are float64. Which problems are left is known on the
-CPU: a device is waited for twice a step, for who has finished and for whose step failed, and nowhere else.
+so the evaluations get cheaper as it empties. Scalars are float64 and lie on the CPU, where all is decided: a
+device is waited for twice a step, for the slopes and for the objectives, and else where a step failed or
+problems leave.
 """
 
 from collections.abc import Callable
@@ -38,6 +39,11 @@ class Solution:
     converged: Tensor
     history: History | None = None
 
+    def on(self, device: torch.device) -> "Solution":
+        """With all of it on the device."""
+        told = (self.objective, self.grad_norm, self.gap, self.n_iter, self.converged)
+        return Solution(self.x, *(t.to(device) for t in told), self.history)
+
 
 def lbfgs(
     evaluate: Evaluate,
@@ -68,26 +74,27 @@ def lbfgs(
     margin: of tol, for points other than `start`.
     """
     m, device = start.shape[0], start.device
-    zeros = torch.zeros(m, dtype=torch.float64, device=device)
+    zeros = torch.zeros(m, dtype=torch.float64)
     done = Solution(start.clone(), zeros, zeros.clone(), zeros.clone(), zeros.long(), zeros.bool())
     if grid is not None:
         done.history = History.empty(start)
     active = torch.arange(m)
-    limit = torch.as_tensor(max_iter).to(device).expand(m)
+    limit = torch.as_tensor(max_iter).cpu().expand(m)
     history = History.empty(start) if history is None else history
     x = _on_grid(start.clone(), grid)
-    f, g = evaluate(x, active) if first is None else first
-    solved = solve(g, active)
-    used = torch.ones(m, dtype=torch.int64, device=device)
-    stuck = torch.zeros(m, dtype=torch.bool, device=device)
+    objective, g = evaluate(x, active) if first is None else first
+    f, solved = objective.cpu(), solve(g, active)
+    used, stuck = torch.ones(m, dtype=torch.int64), torch.zeros(m, dtype=torch.bool)
     gain = torch.full_like(f, torch.inf)
     while True:
         direction = history.direction(g, solved)
-        slope = dot(g, direction)
-        lost = slope >= 0  # rounding may spoil what the history says; the preconditioner alone descends
-        if lost.is_cuda or bool(lost.any()):  # asking a device takes longer than doing it
-            direction = torch.where(lost.view(-1, *[1] * (g.dim() - 1)), -solved, direction)
-            slope = dot(g, direction)
+        slope = dot(g, direction).cpu()
+        # Rounding may spoil what the history says; the preconditioner alone descends.
+        lost = _where(slope >= 0)
+        if len(lost):
+            rows = lost.to(device)
+            direction[rows] = -solved[rows]
+            slope[lost] = dot(g[rows], direction[rows]).cpu()
         decrement = -0.5 * slope
         # A decrement that stops at the rounding would look like slow progress.
         gap = decrement if coarse else history.gap(decrement)
@@ -98,20 +105,20 @@ def lbfgs(
         if coarse and history.order:
             within |= gain <= enough  # what rounding hides is left to a finer search
         finished = within | stuck | (used >= limit) | ~torch.isfinite(slope)
-        ended = finished.cpu()
-        if bool(ended.any()):
-            ids, gone, keep = (t.to(device) for t in (active[ended], _where(ended), _where(~ended)))
-            done.x[ids], done.objective[ids] = x[gone], f[gone]
+        if bool(finished.any()):
+            ids, gone, keep = active[finished], _where(finished), _where(~finished)
+            there, left = gone.to(device), keep.to(device)
+            done.x[ids.to(device)], done.objective[ids] = x[there], f[gone]
             done.gap[ids] = (gap / f.abs().clamp(min=1e-300))[gone]
-            done.grad_norm[ids] = dot(g, g).sqrt()[gone]
+            done.grad_norm[ids] = dot(g[there], g[there]).sqrt().cpu()
             done.n_iter[ids], done.converged[ids] = used[gone], within[gone]
             if done.history is not None:
                 done.history.put(ids, history.pick(gone))
             if not len(keep):
-                return done
-            active = active[~ended]
-            limit, x, f, g, solved, direction, slope, decrement, used = (
-                t[keep] for t in (limit, x, f, g, solved, direction, slope, decrement, used)
+                return done.on(device)
+            x, g, solved, direction = (t[left] for t in (x, g, solved, direction))
+            active, limit, f, slope, decrement, used = (
+                t[keep] for t in (active, limit, f, slope, decrement, used)
             )
             history = history.pick(keep)
         old_x, old_f, old_g, old_solved = x, f, g, solved
@@ -126,7 +133,7 @@ def _where(chosen: Tensor) -> Tensor:
 
 
 def _spread(scalars: Tensor, like: Tensor) -> Tensor:
-    return scalars.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+    return scalars.to(like).view(-1, *[1] * (like.dim() - 1))
 
 
 def _search(
@@ -140,32 +147,41 @@ def _search(
     noise: float,
     grid: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One backtracking line search per problem, from step 1: (x, f, g, evaluations, stuck).
+    """One backtracking line search per problem, from step 1: (x, f, g, evaluations, stuck). f, slope and what
+    comes back but x and g lie on the CPU.
 
     Only problems that did not descend are evaluated again. One whose step underflows keeps its x and is
     stuck: the arithmetic sees no descent.
     """
     t = torch.ones_like(f)
     new_x = _on_grid(x + direction, grid)
-    new_f, new_g = evaluate(new_x, active)
+    objective, new_g = evaluate(new_x, active)
+    new_f, same = torch.stack([objective, _same(new_x, x).to(objective)]).cpu()
     used = torch.ones_like(f, dtype=torch.int64)
     slack = noise * f.abs()
     for _ in range(HALVINGS if grid is None else ON_GRID):
-        bad = ~(new_f <= f + ARMIJO * t * slope + slack)
-        again = _where(bad.cpu())
+        again = _where(~(new_f <= f + ARMIJO * t * slope + slack))
         if not len(again):
-            return new_x, new_f, new_g, used, (new_x == x).flatten(1).all(dim=1)
-        ids = again.to(x.device)
+            break
+        rows = again.to(x.device)
         # The parabola through f, its slope and the value that failed.
-        guess = -slope[ids] * t[ids] ** 2 / (2 * (new_f - f - t * slope)[ids])
-        guess = torch.where(torch.isfinite(guess), guess, 0.1 * t[ids])
-        t[ids] = torch.clamp(guess, min=0.1 * t[ids], max=0.5 * t[ids])
-        new_x[ids] = _on_grid(x[ids] + _spread(t[ids], x) * direction[ids], grid)
-        new_f[ids], new_g[ids] = evaluate(new_x[ids], active[again])
-        used[ids] += 1
+        guess = -slope[again] * t[again] ** 2 / (2 * (new_f - f - t * slope)[again])
+        guess = torch.where(torch.isfinite(guess), guess, 0.1 * t[again])
+        t[again] = torch.clamp(guess, min=0.1 * t[again], max=0.5 * t[again])
+        new_x[rows] = _on_grid(x[rows] + _spread(t[again], x) * direction[rows], grid)
+        objective, new_g[rows] = evaluate(new_x[rows], active[again])
+        new_f[again] = objective.cpu()
+        same[again] = _same(new_x[rows], x[rows]).to(objective).cpu()
+        used[again] += 1
     stuck = ~(new_f <= f + ARMIJO * t * slope + slack)
-    new_x[stuck], new_f[stuck], new_g[stuck] = x[stuck], f[stuck], g[stuck]
-    return new_x, new_f, new_g, used, stuck | (new_x == x).flatten(1).all(dim=1)
+    if bool(stuck.any()):
+        rows = _where(stuck).to(x.device)
+        new_x[rows], new_f[stuck], new_g[rows] = x[rows], f[stuck], g[rows]
+    return new_x, new_f, new_g, used, stuck | same.bool()
+
+
+def _same(new_x: Tensor, x: Tensor) -> Tensor:
+    return (new_x == x).flatten(1).all(dim=1)
 
 
 def _on_grid(x: Tensor, grid: torch.dtype | None) -> Tensor:

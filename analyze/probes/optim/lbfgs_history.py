@@ -27,7 +27,7 @@ class History:
 
     steps, changes, solved: s, y, v, (LENGTH, m, size), zero where a pair is missing or unusable. products,
     scales: float64 (m, LENGTH, LENGTH), s_i'y_j and y_i'v_j, of such a pair the unit matrix's row and zeros.
-    usable: bool (m, LENGTH). decrements: float64 (m, LENGTH), half the slope that each step started from.
+    usable: bool (m, LENGTH). decrements: float64 (m, LENGTH), on the CPU: half the slope of each step.
     order: the slots in use, newest first.
     """
 
@@ -48,29 +48,29 @@ class History:
         products, scales = (flat.new_zeros(len(flat), LENGTH, LENGTH, dtype=torch.float64) for _ in range(2))
         products.diagonal(dim1=1, dim2=2).fill_(1)
         usable = torch.zeros(len(flat), LENGTH, dtype=torch.bool, device=flat.device)
-        decrements = torch.full_like(products[:, 0], torch.nan)
+        decrements = torch.full((len(flat), LENGTH), torch.nan, dtype=torch.float64)
         return cls(s, y, v, products, scales, usable, decrements)
 
     def pick(self, keep: Tensor) -> "History":
-        """The problems `keep` (a mask or positions)."""
-        s, y, v = (part[:, keep] for part in (self.steps, self.changes, self.solved))
-        small = (self.products, self.scales, self.usable, self.decrements)
-        products, scales, usable, decrements = (part[keep] for part in small)
-        return History(s, y, v, products, scales, usable, decrements, list(self.order))
+        """The problems `keep`, positions on the CPU."""
+        there = keep.to(self.steps.device)
+        s, y, v = (part[:, there] for part in (self.steps, self.changes, self.solved))
+        products, scales, usable = (part[there] for part in (self.products, self.scales, self.usable))
+        return History(s, y, v, products, scales, usable, self.decrements[keep], list(self.order))
 
     def put(self, rows: Tensor, part: "History") -> None:
-        """The pairs of `part` as those of the problems `rows`, slot by slot, newest first."""
-        slots = part.order
+        """The pairs of `part` as those of the problems `rows`, on the CPU, slot by slot, newest first."""
+        slots, there = part.order, rows.to(self.steps.device)
         n = len(slots)
         for mine, theirs in (
             (self.steps, part.steps),
             (self.changes, part.changes),
             (self.solved, part.solved),
         ):
-            mine[:n, rows] = theirs[slots]
+            mine[:n, there] = theirs[slots]
         for mine, theirs in ((self.products, part.products), (self.scales, part.scales)):
-            mine[rows, :n, :n] = theirs[:, slots][:, :, slots]
-        self.usable[rows, :n] = part.usable[:, slots]
+            mine[there, :n, :n] = theirs[:, slots][:, :, slots]
+        self.usable[there, :n] = part.usable[:, slots]
         self.decrements[rows, :n] = part.decrements[:, slots]
         self.order = list(range(max(n, len(self.order))))
 
