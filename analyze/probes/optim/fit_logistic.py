@@ -26,7 +26,9 @@ PATIENCE = 150  # evaluations after which a probe of few parameters is left to N
 ROUNDS = 5  # float32 passes that correct; what is left then is iterated in float32
 NEAR_NOISE = 1e-5  # relative rounding of an objective near an anchor
 MARGIN = 0.5  # of tol, near an anchor: the float32 pass that follows should find it
-HELD = 2**28  # bytes of logits and residuals that anchors hold at a time
+HELD = (
+    2**28
+)  # bytes of logits and residuals that anchors hold at a time; on a GPU a sixteenth of what is free
 
 
 def fit_logistic(
@@ -139,7 +141,8 @@ def _correct(
     assert found.history is not None
     each = 8 * batch.outputs * batch.panels.n_samples
     undone = []
-    for probes in left.split(max(1, HELD // each)):
+    room = torch.cuda.mem_get_info(found.x.device)[0] // 16 if found.x.is_cuda else 0
+    for probes in left.split(max(1, max(HELD, room) // each)):
         here = anchor(batch, probes, found.x[probes])
         steps = lbfgs(
             partial(here.near, dtype=dtype),

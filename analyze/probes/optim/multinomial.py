@@ -96,8 +96,8 @@ class Batch:
     def evaluate(self, x: Tensor, which: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Objective float64 (a,) and gradient float32 (a, c, w) of the probes `which` (a,) at x (a, c, w).
 
-        which: on the CPU; given again as the same tensor it is not looked at again. dtype: of the products'
-        inputs. One pass over the rows for all probes.
+        which: on the CPU; what is known of them is remembered while they stay the same. dtype: of the
+        products' inputs. One pass over the rows for all probes.
         """
         chosen = self.chosen(which)
         gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
@@ -120,8 +120,8 @@ class Batch:
         return loss / self.total + 0.5 * chosen.l2 * square, gradient
 
     def chosen(self, which: Tensor) -> Chosen:
-        """Of the probes `which`, remembered while the same tensor is given."""
-        if not self._last or self._last[0][0] is not which:
+        """Of the probes `which`, remembered while the same ones are asked for."""
+        if not self._last or not (self._last[0][0] is which or torch.equal(self._last[0][0], which)):
             groups, widths, device = self.groups[which], self.widths[which], self.truth.device
             mask = torch.arange(self.width) < widths[:, None, None]
             products = spans(groups, widths, self.outputs, device)

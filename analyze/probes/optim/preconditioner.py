@@ -75,8 +75,8 @@ class Preconditioner:
         return result
 
     def _pieces(self, which: Tensor) -> list["Piece"]:
-        """The probes `which` by their factors, remembered while the same tensor is given."""
-        if not self._last or self._last[0][0] is not which:
+        """The probes `which` by their factors, remembered while the same ones are asked for."""
+        if not self._last or not (self._last[0][0] is which or torch.equal(self._last[0][0], which)):
             own, pieces = self.which[which], []
             for i in own.unique().tolist():
                 mine = (own == i).nonzero()[:, 0]
