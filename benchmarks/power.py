@@ -9,6 +9,7 @@ import builtins
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -166,6 +167,7 @@ class Disk:
             file = target / os.path.relpath(name, self.folder)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(raw)
+            os.utime(file, (time.time() - 60,) * 2)  # a machine takes longer than a moment to come back
 
 
 def lose_power(before: Disk, trace: list[Operation], target: Path, chance: random.Random) -> None:

@@ -39,7 +39,7 @@ from probecache.analyze.results.settings import check_settings, settings_attribu
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.plan import DIMS
 from probecache.store.errors import InputError
-from probecache.store.storage.files import open_files
+from probecache.store.storage.files import check_place, open_files
 
 
 def missing_in(path: str | Path | None, grid: Grid, settings: Mapping[str, Any]) -> Array:
@@ -233,5 +233,5 @@ def _missing(found: Checked) -> Array:
 
 
 def _check_local(path: str | Path) -> None:
-    if "://" in str(path):
+    if "://" in check_place(path):
         raise InputError(f"got RESULTS {path}; allowed: a local folder, copy it to the object store after")

@@ -5,6 +5,7 @@ temporary file, fsync and rename; an object store's put is atomic already.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from probecache.store.errors import InputError
 from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces
 from probecache.store.storage.local import LocalFiles
 from probecache.store.storage.remote import RemoteFiles
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")  # of two letters at least: c:/data is a drive
 
 
 class Files(Protocol):
@@ -82,11 +85,45 @@ class Files(Protocol):
         """Remove unfinished writes of dead processes below `key`."""
 
 
-def open_files(path: str | os.PathLike[str]) -> Files:
-    """A file system rooted at `path`: a local folder, `~` being the home folder, or a URL if it has a
-    scheme.
+def check_place(path: str | os.PathLike[str]) -> str:
+    """`path` as a text, if it may name a place: a folder, or a URL of two slashes with a bucket or host.
+
+    InputError for nothing, control characters, `s3:/x` (a folder of that name would be made), and credentials
+    or a signature in a URL, which are not shown: they would stay in messages and in what RESULTS say of it.
     """
     text = os.fspath(path)
+    if not isinstance(text, str) or not text.strip() or not text.isprintable():
+        raise InputError(f"got the path {text!r:.80}: name a folder or a URL")
+    scheme, _, rest = text.partition(":/")
+    if not _SCHEME.fullmatch(scheme):
+        return text
+    if not rest.startswith("/"):
+        raise InputError(
+            f"got {text!r:.80}: a URL has two slashes, {scheme}://{rest:.60}; a folder of that name is "
+            f"./{text:.60}"
+        )
+    place = rest[1:]
+    if scheme == "file":
+        if not place.startswith("/"):
+            raise InputError(f"got {text!r:.80}: give the whole path, such as file:///data/features.zarr")
+        return text
+    host = place.split("/", 1)[0]
+    if "@" in host or (scheme in ("http", "https") and set("?#") & set(place)):
+        raise InputError(
+            f"got a {scheme}:// URL with credentials or a signature in it: give them by the environment or "
+            "by fsspec's configuration (docs/store.md); a URL stays in messages and in what RESULTS say"
+        )
+    if not host:
+        example = f"{scheme}://NAME/features.zarr"
+        raise InputError(f"got {text!r:.80}: name the bucket or host, and a folder in it: {example}")
+    return text
+
+
+def open_files(path: str | os.PathLike[str]) -> Files:
+    """A file system rooted at `path`: a local folder, `~` being the home folder, or a URL if it has a
+    scheme. InputError where it may name none (`check_place`).
+    """
+    text = check_place(path)
     if text.startswith("~"):
         text = os.path.expanduser(text)
         if text.startswith("~"):

@@ -37,8 +37,9 @@ class RemoteFiles:
             raise InputError(
                 f"{url}: {str(error).splitlines()[0]} (pip install 'probecache[s3]' for s3:// URLs)"
             ) from None
-        except ValueError as error:
-            raise InputError(f"{url}: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # of any driver: an unknown scheme, a host that does not answer
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{url}: {reason:.200}; is the URL right, and can it be reached?") from None
 
     def _path(self, key: str) -> str:
         if ".." in key.split("/"):
