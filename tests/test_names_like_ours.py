@@ -1,8 +1,8 @@
 """Scripts, packages and distributions named like our folders: theirs are theirs, ours are ours.
 
 Every second research repository has a `store.py`, an `extract/` or an `analyze.py`. Each of theirs here
-writes a line when it is run, so that one that we ran, or ran twice, would be seen. probecache is on the path as
-it is where it was installed: its package alone, and not the folders beside it in a clone.
+writes a line when it is run, so that one that we ran, or ran twice, would be seen. probecache is on the path
+as it is where it was installed: its package alone, and not the folders beside it in a clone.
 """
 
 import importlib.util
