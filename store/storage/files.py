@@ -94,8 +94,8 @@ def check_place(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if not isinstance(text, str) or not text.strip() or not text.isprintable():
         raise InputError(f"got the path {text!r:.80}: name a folder or a URL")
-    scheme, _, rest = text.partition(":/")
-    if not _SCHEME.fullmatch(scheme):
+    scheme, mark, rest = text.partition(":/")
+    if not mark or not _SCHEME.fullmatch(scheme):
         return text
     if not rest.startswith("/"):
         raise InputError(
