@@ -1,6 +1,7 @@
 """Many binary targets of one store: seconds of a target among others, beside one alone and scikit-learn.
 
     python -m benchmarks.targets              40 targets of 50,000 x 1,280 rows, 20 fractions, one seed
+    python -m benchmarks.targets --threads 1 --clock cpu      on a machine that others use too
     python -m benchmarks.targets --quick      4 targets of 2,000 x 128
 
 A sweep of one target pays for reading, moments and factors by itself; among others they are shared. Of
@@ -10,10 +11,13 @@ scikit-learn one target is fitted at three fractions and summed over all by inte
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
 
 import probecache as pc
 from benchmarks.probe_peers import columns
@@ -23,6 +27,8 @@ from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.tasks.task import load_task
 
 FRACTIONS = np.arange(1, 21) / 20
+RUNS = 3
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 L2 = {"ridge": 1e-2, "logistic": 1e-3}
 
 
@@ -30,14 +36,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--targets", type=int, default=40)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time of this process")
     parser.add_argument("--out", type=Path, help="folder of the record (benchmarks/results)")
     args = parser.parse_args()
     count = 4 if args.quick else args.targets
+    if args.threads:
+        torch.set_num_threads(args.threads)
+        threadpool_limits(args.threads)
+    clock = CLOCKS[args.clock]
     with tempfile.TemporaryDirectory() as folder:
         store, names = make(Path(folder) / "s", count, args.quick)
         results: dict[str, Any] = {"shape": list(store.shape("train", "a")), "targets": count}
+        results |= {"threads": torch.get_num_threads(), "clock": args.clock}
         for probe in L2:
-            results[probe] = measure(store, names, probe)
+            results[probe] = measure(store, names, probe, clock)
             print(probe, results[probe], flush=True)
     print(f"record: {record('targets', results, folder=args.out)}")
 
@@ -62,13 +75,18 @@ def make(path: Path, count: int, quick: bool) -> tuple[Any, list[str]]:
     return pc.open_store(store.path), names
 
 
-def measure(store: Any, names: list[str], probe: str) -> dict[str, Any]:
-    """Seconds of one target alone, of each among all, and of scikit-learn."""
+def measure(store: Any, names: list[str], probe: str, clock: Callable[[], float]) -> dict[str, Any]:
+    """Seconds of one target alone, of each among all, and of scikit-learn: medians of runs in turn."""
     plan = {"layer": "a", "fractions": FRACTIONS, "seeds": 1, "probe": probe, "l2": L2[probe]}
-    alone = min(seconds(store, plan, names[:1]) for _ in range(2))
-    together = seconds(store, plan, names) / len(names)
-    peer = scikit(store, names[0], probe)
+    runs: dict[str, list[float]] = {"alone": [], "all": [], "scikit-learn": []}
+    for turn in range(RUNS):
+        runs["alone"].append(seconds(store, plan, names[turn : turn + 1], clock))
+        runs["all"].append(seconds(store, plan, names, clock))
+        runs["scikit-learn"].append(scikit(store, names[turn], probe, clock))
+    alone, peer = float(np.median(runs["alone"])), float(np.median(runs["scikit-learn"]))
+    together = float(np.median(runs["all"])) / len(names)
     return {
+        "runs": runs,
         "alone": alone,
         "each among all": together,
         "share": together / alone,
@@ -77,13 +95,13 @@ def measure(store: Any, names: list[str], probe: str) -> dict[str, Any]:
     }
 
 
-def seconds(store: Any, plan: dict[str, Any], targets: list[str]) -> float:
-    begun = time.perf_counter()
+def seconds(store: Any, plan: dict[str, Any], targets: list[str], clock: Callable[[], float]) -> float:
+    begun = clock()
     pc.sweep(store, target=targets, **plan)
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
-def scikit(store: Any, target: str, probe: str) -> float:
+def scikit(store: Any, target: str, probe: str, clock: Callable[[], float]) -> float:
     from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
     task = load_task(store, "a", "train", "test", target=target)
@@ -92,13 +110,13 @@ def scikit(store: Any, target: str, probe: str) -> float:
     for f in at:
         x, test = columns(task, order, int(ks[f]))
         n = len(x)
-        begun = time.perf_counter()
+        begun = clock()
         if probe == "ridge":
             model = RidgeClassifier(alpha=L2[probe] * n, solver="cholesky")
         else:
             model = LogisticRegression(C=1 / (L2[probe] * n), solver="newton-cg", tol=1e-4, max_iter=1000)
         model.fit(x, task.train_labels).score(test, task.test_labels)
-        spent.append(time.perf_counter() - begun)
+        spent.append(clock() - begun)
     return float(np.interp(ks, ks[at], spent).sum())
 
 

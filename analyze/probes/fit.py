@@ -9,7 +9,7 @@ import torch
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.design.gram import Moments
 from probecache.analyze.probes.design.probe_order import ProbeOrder
-from probecache.analyze.probes.kind import Kind, ProbeRequest
+from probecache.analyze.probes.kind import Fitted, Kind, ProbeRequest
 from probecache.analyze.probes.optim.multinomial import search_dtype
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.score import score
@@ -83,7 +83,21 @@ def fit_request(task: Task, request: ProbeRequest, shared: SharedState | None = 
     if shared is None:
         shared = share(task, request.standardize, device, request.memory_limit)
     per_batch = kind.orders_per_batch(shared, request)
-    parts = [_fit_batch(shared, part) for part in _batches(request, per_batch)]
+    parts = [_fit_batch([shared], part)[0] for part in _batches(request, per_batch)]
+    return _joined(parts, request, device)
+
+
+def fit_together(states: list[SharedState], request: ProbeRequest) -> list[BlockResult]:
+    """`fit_request` of several tasks of two classes over the same rows, by a kind that has `fit_several`."""
+    first = states[0]
+    request = request.on(first.task.n_neurons)
+    for state in states:
+        _check(state.task, request.kind)
+    parts = [_fit_batch(states, part) for part in _batches(request, 1)]
+    return [_joined(list(own), request, first.device) for own in zip(*parts, strict=True)]
+
+
+def _joined(parts: list[dict[str, np.ndarray]], request: ProbeRequest, device: torch.device) -> BlockResult:
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     attrs: dict[str, Any] = {
         "solver": "torch",
@@ -100,20 +114,31 @@ def _batches(request: ProbeRequest, count: int) -> "Iterator[ProbeRequest]":
         yield request.part(slice(start, start + count))
 
 
-def _fit_batch(shared: SharedState, request: ProbeRequest) -> dict[str, np.ndarray]:
-    """Arrays of shape (s, f, p, ...) under the names of `BlockResult`, metrics among them."""
+def _fit_batch(states: list[SharedState], request: ProbeRequest) -> list[dict[str, np.ndarray]]:
+    """For each task arrays of shape (s, f, p, ...) under the names of `BlockResult`, metrics among them."""
     begun = time.perf_counter()
     orders = [order[: request.sizes.max()] for order in request.orders]
     probes = ProbeOrder.of(len(orders), request.sizes, request.l2s)
-    fitted = request.kind.fit(shared, orders, probes, request)
+    if len(states) == 1:
+        fits = [request.kind.fit(states[0], orders, probes, request)]
+    else:
+        fits = request.kind.fit_several(states, orders, probes, request)  # type: ignore[attr-defined]
+    found = [_arrays(*each, orders, probes, request) for each in zip(fits, states, strict=True)]
+    spent = (time.perf_counter() - begun) / (len(states) * len(probes))
+    for out in found:
+        out["seconds"] = torch.full((len(probes),), spent, dtype=torch.float64)
+    return [{name: probes.to_grid(value.cpu().numpy()) for name, value in out.items()} for out in found]
+
+
+def _arrays(
+    fitted: Fitted, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
+) -> dict[str, torch.Tensor]:
     out = {name: getattr(fitted, name) for name in ("objective", "grad_norm", "n_iter", "converged")}
     out |= score(fitted, probes, shared, orders, request)
     if request.return_coef and fitted.weights is not None:
         out["coef"] = fitted.weights[..., 1:]
         out["intercept"] = _intercept(fitted.weights, shared, orders, probes)
-    m = len(probes)
-    out["seconds"] = torch.full((m,), (time.perf_counter() - begun) / m, dtype=torch.float64)
-    return {name: probes.to_grid(value.cpu().numpy()) for name, value in out.items()}
+    return out
 
 
 def _intercept(

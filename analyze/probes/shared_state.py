@@ -293,6 +293,25 @@ def task_targets(task: Task, labels: Tensor) -> Tensor:
     return class_targets(labels, len(task.classes))
 
 
+def share_labels(shared: SharedState, tasks: list[Task]) -> list[SharedState]:
+    """What is shared of tasks over the same rows as another's, without weights: one pass for all of them."""
+    if not tasks:
+        return []
+    labels = [torch.from_numpy(task.train_labels).to(shared.device) for task in tasks]
+    targets = [task_targets(task, own) for task, own in zip(tasks, labels, strict=True)]
+    panels = shared.rows or task_panels(shared.task, shared.standardize, shared.device)
+    whole = moments(panels, torch.cat(targets, dim=1), None, shared.moments)
+    drawn = some_rows(shared.task.train.shape[0], SAMPLE_ROWS)
+    rows = slice(None) if drawn is None else torch.from_numpy(drawn).to(shared.device)
+    states, start = [], 0
+    for task, own, target in zip(tasks, labels, targets, strict=True):
+        part = slice(start, start + target.shape[1])
+        known = Moments(whole.gram, whole.cross[:, part], whole.square[part], whole.count)
+        states.append(replace(shared, task=task, moments=known, sample_labels=own[rows], curvatures={}))
+        start = part.stop
+    return states
+
+
 def one_label(shared: SharedState, column: int) -> SharedState:
     """What is shared of a task of several labels as the task of one of them, with two classes."""
     task = shared.task

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.fit import fit_together
 from probecache.analyze.probes.kind import ProbeRequest
 from probecache.analyze.probes.select_l2 import FOLDED, Fit, best_penalty, fit_chosen, refit
 from probecache.analyze.probes.shared_state import SharedState
@@ -16,7 +17,7 @@ from probecache.analyze.selections.subsets import sizes
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.solvers import solve
-from probecache.analyze.sweeps.task_cache import Cache, Loaded, held_out, load
+from probecache.analyze.sweeps.task_cache import Cache, Loaded, held_out, load, load_together
 from probecache.analyze.tasks.control import control_task
 from probecache.analyze.tasks.shots import ALL, take_shots
 from probecache.analyze.tasks.task import Task
@@ -39,7 +40,27 @@ class Drawn:
 
 
 def fit_cells(block: Block, job: Job, cache: Cache, found: "Moments | None" = None) -> dict[str, Any]:
-    """The block's arrays, (seed, fraction, l2[, ...]), and its attributes under the key "attrs"."""
+    """The block's arrays, (target, seed, fraction, l2[, ...]), and its attributes under the key "attrs"."""
+    if block.also:
+        return _fit_targets(block, job, cache, found)
+    one = _fit_target(block, job, cache, found)
+    return {name: value if name == "attrs" else value[None] for name, value in one.items()}
+
+
+def _fit_targets(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[str, Any]:
+    """Targets of two classes over the same rows, whose probes share passes and products."""
+    plan = job.plan
+    loaded = load_together(cache, job, block.layer, block.targets, found if block.target == "label" else None)
+    (picked,) = select(loaded[0].task, block.selection, block.seeds, standardize=plan.standardize)
+    results = fit_together([one.shared for one in loaded], _request(block, job, picked))
+    parts = []
+    for one, result in zip(loaded, results, strict=True):
+        arrays = {name: values[None] for name, values in result.arrays.items()}
+        parts.append(_spread(arrays | {"attrs": dict(result.attrs)}, one.test_keep))
+    return join(parts, 0)
+
+
+def _fit_target(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[str, Any]:
     plan = job.plan
     if block.target != "label" or block.redrawn or plan.val is not None:
         found = None  # what a cluster summed up is of all rows and of the labels that came with them

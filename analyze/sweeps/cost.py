@@ -27,6 +27,7 @@ BLOCK_SECONDS = 30.0  # the longest that a block should take
 # Bytes of an interpreter with torch, zarr, xarray and dask loaded: 820 MiB measured at the peak of sweeps of
 # 21,000 and 52,000 rows of 512 neurons, extrapolated to none.
 BASELINE = 832 * 2**20
+SHARE = 0.2  # of one target's work that another costs which is fitted with it: 0.1 measured
 BLOCKS_PER_WORKER = 4  # enough that the last one does not wait alone
 
 
@@ -64,7 +65,8 @@ def expected_seconds(block: Block, size: LayerSize, machine: Machine, kind: Kind
     per_draw = kind.flops(size, ks, block.penalties)
     per_draw += block.penalties * 2 * size.test * float(ks.sum()) * size.classes  # scoring
     overhead = 5e-3 * len(block.fractions) * block.penalties
-    return block.draws * (per_draw / (machine.flops * EFFICIENCY) + overhead)
+    tasks = 1 + SHARE * len(block.also)
+    return tasks * block.draws * (per_draw / (machine.flops * EFFICIENCY) + overhead)
 
 
 def layer_seconds(size: LayerSize, machine: Machine, kind: Kind, penalties: int = 0) -> float:
@@ -81,6 +83,11 @@ def block_bytes(fractions: int, l2s: int, size: LayerSize, kind: Kind) -> int:
     """
     columns = size.loaded + size.train * size.d * 4
     return int(columns + 3 * 8 * (size.d + 1) ** 2 + kind.memory(size, fractions, l2s)) + BASELINE
+
+
+def bytes_of(block: Block, size: LayerSize, kind: Kind) -> int:
+    """`block_bytes` of a block: each of its targets has probes of its own."""
+    return block_bytes(len(block.targets) * len(block.fractions), len(block.l2s), size, kind)
 
 
 def target_seconds(plan: SweepPlan, layers: Mapping[str, LayerSize], machine: Machine) -> float:
@@ -113,7 +120,7 @@ def project(
         read += size.stored * loads
         penalties = max(block.penalties for block in mine)
         seconds += layer_seconds(size, machine, kind, penalties) * loads
-        need = max(block_bytes(len(block.fractions), len(block.l2s), size, kind) for block in mine)
+        need = max(bytes_of(block, size, kind) for block in mine)
         if streams and kind.from_disk:
             need = min(need, max(machine.memory, need - 2 * size.loaded))
         if need > peak:

@@ -16,6 +16,7 @@ from probecache.analyze.sweeps.blocks import Block, missing_blocks
 from probecache.analyze.sweeps.cost import (
     Machine,
     Projection,
+    bytes_of,
     expected_seconds,
     product_rate,
     project,
@@ -49,6 +50,7 @@ class Sized:
     grid: Grid
     digests: dict[str, str]
     kinds: dict[str, str]  # of each target: classes, labels, numbers
+    alike: tuple[tuple[str, ...], ...] = ()  # targets of two classes over the same rows, fitted together
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,7 +85,15 @@ class Sized:
             return expected_seconds(block, self.layers[block.layer], machine, self.plan.kind)
 
         target = target_seconds(self.plan, self.layers, machine) if target is None else target
-        return list(missing_blocks(self.plan, missing, seconds, target))
+        found = []
+        waiting = list(missing_blocks(self.plan, missing, seconds, target, self.alike))[::-1]
+        while waiting:
+            block = waiting.pop()
+            if block.also and bytes_of(block, self.layers[block.layer], self.plan.kind) > machine.memory:
+                waiting += block.halves()[::-1]
+            else:
+                found.append(block)
+        return found
 
     def job(self, device: str, memory: int | None) -> Job:
         path = str(self.store.path)
@@ -134,7 +144,21 @@ def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
     digests |= {
         f"target:{name}": target_digest(store, name, *used) for name in plan.target if name != "label"
     }
-    return Sized(plan, store, layers, grid, digests, {name: found.kind for name, found in labels.items()})
+    kinds = {name: found.kind for name, found in labels.items()}
+    return Sized(plan, store, layers, grid, digests, kinds, _alike(plan, labels))
+
+
+def _alike(plan: SweepPlan, labels: dict[str, Labels]) -> tuple[tuple[str, ...], ...]:
+    """Targets of two classes that label the same rows, for kinds and plans that can fit them together."""
+    each = plan.shots != ("all",) or plan.control or plan.val or plan.class_weight or plan.l2_path
+    if each or plan.solver not in ("auto", "torch") or not hasattr(plan.kind, "fit_several"):
+        return ()
+    groups: dict[tuple[bytes, bytes], list[str]] = {}
+    for name, found in labels.items():
+        if found.kind == "classes" and len(found.classes) == 2:
+            rows = (np.packbits(found.train_keep).tobytes(), np.packbits(found.test_keep).tobytes())
+            groups.setdefault(rows, []).append(name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
 def _named(plan: SweepPlan, store: "Store", splits: list[str]) -> SweepPlan:

@@ -264,11 +264,13 @@ def _collect(
     ran = {name: set(known[name].split(mark)) for name, mark in apart.items() if name in known}
     for outcome in outcomes:
         if outcome.values is None:
-            results.fail(outcome.block, outcome.error)
+            for one in outcome.block.apart():
+                results.fail(one, outcome.error)
             failed.append(outcome)
         else:
             attrs = {"versions": versions()} | outcome.values.pop("attrs")
-            results.commit(outcome.block, outcome.values)
+            for i, one in enumerate(outcome.block.apart()):
+                results.commit(one, {name: values[i] for name, values in outcome.values.items()})
             seen = {name: ran.get(name, set()) | {str(attrs[name])} for name in apart if name in attrs}
             if seen != ran:
                 ran = seen

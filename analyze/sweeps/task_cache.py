@@ -6,14 +6,14 @@ Targets of one layer share its rows and their Gram matrix, so that forty targets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probecache.analyze.probes.fit import task_moments
 from probecache.analyze.probes.select_l2 import HeldOut, hold_out
-from probecache.analyze.probes.shared_state import SharedState
+from probecache.analyze.probes.shared_state import SharedState, share_labels
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.tasks.class_weights import weigh_classes
 from probecache.analyze.tasks.labels import load_labels, splits_of
@@ -96,6 +96,21 @@ def load(
     """
     key = (job.store, *job.digests_of(layer, target), layer, target, train, test, *job.task_settings)
     return cache.get(key, lambda: _load(cache, job, layer, target, train, test, found))
+
+
+def load_together(
+    cache: Cache, job: Job, layer: str, targets: tuple[str, ...], found: "Moments | None" = None
+) -> list[Loaded]:
+    """`load` of targets of two classes over the same rows, and without weights: one pass serves all."""
+    train, test = job.plan.train, job.plan.test
+    first = load(cache, job, layer, targets[0], train, test, found)
+    store = cache.open(job.store)
+    labels = [load_labels(store, train, test, target) for target in targets[1:]]
+    for target in targets[1:]:
+        job.check_target(store, target)
+    tasks = [first.task.relabelled(own.train, own.test, own.classes) for own in labels]
+    states = share_labels(first.shared, tasks)
+    return [first, *(replace(first, task=s.task, shared=s) for s in states)]
 
 
 def held_out(cache: Cache, job: Job, loaded: Loaded, target: str, limit: int | None) -> HeldOut:

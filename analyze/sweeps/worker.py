@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 # Share of the memory limit that cached tasks may hold; the rest is for the block at work.
 CACHE_SHARE = 0.5
-AXES = ("seeds", "fractions", "l2s")  # of every array of a block
+AXES = ("targets", "seeds", "fractions", "l2s")  # of every array of a block
 
 
 def run_block(block: Block, job: Job, cache: Cache, found: "Moments | None" = None) -> dict[str, Any]:
-    """The block's arrays, (seed, fraction, l2[, ...]), and its attributes under the key "attrs".
+    """The block's arrays, (target, seed, fraction, l2[, ...]), and its attributes under the key "attrs".
 
     Where memory runs out, the block's halves are computed one after the other; one probe that does not fit
     raises MemoryError. found: the moments of a layer that stays on disk, where a cluster summed them up.

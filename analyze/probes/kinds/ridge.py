@@ -24,12 +24,25 @@ from probecache.analyze.tasks.task import StoredRows
 
 @dataclass(frozen=True)
 class RidgeSolution:
-    """x: float32 (m, t, 1 + d), intercept first, zero beyond each probe's columns; objective and grad_norm
-    (of the float32 solution) float64 (m,)."""
+    """x: float32 (m, t, 1 + d), intercept first, zero beyond each probe's columns; objectives and slopes
+    (norms of the gradient at the float32 solution) float64 (m, t), of each output."""
 
     x: Tensor
-    objective: Tensor
-    grad_norm: Tensor
+    objectives: Tensor
+    slopes: Tensor
+
+    def of_outputs(self, part: slice) -> "RidgeSolution":
+        return RidgeSolution(self.x[:, part], self.objectives[:, part], self.slopes[:, part])
+
+    @property
+    def objective(self) -> Tensor:
+        """float64 (m,)."""
+        return self.objectives.sum(dim=1)
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """float64 (m,)."""
+        return self.slopes.square().sum(dim=1).sqrt()
 
 
 def fit_ridge(moments: Moments, sizes: np.ndarray, l2: np.ndarray) -> RidgeSolution:
@@ -61,7 +74,7 @@ def fit_ridge(moments: Moments, sizes: np.ndarray, l2: np.ndarray) -> RidgeSolut
         w[:widest, chosen], gw[:widest, chosen] = found.view(widest, -1, t), image.view(widest, -1, t)
     penalty = torch.from_numpy(np.asarray(l2, np.float64)).to(device)
     square = moments.square - target_mean**2
-    fitted = (w * (gw - 2 * cross[:, None])).sum(dim=(0, 2))
+    fitted = (w * (gw - 2 * cross[:, None])).sum(dim=0)  # (m, t)
     inside = torch.arange(d, device=device)[:, None] < torch.from_numpy(np.asarray(sizes)).to(device)
     slope = (gw - cross[:, None] + penalty[:, None] * w) * inside[:, :, None]
     x = torch.empty(m, t, 1 + d, device=device)
@@ -69,8 +82,8 @@ def fit_ridge(moments: Moments, sizes: np.ndarray, l2: np.ndarray) -> RidgeSolut
     x[:, :, 1:] = w.permute(1, 2, 0)
     return RidgeSolution(
         x,
-        (square.sum() + fitted).clamp(min=0) + penalty * w.square().sum(dim=(0, 2)),
-        2 * slope.square().sum(dim=(0, 2)).sqrt(),
+        (square + fitted).clamp(min=0) + penalty[:, None] * w.square().sum(dim=0),
+        2 * slope.square().sum(dim=0).sqrt(),
     )
 
 
@@ -105,14 +118,35 @@ class Ridge:
     def fit(
         self, shared: SharedState, orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
     ) -> Fitted:
+        return self.fit_several([shared], orders, probes, request)[0]
+
+    def fit_several(
+        self, tasks: list[SharedState], orders: list[np.ndarray], probes: ProbeOrder, request: ProbeRequest
+    ) -> list[Fitted]:
+        """Fit the probes on each of several tasks over the same rows: right-hand sides of one factor."""
+        first = tasks[0]
+        cross = torch.cat([task.moments.cross for task in tasks], dim=1)
+        square = torch.cat([task.moments.square for task in tasks])
+        moments = Moments(first.moments.gram, cross, square, first.moments.count)
         parts = []
         for g, order in enumerate(orders):
             mine = probes.group == g
-            parts.append(fit_ridge(shared.moments.take(order), probes.size[mine], probes.l2[mine]))
-        once = torch.ones(len(probes), dtype=torch.int64, device=shared.device)
-        objective, grad_norm = (torch.cat([getattr(p, n) for p in parts]) for n in ("objective", "grad_norm"))
-        weights = torch.cat([part.x for part in parts])
-        return Fitted(objective, grad_norm, once, once.bool(), weights=weights)
+            parts.append(fit_ridge(moments.take(order), probes.size[mine], probes.l2[mine]))
+        once = torch.ones(len(probes), dtype=torch.int64, device=first.device)
+        found, start = [], 0
+        for task in tasks:
+            outputs = slice(start, start + len(task.moments.square))
+            own, start = [part.of_outputs(outputs) for part in parts], outputs.stop
+            found.append(
+                Fitted(
+                    torch.cat([part.objective for part in own]),
+                    torch.cat([part.grad_norm for part in own]),
+                    once,
+                    once.bool(),
+                    weights=torch.cat([part.x for part in own]),
+                )
+            )
+        return found
 
     def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:
         return penalties * (float(ks.max()) ** 3 / 3 + 6 * float((ks**2).sum()) * size.classes)

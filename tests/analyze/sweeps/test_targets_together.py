@@ -1,0 +1,129 @@
+"""Targets of two classes over the same rows are one block, and come out as they do alone."""
+
+import numpy as np
+import pytest
+
+import probecache as pc
+from probecache.analyze.sweeps import execute, worker
+from probecache.analyze.sweeps.blocks import Block
+from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.resolved_plan import machine_for, size_up
+
+NAMES = ["even", "warm", "tall", "gaps"]
+ALIKE = ["even", "warm", "tall"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("together") / "s.zarr"
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(16, 4))
+    for split, n in (("train", 240), ("test", 90)):
+        x = rng.normal(size=(n, 16)).astype(np.float32)
+        pc.write_arrays(path, split=split, layer="a", activations=x, labels=rng.integers(0, 3, n))
+        bits = (x @ directions + rng.normal(size=(n, 4)) > 0).astype(np.int64)
+        bits[::7, 3] = -1  # rows that lack it
+        pc.write_targets(path, split=split, targets=dict(zip(NAMES, bits.T, strict=True)))
+    return pc.open_store(path)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The blocks that were computed."""
+    blocks, original = [], worker.run_block
+
+    def run_block(block, *rest):
+        blocks.append(block)
+        return original(block, *rest)
+
+    monkeypatch.setattr(execute, "run_block", run_block)
+    return blocks
+
+
+HOW = {"layer": "a", "fractions": [0.25, 1], "seeds": 2, "l2": [1e-2, 1e-1], "metric": ["auroc"]}
+
+
+@pytest.mark.parametrize("probe", ["ridge", "logistic"])
+def test_each_target_is_as_it_is_alone(store, ran, probe):
+    how = HOW | {"probe": probe, "save_predictions": True, "tol": 1e-7}
+    found = pc.sweep(store, target=NAMES, **how)
+    assert [block.targets for block in ran] == [tuple(ALIKE), ("gaps",)]
+    assert (found.state == 1).all()
+    for name in NAMES:
+        alone, mine = pc.sweep(store, target=name, **how), found.sel(target=[name])
+        np.testing.assert_allclose(mine.objective, alone.objective, rtol=1e-6)
+        np.testing.assert_array_equal(mine.predictions, alone.predictions)
+        np.testing.assert_array_equal(mine.accuracy, alone.accuracy)
+        np.testing.assert_allclose(mine.auroc, alone.auroc, atol=2e-3)
+        assert (mine.converged == alone.converged).all()
+
+
+def test_what_is_there_is_kept_and_the_rest_goes_together(store, ran, tmp_path):
+    out = tmp_path / "results.zarr"
+    pc.sweep(store, target="warm", out=out, **HOW)
+    first = pc.open_results(out)
+    pc.sweep(store, target=NAMES, out=out, **HOW)
+    assert [block.targets for block in ran] == [("warm",), ("even", "tall"), ("gaps",)]
+    np.testing.assert_array_equal(pc.open_results(out).sel(target=["warm"]).accuracy, first.accuracy)
+    pc.sweep(store, target=NAMES, out=out, **HOW)
+    assert len(ran) == 3
+
+
+def test_plans_that_draw_rows_or_choose_l2_go_target_by_target(store, ran):
+    few = HOW | {"l2": 0.1, "fractions": [1], "metric": []}
+    pc.sweep(store, target=ALIKE, shots=[20], **few)
+    pc.sweep(store, target=ALIKE, **(few | {"l2": "auto", "l2_path": [0.1, 1.0]}))
+    pc.sweep(store, target=ALIKE, class_weight="balanced", **few)
+    pc.sweep(store, target=ALIKE, solver="sklearn", **few)
+    assert {len(block.targets) for block in ran} == {1}
+
+
+def test_a_failed_block_fails_each_of_its_targets(store, monkeypatch, tmp_path):
+    def run_block(block, *rest):
+        if block.also:
+            raise RuntimeError("broken")
+        return worker.run_block(block, *rest)
+
+    out = tmp_path / "results.zarr"
+    with monkeypatch.context() as broken:
+        broken.setattr(execute, "run_block", run_block)
+        with pytest.warns(RuntimeWarning, match="1 of 2 blocks failed"):
+            found = pc.sweep(store, target=NAMES, out=out, **HOW)
+    assert (found.state.sel(target=ALIKE) == 2).all()
+    assert (found.state.sel(target="gaps") == 1).all()
+    again = pc.sweep(store, target=NAMES, out=out, **HOW)
+    assert (again.state == 1).all()
+    assert again.attrs["failures"] == "[]"
+
+
+def test_a_block_that_runs_out_of_memory_is_halved_by_targets(store, monkeypatch):
+    original, sizes = worker.fit_cells, []
+
+    def fit_cells(block, *rest):
+        sizes.append(len(block.targets))
+        if len(block.targets) > 2:
+            raise MemoryError
+        return original(block, *rest)
+
+    plan = HOW | {"seeds": 1, "probe": "ridge"}
+    expected = pc.sweep(store, target=ALIKE, **plan)
+    monkeypatch.setattr(worker, "fit_cells", fit_cells)
+    found = pc.sweep(store, target=ALIKE, **plan)
+    assert sizes == [3, 1, 2]
+    np.testing.assert_array_equal(found.accuracy, expected.accuracy)
+
+
+def test_blocks_that_need_more_memory_than_there_is_are_halved_before(store):
+    plan = SweepPlan.from_mapping(HOW | {"target": ALIKE, "probe": "logistic"}, "here")
+    sized, machine = size_up(plan, store), machine_for(None, "cpu", None)
+    everything = np.ones(sized.grid.shape, bool)
+    assert [block.targets for block in sized.blocks(everything, machine)] == [tuple(ALIKE)]
+    small = type(machine)(machine.flops, 1, 1, "cpu")
+    assert [block.targets for block in sized.blocks(everything, small)] == [(name,) for name in ALIKE]
+
+
+def test_halves_hold_the_same_probes():
+    block = Block("a", "random", (0.5, 1.0), (0,), (0.1,), target="x", also=("y", "z"))
+    left, right = block.halves()
+    assert (left.targets, right.targets) == (("x",), ("y", "z"))
+    assert left.n_probes + right.n_probes == block.n_probes == 6
