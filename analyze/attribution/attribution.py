@@ -18,6 +18,7 @@ from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.select_l2 import FOLDED
+from probecache.analyze.results.saved import save_dataset
 from probecache.analyze.selections.greedy import target_matrix
 from probecache.analyze.tasks.task import Task, load_task
 from probecache.store.errors import InputError
@@ -44,6 +45,7 @@ def attribution(
     standardize: bool = True,
     device: str = "auto",
     progress: Progress = None,
+    out: str | Path | None = None,
 ) -> xr.Dataset:
     """score(without the group) - score(all neurons), for each neuron or group of neurons.
 
@@ -73,6 +75,8 @@ def attribution(
         'auto', 'cpu', 'cuda', 'cuda:N'; for logistic probes. Ridge runs in float64 on the CPU.
     progress : bool, function or None
         True: a bar on stderr. A function: called with (done, total) groups. False or None: silent.
+    out : str, Path or None
+        A folder to keep the answer in, which `open_results` reads and a report of the same layer shows.
 
     Returns
     -------
@@ -105,18 +109,28 @@ def attribution(
     wanted = _groups(groups, sample, task.n_neurons, seed)
     find = _by_ridge if get_kind(probe).l2_choice == FOLDED else _by_refits
     with reporting(progress, "groups") as told:
-        out = find(task, wanted, l2, metric, standardize, device, told or (lambda *_: None))
-    out["removed"] = ("group", [len(group) for group in wanted], {"units": "neurons"})
-    out["neuron"] = ("member", np.concatenate(wanted))
-    out["owner"] = ("member", np.repeat(np.arange(len(wanted)), [len(group) for group in wanted]))
-    change = out["score_change"]
-    out["degrading_share"] = (change > 0).mean()
-    out["helping_share"] = (change < 0).mean()
-    beyond = (out["gained"] - out["lost"]) > NOISE * np.sqrt(out["gained"] + out["lost"])
-    out["degrading_beyond_noise"] = beyond.mean().where(out["gained"].notnull().all())
-    return out.assign_attrs(
-        store=str(opened.path), layer=layer, train=train, test=test, probe=probe, l2=l2, metric=metric
+        found = find(task, wanted, l2, metric, standardize, device, told or (lambda *_: None))
+    found["removed"] = ("group", [len(group) for group in wanted], {"units": "neurons"})
+    found["neuron"] = ("member", np.concatenate(wanted))
+    found["owner"] = ("member", np.repeat(np.arange(len(wanted)), [len(group) for group in wanted]))
+    change = found["score_change"]
+    found["degrading_share"] = (change > 0).mean()
+    found["helping_share"] = (change < 0).mean()
+    beyond = (found["gained"] - found["lost"]) > NOISE * np.sqrt(found["gained"] + found["lost"])
+    found["degrading_beyond_noise"] = beyond.mean().where(found["gained"].notnull().all())
+    found = found.assign_attrs(
+        store=str(opened.path),
+        layer=layer,
+        digest=opened.digest(test.split("+")[0], layer),
+        train=train,
+        test=test,
+        probe=probe,
+        l2=l2,
+        metric=metric,
     )
+    if out is not None:
+        save_dataset(found, out)
+    return found
 
 
 def _groups(

@@ -12,6 +12,7 @@ from probecache.analyze.findings.classes import class_effects, hardest_hit
 from probecache.analyze.findings.confusion import confusion_matrix, has_predictions
 from probecache.analyze.findings.pareto import legible, pareto
 from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.reliability import has_probabilities, reliability
 from probecache.analyze.findings.summary import bounds_of, late_layer_last, one_cell, pick_l2, seed_band
 from probecache.analyze.plot.redundancy import DELTAS
 from probecache.analyze.report.provenance import provenance
@@ -86,6 +87,7 @@ def _study(study: Study, delta: float) -> dict[str, Any]:
         | {key: numbers(at[key].transpose(*CELLS)) for key in ("dr", "dr_low", "dr_high")},
         "classes": _all_classes(best),
         "confusion": _confusions(best),
+        "calibration": _calibrations(best),
         "cka": _cka(study.similarity),
         "attribution": _attribution(study.attribution),
         "findings": [
@@ -164,6 +166,27 @@ def _confusions(results: xr.Dataset) -> list[dict[str, Any] | None]:
         names = [str(v) for v in counts["predicted"].values]
         out.append({"names": names, "counts": [numbers(row) for row in counts]})
     return out
+
+
+def _calibrations(results: xr.Dataset) -> list[list[dict[str, Any]]]:
+    """Of each layer: right predictions by probability, of the full layer and of about a fifth of it."""
+    if not has_probabilities(results):
+        return []
+    fractions = results["fraction"].sortby("fraction")
+    fifth = fractions.sel(fraction=0.2, method="nearest")
+    at = list(dict.fromkeys([float(fractions[-1]), float(fifth)]))
+    return [
+        [
+            {
+                "fraction": fraction,
+                "ece": number(found["ece"]),
+                **{key: numbers(found[key]) for key in ("confidence", "accuracy", "low", "high", "count")},
+            }
+            for fraction in at
+            for found in [reliability(results, layer=layer, fraction=fraction)]
+        ]
+        for layer in results["layer"].values.tolist()
+    ]
 
 
 def _cka(similarity: xr.Dataset | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import xarray as xr
 from probecache.analyze import plot
 from probecache.analyze.findings.confusion import confusion_matrix, has_predictions
 from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.reliability import has_probabilities
 from probecache.analyze.findings.summary import one_cell, pick_l2, usual_task
 from probecache.analyze.plot.style import FORMATS, legend_below, panels, plain, save, styled
 from probecache.analyze.report.data import CONFUSED, Study
@@ -41,6 +42,8 @@ def study_figures(study: Study, delta: float) -> Iterator[tuple[str, "Figure"]]:
         yield "classes", _by_layer(layers, lambda ax, layer: plot.class_spread(main, ax=ax, layer=layer))
     if has_predictions(results) and results.sizes["class"] <= CONFUSED:
         yield "confusion", _alone(plot.confusion(confusion_matrix(results, **late)))
+    if has_probabilities(results):
+        yield "calibration", _alone(plot.calibration(results, **late), named=True)
     if study.similarity is not None:
         yield "cka", _alone(plot.similarity(study.similarity))
     if study.attribution is not None:

@@ -188,6 +188,21 @@
         hovertemplate: "%{text}: loses <b>%{x:.1%}</b><extra></extra>" }],
         layout(axis(`accuracy lost at ${percent(c.at)} of the layer`, { tickformat: ".0%" }), axis("", { tickvals: names.map((_, i) => i), ticktext: names }), BELOW_BUTTONS));
     },
+    calibration() {
+      const s = study(), found = s.calibration[position(s, "layer")];
+      document.getElementById("calibration-none").hidden = !!found;
+      document.getElementById("calibration-body").hidden = !found;
+      if (!found) return;
+      const traces = found.flatMap((c, j) => {
+        const all = c.count.reduce((a, b) => a + b, 0), n = sizes(s, {})[s.fraction.indexOf(+c.fraction.toPrecision(5))];
+        const points = zip(c.confidence, c.accuracy, c.low, c.high, (i) => `said ${percent(c.confidence[i])}, right <b>${percent(c.accuracy[i])}</b><br>${c.count[i]} samples`);
+        const bins = c.count.map((_, i) => (i + 0.5) / c.count.length);
+        return [...band(points, `${n.toLocaleString("en")} neurons: ECE ${c.ece.toFixed(3)}`, j),
+          { x: bins, y: c.count.map((v) => v / all), mode: "lines", line: { color: COLOURS[j], width: 1.2, dash: "dot", shape: "hvh" }, showlegend: false, hovertemplate: "%{y:.1%} of the samples<extra></extra>" }];
+      });
+      draw("plot-calibration", traces, layout(axis("probability of the predicted class", { range: [0, 1.01], tickformat: ".0%" }), axis("share that is right", { range: [0, 1.02], tickformat: ".0%" }),
+        { shapes: [{ type: "line", x0: 0, x1: 1, y0: 0, y1: 1, line: { color: "#57606a", width: 1.2, dash: "dash" } }] }));
+    },
     layers() {
       const s = study(), m = metrics(s)[0], f = s.fraction.length;
       const share = s.coords.layer.map((_, i) => { const cell = cellOf(s, { layer: i }), whole = s.at.full_score[cell]; return s.fraction.map((_, j) => { const v = s.scores[m].mean[cell * f + j]; return v === null || !whole ? null : v / whole; }); });
@@ -260,7 +275,7 @@
     }
     return s.coords[key].map((v, i) => [v, key === "layer" ? `${v} (${s.n[i][s.n[i].length - 1]})` : v]);
   }
-  const KEYS = { scores: ["study", "metric", "x", "by", ...DIMS], redundancy: ["study", "x", "by", ...DIMS], classes: ["study", "layer"],
+  const KEYS = { scores: ["study", "metric", "x", "by", ...DIMS], redundancy: ["study", "x", "by", ...DIMS], classes: ["study", "layer"], calibration: ["study", "layer"],
     layers: ["study", "target", "selection", "shots", "l2"], similarity: ["study"], neurons: ["study"] };
   function fill(tab) {
     const box = document.getElementById("choose"), s = study();

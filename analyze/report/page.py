@@ -13,6 +13,7 @@ TABS = (
     ("scores", "Scores", "scores"),
     ("redundancy", "Redundancy", "redundancy"),
     ("classes", "Classes", "classes"),
+    ("calibration", "Calibration", "calibration"),
     ("layers", "Layers", "layers"),
     ("similarity", "Similarity", "similarity"),
     ("neurons", "Neurons", "neurons"),
@@ -36,6 +37,9 @@ CAPTIONS = {
     "dotted, the accuracy of whichever class is worst at that size.",
     "hardest": "The classes that lose most, with 95% intervals over seeds.",
     "confusion": "Of each true class, the share of test samples by predicted class; full layer, first seed.",
+    "calibration": "Share of right predictions against the probability that the probe gave them, in 15 bins "
+    "with Wilson's 95% intervals; first seed. On the dashed line a probe knows how often it is right. ECE: "
+    "the distance from that line, averaged over samples. Dotted: the share of samples in each bin.",
     "layers": "Share of each layer's own full score that subsets keep.",
     "cka": "Linear CKA of random subsets with the full layer, and of two subsets of one size.",
     "neurons": "Change of the score without each neuron or group, most degrading first. Above "
@@ -62,11 +66,15 @@ def build_page(payload: dict[str, Any], *, title: str, commands: list[str], down
         'three classes.</p><div id="classes-body">'
         + "".join(_plot(name) for name in ("spread", "classes", "hardest"))
         + f'</div><div id="confusion-body" hidden>{_plot("confusion", tall=True)}</div>',
+        "calibration": '<p id="calibration-none" hidden>These results kept no probabilities: sweep with '
+        "<code>--save-predictions scores</code>.</p>"
+        f'<div id="calibration-body">{_plot("calibration", tall=True)}</div>',
         "layers": _plot("layers"),
         "similarity": '<p id="similarity-none" hidden>No CKA was given for these results: run '
         "<code>probecache cka</code> and name its folder beside them.</p>"
         f'<div id="similarity-body">{_plot("cka")}</div>',
-        "neurons": '<p id="neurons-none" hidden>No attribution was given for these results.</p>'
+        "neurons": '<p id="neurons-none" hidden>No attribution was given for these results: name the '
+        "folder that <code>pc.attribution(..., out=)</code> wrote beside them.</p>"
         f'<div id="neurons-body">{_plot("neurons")}</div>',
         "differences": payload.get("differences_table", ""),
         "provenance": _provenance(payload, commands, downloads),
@@ -111,6 +119,8 @@ def _has(payload: dict[str, Any], tab: str) -> bool:
         return any(any(s["classes"]) or any(s["confusion"]) for s in studies)
     if tab == "layers":
         return any(len(s["coords"]["layer"]) > 1 for s in studies)
+    if tab == "calibration":
+        return any(s["calibration"] for s in studies)
     if tab == "similarity":
         return any(s["cka"] for s in studies)
     if tab == "neurons":

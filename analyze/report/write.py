@@ -97,21 +97,27 @@ def report_files(
     delta: float = 0.9,
     title: str | None = None,
 ) -> Path:
-    """`write_report` of RESULTS folders, and of CKA folders (`probecache cka --out`) beside them.
+    """`write_report` of RESULTS folders, with what `cka` and `attribution` wrote (their `out`) beside them.
 
-    names, tasks: one for each RESULTS, in their order; by default what `name_results` finds. A CKA goes to
-    the results of the same store and layer.
+    names, tasks: one for each RESULTS, in their order; by default what `name_results` finds. A CKA or an
+    attribution goes to the results of the same store and layer.
     """
     check_folder(out)
     opened = [(str(path), open_results(path)) for path in paths]
-    results = [(path, data) for path, data in opened if "cka" not in data]
-    similarities = [data for _, data in opened if "cka" in data]
+    results = [(path, data) for path, data in opened if not {"cka", "score_change"} & set(data.data_vars)]
     if not results:
         raise InputError(f"{', '.join(paths)} hold no sweep's results: name at least one RESULTS")
     named = name_results([p for p, _ in results], [data for _, data in results], names, tasks)
-    matched = {
-        n.name: c for c in similarities for n, (_, r) in zip(named, results, strict=True) if _belongs(c, r)
-    }
+    similarities, attributions = (
+        {
+            n.name: beside
+            for _, beside in opened
+            if variable in beside
+            for n, (_, r) in zip(named, results, strict=True)
+            if _belongs(beside, r)
+        }
+        for variable in ("cka", "score_change")
+    )
     line = ["probecache", "report", *map(str, paths), "--out", str(out)]
     for flag, given in (("--name", names), ("--task", tasks)):
         line += [word for value in given for word in (flag, value)]
@@ -121,14 +127,14 @@ def report_files(
         named,
         [data for _, data in results],
         out,
-        matched,
-        {},
+        similarities,
+        attributions,
         delta,
         TITLE if title is None else title,
         [shlex.join(line)],
     )
 
 
-def _belongs(similarity: xr.Dataset, results: xr.Dataset) -> bool:
-    digest = str(similarity.attrs.get("digest", ""))
+def _belongs(beside: xr.Dataset, results: xr.Dataset) -> bool:
+    digest = str(beside.attrs.get("digest", ""))
     return bool(digest) and digest in str(results.attrs.get("fingerprint", ""))

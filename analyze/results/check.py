@@ -136,7 +136,8 @@ def bad_rows(
         rows = chunks.read_chunk(files, grid, variable, index)[chunks.inside(place)]
     except (BadChunk, OSError) as error:
         return there[probes], str(error)
-    wrong = there[probes] & (row_seals(rows) != seals[probes])
+    found = row_seals(rows, rows.ndim - len(DIMS))  # scores: a row of each class
+    wrong = there[probes] & (found != seals[probes])
     return wrong, f"the rows of {int(wrong.sum())} probes are not those of their seals"
 
 

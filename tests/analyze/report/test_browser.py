@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 pytest.importorskip("matplotlib", reason="matplotlib comes with the extra `report`")
 pytest.importorskip("plotly", reason="plotly comes with the extra `report`")
@@ -24,7 +25,19 @@ from probecache.analyze.similarity.cka import cka
 from probecache.store.errors import DamagedStore, InputError
 from tests.analyze.synthetic import MemoryStore, features, synthetic_results
 
-TABS = ["findings", "scores", "redundancy", "classes", "layers", "similarity", "provenance"]
+TABS = ["findings", "scores", "redundancy", "classes", "calibration", "layers", "similarity", "provenance"]
+
+
+def with_scores(results, samples=50):
+    """Results that kept logits of their classes, right more often than not."""
+    rng, classes = np.random.default_rng(0), results.sizes["class"]
+    truth = rng.integers(0, classes, samples)
+    noise = rng.normal(size=(*results.accuracy.shape, classes, samples)) * 2
+    scores = (noise + 3 * (np.arange(classes)[:, None] == truth)).astype(np.float32)
+    return results.assign(
+        scores=((*results.accuracy.dims, "class", "sample"), scores),
+        truth=(("target", "sample"), truth[None]),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +45,8 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     selections = ("random", "pca", "pca-least")
     studies = {
-        "Lite0 / <b>CIFAR</b>": synthetic_results(
-            layers=("blocks.3", "penultimate"), selections=selections, n_classes=10
+        "Lite0 / <b>CIFAR</b>": with_scores(
+            synthetic_results(layers=("blocks.3", "penultimate"), selections=selections, n_classes=10)
         ),
         "Lite1 / Pets": synthetic_results(selections=selections, n_classes=2),
     }
@@ -118,6 +131,7 @@ def test_every_tab_draws_without_a_console_error(browser, report, width):
         "scores": 1,
         "redundancy": 3,
         "classes": 3,
+        "calibration": 1,
         "layers": 1,
         "similarity": 1,
         "provenance": 0,
@@ -278,10 +292,15 @@ def test_report_command_on_results_and_cka_folders(tmp_path):
     store = MemoryStore({("test", "penultimate"): features(n=100, d=40)})
     similarity = cka(store, layer="penultimate", split="test", fractions=(0.1, 1.0), seeds=2)
     save_dataset(similarity, tmp_path / "similarity.zarr")
+    without = {"score_change": ("group", [0.02, -0.5, 0.0]), "removed": ("group", [1, 1, 1])}
+    said = {"digest": "digest-of-test-penultimate", "layer": "penultimate", "probe": "ridge"}
+    neurons = xr.Dataset({**without, "neuron": ("member", [0, 1, 2])}, attrs=said)
+    save_dataset(neurons, tmp_path / "neurons.zarr")
     line = [
         "report",
         str(tmp_path / "lite0__cifar10.zarr"),
         str(tmp_path / "similarity.zarr"),
+        str(tmp_path / "neurons.zarr"),
         "--out",
         str(tmp_path / "out"),
     ]
@@ -293,7 +312,9 @@ def test_report_command_on_results_and_cka_folders(tmp_path):
     assert str(tmp_path / "out" / "index.html") in done.stdout
     page = (tmp_path / "out" / "index.html").read_text()
     assert "lite0 / cifar10" in page
+    assert '"change":[0.02,-0.5,0.0]' in page
     assert (tmp_path / "out/figures/lite0-cifar10/cka.svg").is_file()
+    assert (tmp_path / "out/figures/lite0-cifar10/neurons.svg").is_file()
 
 
 def test_what_is_no_results_is_refused_before_anything_is_written(tmp_path):
