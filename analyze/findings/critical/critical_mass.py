@@ -66,7 +66,7 @@ def critical_mass(
         Step of the grid of sizes, as a share of the layer, in (0, 0.5]; where that is less than one neuron,
         one neuron. Every size of the grid can be the answer, few are measured.
     seeds : int or list of int
-        A count, or a list. All of them are measured around the crossing, two where it is looked for.
+        A count, or a list. All of them are measured around the crossing, one where it is looked for.
     probe, l2 : str; float, list of float or "auto"
         As in `sweep`.
     score : str or None

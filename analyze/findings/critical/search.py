@@ -8,7 +8,7 @@ Three curves are followed at once: the mean of the margins, and the upper and th
 interval over seeds. Their first crossings are the critical mass, and the lower and the upper end of its
 interval. A size counts only where all seeds were measured there.
 
-1. Pilot: two seeds at a few sizes, spread as a geometric series. They only say where to look.
+1. Pilot: one seed at a few sizes, spread as a geometric series. They only say where to look.
 2. Each round measures, with all seeds and for every tolerance, one size within the bracket of each crossing
    that is not yet closed: where a line through what is known crosses, or the middle, where that was slow.
 3. Closed brackets do not prove that the first crossing was seen, as a curve need not rise everywhere: every
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 ROUNDING = 1e-12  # a mean is a rounded sum: what equals delta on paper must not miss it by the last bit
-PILOT = 2  # seeds
+PILOT = 1  # seeds
 PILOT_SHARES = (0.03, 0.08, 0.2, 0.45)
 KINDS = ("mean", "upper", "lower")
 SLOW = 2  # guesses in a bracket before its middle is tried
