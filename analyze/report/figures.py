@@ -43,7 +43,7 @@ def study_figures(study: Study, delta: float) -> Iterator[tuple[str, "Figure"]]:
     if has_predictions(results) and results.sizes["class"] <= CONFUSED:
         yield "confusion", _alone(plot.confusion(confusion_matrix(results, **late)))
     if has_probabilities(results):
-        yield "calibration", _alone(plot.calibration(results, **late), named=True)
+        yield "calibration", _alone(plot.calibration(results, layer=late["layer"]), named=True)
     if study.similarity is not None:
         yield "cka", _alone(plot.similarity(study.similarity))
     if study.attribution is not None:

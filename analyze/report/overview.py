@@ -16,9 +16,17 @@ def headline(payload: dict[str, Any]) -> str:
     text = (
         said[0] if said else f"{len(first['coords']['layer'])} layers, {len(first['fraction'])} subset sizes."
     )
+    targets = first["coords"]["target"]
+    if len(targets) > 1:
+        text = f"{len(targets)} targets. {_usual(targets)}: {text}"
     if len(studies) > 1:
         text = f"{len(studies)} results of {_count_tasks(studies)}. {first['name']}: {text}"
     return f'<p class="lede">{html.escape(text)}</p>{_tiles(payload)}'
+
+
+def _usual(targets: list[str]) -> str:
+    """The target that findings and tiles are about."""
+    return "label" if "label" in targets else targets[0]
 
 
 def _count_tasks(studies: list[dict[str, Any]]) -> str:
@@ -54,8 +62,8 @@ def _main_row(study: dict[str, Any]) -> dict[str, Any] | None:
     rows = list(rows_of(study))
     layer = study["coords"]["layer"][-1]
     wanted = [r for r in rows if r["layer"] == layer and r["full"] is not None]
-    best = study["coords"]["l2"][study["best_l2"]]
-    for key, value in (("selection", "random"), ("shots", "all"), ("l2", best)):
+    best, target = study["coords"]["l2"][study["best_l2"]], _usual(study["coords"]["target"])
+    for key, value in (("target", target), ("selection", "random"), ("shots", "all"), ("l2", best)):
         wanted = [r for r in wanted if r[key] == value] or wanted
     return wanted[0] if wanted else None
 
@@ -120,7 +128,8 @@ def redundancy_table(payload: dict[str, Any]) -> str:
             texts = "".join(f'<td class="text">{html.escape(w)}</td>' for w in words)
             rows.append(f"<tr>{texts}{''.join(f'<td>{n}</td>' for n in numbers)}</tr>")
     near = next(iter(rows_of(studies[0])), {"near": 0.2})["near"]
-    heads = ["Results", *(["Task"] if tasks else []), "Layer", "Selection", *dims]
+    names = {"target": "Target", "shots": "Shots", "l2": "l2"}
+    heads = ["Results", *(["Task"] if tasks else []), "Layer", "Selection", *(names[d] for d in dims)]
     texts = "".join(f'<th class="text" scope="col">{h}</th>' for h in heads)
     rest = ("Neurons", "Full", f"At {near:.3g}", "Critical mass", "DR", "Interval")
     ends = "".join(f'<th scope="col">{h}</th>' for h in rest)

@@ -56,7 +56,9 @@
     let height = +box.dataset.height;
     if (rows > 3) {
       height += 27 * rows;
-      shape.legend = Object.assign({}, shape.legend, { y: -0.18 * 460 / height - 0.02, yanchor: "top" });
+      shape.legend = Object.assign({}, shape.legend, { y: (shape.xaxis.tickangle ? -0.34 : -0.18) * 460 / height - 0.02, yanchor: "top", maxheight: 30 * rows + 40 });
+    } else if (rows && !narrow()) {
+      shape.margin = Object.assign({}, shape.margin, { t: 36 + 21 * rows });  // the buttons stand above the names
     }
     box.style.height = height + "px";
     Plotly.react(id, traces, Object.assign({ height: height }, shape), config);

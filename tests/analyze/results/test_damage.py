@@ -354,3 +354,17 @@ def test_the_verify_command_reads_results(made, results, capsys):
     said = capsys.readouterr().out
     assert "objective: target label, layer a, selection random" in said
     assert "run the same sweep again" in said
+
+
+def test_kept_scores_are_those_of_their_seals_until_a_byte_of_them_changes(store, tmp_path):
+    path = tmp_path / "r"
+    kept = pc.sweep(
+        store, layer="a", fractions=[0.5, 1], seeds=2, l2=1e-2, save_predictions="scores", out=path
+    )
+    assert kept["scores"].load().notnull().all()
+    assert (kept["scores"].argmax("class") == kept["predictions"]).all()
+    assert check(path).damages == []
+    file = next(f for f in files_of(path / "scores") if f.name != "zarr.json")
+    spoil(file, "flip", path)
+    with pytest.raises(DamagedStore, match="scores"):
+        pc.open_results(path)["scores"].load()
