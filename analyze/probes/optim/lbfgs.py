@@ -7,7 +7,7 @@ problems leave.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -41,8 +41,8 @@ class Solution:
 
     def on(self, device: torch.device) -> "Solution":
         """With all of it on the device."""
-        told = (self.objective, self.grad_norm, self.gap, self.n_iter, self.converged)
-        return Solution(self.x, *(t.to(device) for t in told), self.history)
+        told = ("objective", "grad_norm", "gap", "n_iter", "converged")
+        return replace(self, **{name: getattr(self, name).to(device) for name in told})
 
 
 def lbfgs(

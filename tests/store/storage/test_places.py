@@ -42,7 +42,18 @@ def test_odd_places_are_refused_in_one_line_that_shows_no_secret(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "place", ["a", "./s3:/x", "c:/data", "~/x", "memory://x", "s3://bucket/x@2", "a b.zarr"]
+    "place",
+    [
+        "a",
+        "features.zarr",
+        "results",
+        "./s3:/x",
+        "c:/data",
+        "~/x",
+        "memory://x",
+        "s3://bucket/x@2",
+        "a b.zarr",
+    ],
 )
 def test_other_places_pass(place):
     assert check_place(place) == place
