@@ -191,6 +191,28 @@ def test_a_wrong_line_is_seen():
         check(["rm", "-rf", "x"])
 
 
+JOBS = set(  # the ten jobs of a probing study
+    "own_labels own_metric few_rows controls compare saved_predictions deploy_probe import several_models "
+    "several_targets".split()
+)
+
+
+def test_each_job_has_a_page_and_each_page_says_what_is_slow_or_refused():
+    cookbook = {page.stem: page.read_text() for page in PAGES if page.parent.name == "cookbook"}
+    assert set(cookbook) >= JOBS | {"notebook", "gpu", "cluster", "pandas", "text", "transformers", "figures"}
+    assert [name for name, text in cookbook.items() if "**Slower or refused:** " not in text] == []
+    for page in ("extract", "store", "probes", "metrics", "sweeps", "findings"):
+        assert "\n## Slower, refused" in (ROOT / "docs" / f"{page}.md").read_text(), page
+
+
+@pytest.mark.parametrize(
+    "page", ["few_rows", "controls", "saved_predictions", "several_targets", "several_models"]
+)
+def test_a_job_takes_at_most_15_lines(page):
+    (code,) = [b.code for b in blocks(ROOT / "docs" / "cookbook" / f"{page}.md") if b.language == "python"]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+
+
 @pytest.mark.parametrize("block", [b for b in EVERY if b.language == "toml"], ids=lambda b: name(b.page))
 def test_a_configuration_is_a_plan(block):
     plan = SweepPlan.from_mapping(tomllib.loads(block.code))
