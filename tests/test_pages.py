@@ -192,8 +192,18 @@ def test_a_wrong_line_is_seen():
 
 
 JOBS = set(  # the ten jobs of a probing study
-    "own_labels own_metric few_rows controls compare saved_predictions deploy_probe import several_models "
-    "several_targets".split()
+    [
+        "own_labels",
+        "own_metric",
+        "few_rows",
+        "controls",
+        "compare",
+        "saved_predictions",
+        "deploy_probe",
+        "import",
+        "several_models",
+        "several_targets",
+    ]
 )
 
 
