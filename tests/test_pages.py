@@ -191,20 +191,9 @@ def test_a_wrong_line_is_seen():
         check(["rm", "-rf", "x"])
 
 
-JOBS = set(  # the ten jobs of a probing study
-    [
-        "own_labels",
-        "own_metric",
-        "few_rows",
-        "controls",
-        "compare",
-        "saved_predictions",
-        "deploy_probe",
-        "import",
-        "several_models",
-        "several_targets",
-    ]
-)
+# The ten jobs of a probing study.
+JOBS = {"own_labels", "own_metric", "few_rows", "controls", "compare", "saved_predictions", "deploy_probe"}
+JOBS |= {"import", "several_models", "several_targets"}
 
 
 def test_each_job_has_a_page_and_each_page_says_what_is_slow_or_refused():
