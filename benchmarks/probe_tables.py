@@ -90,3 +90,34 @@ def gaps(name: str = "probes-gap") -> str:
     return f"{source(entry)} Threads: {told['threads']}, {told['clock']} clock.\n\n" + table(
         [*head, "times"], rows
     )
+
+
+def on_device() -> str:
+    """Time to a gap on a GPU beside the fastest peer that comes as near the minimum."""
+    entry, rows = latest("probes-device-cuda"), []
+    for case, found in entry["results"].items():
+        if not isinstance(found, dict):
+            continue
+        n, d, c = found["shape"]
+        for point in found["ours"]:
+            peer = point.get("fastest peer")
+            rows.append(
+                [
+                    f"{case} ({n:,} x {d:,}, {c})",
+                    f"{point['tol']:.0e}",
+                    f"{point['gap']:.0e}",
+                    f"{point['seconds']:.2f}",
+                    f"{point['seconds'] * point['times']:.1f}" if peer else "none",
+                    peer or "none comes as near",
+                    f"{point['times']:.0f}" if peer else "",
+                ]
+            )
+    head = [
+        "case (rows x neurons, classes)",
+        "tol",
+        "gap",
+        "ours, s",
+        "peer, s",
+        "fastest peer of no larger gap",
+    ]
+    return f"{source(entry)}\n\n" + table([*head, "times"], rows)

@@ -103,7 +103,7 @@ def case(task: Task, device: str, seconds: float) -> dict[str, Any]:
         )
     searches = {}
     for dtype in (torch.bfloat16, torch.float32) if device != "cpu" else ():
-        with mock.patch("probecache.analyze.probes.kinds.logistic.search_dtype", lambda _, d=dtype: d):
+        with mock.patch("probecache.analyze.probes.kinds.logistic.search_dtype", lambda *_, d=dtype: d):
             spent, found = timed(lambda: fit_block(task, order[None], ks, l2, shared=shared, device=device))
         searches[str(dtype).removeprefix("torch.")] = {
             "fit seconds": spent,

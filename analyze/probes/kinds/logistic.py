@@ -151,7 +151,7 @@ class Logistic:
             return self._fit_path([shared], orders, batch, request)
         preconditioner, start = precondition_and_start([shared], orders, batch)
         # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
-        search = torch.float32 if shared.is_scarce else search_dtype(device)
+        search = torch.float32 if shared.is_scarce else search_dtype(device, batch.flops)
         x = torch.zeros_like(start)
         fits = []
         # Where rows are scarce, what the history reads is as much as an evaluation, and the columns beyond
@@ -236,7 +236,7 @@ def _fit_tasks(
     Of two classes the Gram matrix, which all tasks share, is often as good as class Grams (4 to 8 evaluations
     for 5 to 7), which cost as much as so many evaluations: they are made for what it leaves unfinished.
     """
-    how: dict[str, Any] = {"tol": request.tol, "search": search_dtype(tasks[0].device)}
+    how: dict[str, Any] = {"tol": request.tol, "search": search_dtype(tasks[0].device, batch.flops)}
     plain = 0 if batch.outputs > 1 or not tasks[0].levels else PLAIN if len(tasks) == 1 else PLAIN_TOGETHER
     if not 0 < plain < request.max_iter:
         return fit_logistic(

@@ -22,6 +22,9 @@ from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
 from probecache.analyze.probes.optim.newton import Problem
 
 MANY = 32  # classes from which picking the true one is faster than masking: twice as fast with a hundred
+# Of an evaluation. On an H200 float32 is the faster one at 3e10 (98 ms for 123, twenty probes of ten classes)
+# and at 3e11 (290 for 310, of a hundred). Its products take three times as long, which tells beyond that.
+GPU_FLOPS = 1e12
 STRIP = 2048  # rows whose logits are in cache together
 
 
@@ -70,6 +73,11 @@ class Batch:
     def outputs(self) -> int:
         """Weight vectors of a probe."""
         return len(self.truth) if self.targets is None else 1
+
+    @property
+    def flops(self) -> float:
+        """Of an evaluation of all probes: two products."""
+        return 4.0 * self.panels.n_samples * float(self.widths.sum()) * self.outputs
 
     @property
     def width(self) -> int:
@@ -176,10 +184,15 @@ class Batch:
         return loss, residual
 
 
-def search_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor multiplies it natively (AMX, AVX512-BF16, CUDA 8.0), else float32."""
+def search_dtype(device: torch.device, flops: float = math.inf) -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively (AMX, AVX512-BF16, CUDA 8.0), else float32.
+
+    flops: of an evaluation. On a GPU few are over before they are all launched: float32 then takes fewer
+    steps at no cost.
+    """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+        native = torch.cuda.get_device_capability(device)[0] >= 8
+        return torch.bfloat16 if native and flops >= GPU_FLOPS else torch.float32
     native = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # not in every torch, hence the getattr
     if any(getattr(torch.cpu, name, lambda: False)() for name in native):
         return torch.bfloat16

@@ -19,7 +19,7 @@ from probecache.analyze.probes.design.upload import to_device
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.probes.optim import lbfgs_history
 from probecache.analyze.probes.optim.lbfgs_history import LENGTH, History
-from probecache.analyze.probes.optim.multinomial import Batch, Chosen
+from probecache.analyze.probes.optim.multinomial import Batch, Chosen, search_dtype
 from probecache.analyze.probes.optim.preconditioner import Piece, Preconditioner, inverse
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.tasks.task import Task
@@ -207,3 +207,19 @@ def test_a_matrix_arrives_whole(rows):
 def test_on_a_cpu_nothing_is_copied():
     matrix = np.ones((3, 4), np.float32)
     assert np.shares_memory(to_device(matrix, torch.device("cpu")).numpy(), matrix)
+
+
+@pytest.mark.parametrize(
+    ("capability", "flops", "dtype"),
+    [(9, 1e11, torch.float32), (9, 1e13, torch.bfloat16), (7, 1e13, torch.float32)],
+)
+def test_a_gpu_searches_in_bfloat16_where_products_are_what_takes_time(monkeypatch, capability, flops, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (capability, 0))
+    assert search_dtype(torch.device("cuda"), flops) == dtype
+
+
+def test_the_products_of_an_evaluation_are_counted():
+    panels = Panels(np.zeros((64, 11), np.float32), None, None, torch.device("cpu"))
+    widths, zero = torch.tensor([12, 8]), torch.zeros(2, dtype=torch.int64)
+    batch = Batch(panels, zero, widths, zero.double(), torch.zeros(3, 64))
+    assert batch.flops == 2 * 2 * 64 * 20 * 3
