@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from probecache.__main__ import _run
+
 ROOT = Path(__file__).parents[3]
 RECIPE = re.search(r"```bash\n(.*?)```", (ROOT / "docs/paper.md").read_text(), re.S)[1]
 MODELS = re.search(r'MODELS="(.*?)"', RECIPE)[1].split()
@@ -46,19 +48,13 @@ def command(line, model, dataset, images):
         for flag, value in (("--l2", "1"), ("--seeds", "2"), ("--fractions", "0.1,0.5,1.0")):
             words[words.index(flag) + 1] = value
         words += ["--device", "cpu"]
-    return [sys.executable, "-m", "probecache", *words[1:]]
+    return words[1:]
 
 
-def run_recipe(model, dataset, images, folder):
+def run_recipe(model, dataset, images):
+    """In this process: starts of an interpreter would be most of the time."""
     for line in LINES[:-1]:
-        done = subprocess.run(
-            command(line, model, dataset, images),
-            cwd=folder,
-            env=environment(),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert _run(command(line, model, dataset, images), debug=True) == 0, line
 
 
 def environment():
@@ -92,18 +88,19 @@ def test_recipe_names_the_papers_six_backbones_and_four_data_sets():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_recipe_runs_for_every_backbone(model, images, tmp_path):
-    run_recipe(model, DATASETS[MODELS.index(model) % len(DATASETS)], images, tmp_path)
+def test_recipe_runs_for_every_backbone(model, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_recipe(model, DATASETS[MODELS.index(model) % len(DATASETS)], images)
 
 
-def test_recipe_runs_to_the_report(images, tmp_path):
-    run_recipe(MODELS[0], DATASETS[0], images, tmp_path)
-    words = shlex.split(LINES[-1])
-    expanded = [str(p) for w in words for p in (sorted(tmp_path.glob(w)) if "*" in w else [w])]
-    done = subprocess.run(
-        [sys.executable, "-m", *expanded], cwd=tmp_path, env=environment(), capture_output=True, text=True
+def test_recipe_runs_to_the_report(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_recipe(MODELS[0], DATASETS[0], images)
+    words = shlex.split(LINES[-1])[1:]
+    assert (
+        _run([str(p) for w in words for p in (sorted(tmp_path.glob(w)) if "*" in w else [w])], debug=True)
+        == 0
     )
-    assert done.returncode == 0, done.stderr
     assert (tmp_path / "report/index.html").stat().st_size > 1_000_000
 
 
