@@ -177,12 +177,12 @@ def task_moments(
     device: str = "auto",
     memory_limit: int | None = None,
     found: Moments | None = None,
-    known: Moments | None = None,
+    known: SharedState | None = None,
 ) -> SharedState:
     """What every block of a task shares, for `fit_block(shared=...)`: compute it once per task.
 
-    found: the task's moments where they are known, standardised as `standardize` says. known: those of the
-    same rows with another target, whose Gram matrix serves.
+    found: the task's moments where they are known, standardised as `standardize` says. known: what is shared
+    of the same rows with another target, whose Gram matrix serves.
     """
     return share(task, standardize, pick_device(device), memory_limit, found, known)
 

@@ -188,19 +188,20 @@ def share(
     device: torch.device,
     memory_limit: int | None = None,
     found: Moments | None = None,
-    known: Moments | None = None,
+    known: SharedState | None = None,
 ) -> SharedState:
     """One pass over the training rows. memory_limit: bytes for all that this process holds.
 
     found: the task's moments where they were computed already, by `sweeps.distributed_moments` on a cluster.
-    known: moments of the same rows with another target: their Gram matrix serves.
+    known: what is shared of the same rows with another target: the Gram matrix serves, and rows on a GPU.
     """
     labels = torch.from_numpy(task.train_labels).to(device)
     targets = task_targets(task, labels)
-    held = resident(task_panels(task, standardize, device), memory_limit)
+    held = known.rows if known is not None else resident(task_panels(task, standardize, device), memory_limit)
     if found is None:
         weights = task_weights(task, device)
-        found = moments(held or task_panels(task, standardize, device), targets, weights, known)
+        gram = None if known is None else known.moments
+        found = moments(held or task_panels(task, standardize, device), targets, weights, gram)
     else:
         found = found.to(device)
     n = task.train.shape[0]
@@ -211,7 +212,11 @@ def share(
     gram_limit = GRAM_LIMIT if device.type == "cpu" else 2**33
     if memory_limit is not None:
         gram_limit = min(gram_limit, memory_limit // 8)
-    return SharedState(task, standardize, device, found, sample, labels[rows], gram_limit, rows=held)
+    tests = None if known is None else known.test_rows
+    shown = labels[rows]
+    return SharedState(
+        task, standardize, device, found, sample, shown, gram_limit, rows=held, test_rows=tests
+    )
 
 
 def resident(panels: Panels, memory_limit: int | None) -> Panels | None:

@@ -141,7 +141,7 @@ def _load(
         make_task(rows[train], rows[test], labels, layer),
         dict(weight) if isinstance(weight, tuple) else weight,
     )
-    known = None if same is None or task.weights is not None else same.shared.moments
+    known = None if same is None or task.weights is not None else same.shared
     shared = task_moments(task, job.plan.standardize, job.device, job.working_memory, found, known)
     names = [_names(store, union)[keeps[union]] for union in (train, test)]
     return Loaded(task, shared, rows_key, labels.test_keep, *names)

@@ -191,8 +191,8 @@ def search_dtype(device: torch.device, flops: float = math.inf) -> torch.dtype:
     steps at no cost.
     """
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device)[0] >= 8
-        return torch.bfloat16 if native and flops >= GPU_FLOPS else torch.float32
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+        return torch.bfloat16 if fast and flops >= GPU_FLOPS else torch.float32
     native = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # not in every torch, hence the getattr
     if any(getattr(torch.cpu, name, lambda: False)() for name in native):
         return torch.bfloat16

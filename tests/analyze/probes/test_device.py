@@ -16,7 +16,7 @@ from probecache.analyze.probes import shared_state
 from probecache.analyze.probes.design.design_matrix import Panel, Panels
 from probecache.analyze.probes.design.nested_matmul import Segment, backward, forward, spans
 from probecache.analyze.probes.design.upload import to_device
-from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.probes.optim import lbfgs_history
 from probecache.analyze.probes.optim.lbfgs_history import LENGTH, History
 from probecache.analyze.probes.optim.multinomial import Batch, Chosen, search_dtype
@@ -52,6 +52,18 @@ def test_rows_that_stay_on_the_device_give_the_same_probes(monkeypatch):
     np.testing.assert_allclose(kept.objective, read.objective, rtol=2e-5)
     np.testing.assert_allclose(kept.coef, read.coef, atol=0.02)
     assert kept.converged.all()
+
+
+def test_another_target_of_the_same_rows_takes_those_on_the_device(monkeypatch):
+    task = blobs()
+    monkeypatch.setattr(shared_state, "resident", held)
+    first = task_moments(task, device="cpu")
+    other = Task(task.train, 1 - task.train_labels % 2, task.test, 1 - task.test_labels % 2)
+    second = task_moments(other, device="cpu", known=first)
+    assert second.rows is first.rows
+    fresh = task_moments(other, device="cpu")
+    torch.testing.assert_close(second.moments.cross, fresh.moments.cross)
+    torch.testing.assert_close(second.moments.gram, fresh.moments.gram)
 
 
 def counted(standardised, seen):
