@@ -46,7 +46,7 @@ PEERS = {
 }
 CHOLESKY = 2500  # parameters up to which newton-cholesky is asked: its Hessian is their square
 BEST = 1e-7  # tol of the fit that gaps and accuracies are measured against
-RUNS, ENOUGH = 3, 30.0  # of ours at each tol; no further one after so many seconds
+ENOUGH = 30.0  # seconds of ours at a tol after which there is no further run
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,12 @@ CASES = {
 }
 
 
-def ours(task: Task, order: np.ndarray, case: Case, tol: float, clock: Callable[[], float]) -> dict[str, Any]:
+def ours(
+    task: Task, order: np.ndarray, case: Case, tol: float, clock: Callable[[], float], times: int = 1
+) -> dict[str, Any]:
     """Seconds, evaluations, objectives (f, p) and accuracies of all fractions and penalties at a tol."""
     ks, runs = sizes(FRACTIONS, task.n_neurons), []
-    while len(runs) < RUNS and sum(runs) < ENOUGH:
+    while len(runs) < times and sum(runs) < ENOUGH:
         begun = clock()
         shared = task_moments(task, device="cpu")
         found = fit_block(task, order[None], ks, np.array(case.l2s), shared=shared, tol=tol, device="cpu")
@@ -148,10 +150,11 @@ def peer(
     at: list[tuple[int, int]],
     clock: Callable[[], float],
     kept: dict[str, list[float]],
+    keep: Callable[[], None],
 ) -> dict[str, Any]:
     """Fits of one solver at one tol, at positions (fraction, penalty); name: of the case and the clock.
 
-    kept: fits that were made before, by what was fitted; new ones are added.
+    kept: fits that were made before, by what was fitted; new ones are added, and keep() is called.
     """
     ks, rows = sizes(FRACTIONS, task.n_neurons), []
     for f, p in at:
@@ -159,6 +162,7 @@ def peer(
         if key not in kept:
             x, test = columns(task, order, int(ks[f]))
             kept[key] = fit_peer(how, x, task.train_labels, test, task.test_labels, case.l2s[p], clock)
+            keep()
         rows.append([f, p, *kept[key]])
     each = []
     for p in sorted({p for _, p in at}):
@@ -179,7 +183,7 @@ def run(
     peers = fit_peers(name, case, task, args, clock, at)
     if args.peers_only:
         return {}
-    points = [ours(task, order, case, tol, clock) for tol in OURS]
+    points = [ours(task, order, case, tol, clock, args.runs) for tol in OURS]
     ks = sizes(FRACTIONS, task.n_neurons)
     exact = fit_block(task, order[None], ks, np.array(case.l2s), tol=BEST, device="cpu")
     best = np.minimum(np.min([point["objective"] for point in points], axis=0), exact.objective[0])
@@ -215,8 +219,13 @@ def fit_peers(
 ) -> list[dict[str, Any]]:
     """Every solver at every tol, as far as patience goes; fits that --fits holds are not made again."""
     kept: dict[str, list[float]] = {}
-    if args.fits and args.fits.exists():
-        kept = json.loads(args.fits.read_text())
+
+    def keep() -> None:
+        if args.fits:
+            kept.update(json.loads(args.fits.read_text()) if args.fits.exists() else {})
+            args.fits.write_text(json.dumps(kept, indent=0))
+
+    keep()
     peers: list[dict[str, Any]] = []
     order = permutation(task.n_neurons, 0)
     for solver, tols in PEERS.items():
@@ -225,10 +234,8 @@ def fit_peers(
         if solver == "torch lbfgs" and len(task.classes) == 2:  # two weight vectors: another penalty
             continue
         for tol in tols:
-            found = peer((name, args.clock), task, order, case, (solver, tol), at, clock, kept)
+            found = peer((name, args.clock), task, order, case, (solver, tol), at, clock, kept, keep)
             peers.append(found)
-            if args.fits:
-                args.fits.write_text(json.dumps(kept, indent=0))
             print(f"{name}: {solver} {tol:g}: {found['seconds']:.2f} s for all, {found['rows']}", flush=True)
             if max(row[2] for row in found["rows"]) > args.patience:
                 break
@@ -280,6 +287,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu on a shared machine")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds of one fit of a peer")
+    parser.add_argument("--runs", type=int, default=3, help="of ours at each tol, whose median counts")
     parser.add_argument("--fits", type=Path, help="JSON file that keeps the peers' fits for another run")
     parser.add_argument("--peers-only", action="store_true", help="make the peers' fits, for --fits")
     parser.add_argument("--quick", action="store_true", help="small synthetic cases, no stores")
