@@ -40,8 +40,8 @@ _NAMES = frozenset(METRICS)
 # What a variable of RESULTS is called already.
 _COORDINATES = "target layer selection shots fraction seed l2 class neuron sample label"
 _VARIABLES = (
-    "neurons n_neurons n_iter objective grad_norm converged seconds state chosen_l2 class_accuracy "
-    "permutation predictions scores"
+    "neurons n_neurons n_iter objective grad_norm converged seconds state chosen_l2 gap_bound "
+    "class_accuracy permutation predictions scores"
 )
 RESERVED = frozenset(f"{_COORDINATES} {_VARIABLES}".split())
 

@@ -20,7 +20,17 @@ from probecache.analyze.report.provenance import provenance
 POINT = ("study", "task", "layer", "delta", "dr", "score", "critical_mass", "frontier", "at_chance")
 CELLS = ("target", "layer", "selection", "shots", "l2")
 NOT_SCORES = frozenset(
-    ("n_neurons", "n_iter", "objective", "grad_norm", "converged", "seconds", "state", "chosen_l2")
+    (
+        "n_neurons",
+        "n_iter",
+        "objective",
+        "grad_norm",
+        "gap_bound",
+        "converged",
+        "seconds",
+        "state",
+        "chosen_l2",
+    )
 )
 CONFUSED = 60  # classes that a confusion matrix on the page may have
 

@@ -13,12 +13,13 @@ from xarray.core import indexing
 from probecache.analyze.results import chunks
 from probecache.analyze.results.check import Checked, Damage, bad_orders, bad_rows, check, describe
 from probecache.analyze.results.chunks import Array
-from probecache.analyze.results.grid import ORDERS, SEAL, Variable
+from probecache.analyze.results.grid import ORDERS, SEAL, Grid, Variable
 from probecache.analyze.results.layout import fixed_arrays, texts_of
 from probecache.analyze.sweeps.plan import DIMS
 from probecache.store.errors import DamagedStore
 from probecache.store.storage.files import Files, open_files
 
+BOUND = "gap_bound"  # not stored: it follows from what is
 MEND = "run the same sweep again: it computes exactly what is damaged (`probecache verify` lists it)"
 
 
@@ -55,9 +56,24 @@ def dataset(path: str | Path, found: Checked) -> xr.Dataset:
     for variable in (*grid.wide, ORDERS):
         lazy = indexing.LazilyIndexedArray(CheckedArray(path, files, found, variable))
         variables[variable.name] = xr.Variable(variable.dims, lazy, {"long_name": variable.about})
+    if found.attributes.get("probe") == "logistic":
+        variables[BOUND] = _bound(grid, found)
     coordinates = {*DIMS, *(("class",) if grid.classes else ()), *(("sample",) if grid.samples else ())}
     attributes = {name: value for name, value in found.attributes.items() if name != "results"}
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
+
+
+def _bound(grid: Grid, found: Checked) -> xr.Variable:
+    """What gradient and penalty prove of a logistic probe's gap; NaN where nothing is penalised.
+
+    The objective is l2-strongly convex in the weights: f(W) - min f <= ||g||^2 / (2 l2).
+    """
+    chosen = found.values.get("chosen_l2")
+    l2 = np.array(grid.l2, float) if chosen is None else chosen
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bound = found.values["grad_norm"] ** 2 / (2 * l2 * found.values["objective"])
+    about = "the objective is at most this share above its minimum, once the intercepts are at their best"
+    return xr.Variable(DIMS, np.where(np.isfinite(bound), bound, np.nan), {"long_name": about})
 
 
 class CheckedArray(BackendArray):

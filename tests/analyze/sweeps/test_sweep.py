@@ -79,12 +79,26 @@ def test_results_open_as_plain_xarray_with_labels(store, tmp_path):
     opened = xr.open_zarr(out)  # warnings are errors here
     plain = opened.load().drop_vars([str(v) for v in opened.data_vars if str(v).endswith("seal")])
     del plain.attrs["results"]
-    xr.testing.assert_identical(plain, returned)
+    xr.testing.assert_identical(plain, returned.drop_vars("gap_bound"))
     assert set(DIMS) <= set(opened.dims)
     assert opened["layer"].values.tolist() == ["wide"]
     assert opened["class"].values.tolist() == [str(i) for i in range(10)]
     assert float(opened["accuracy"].sel({"layer": "wide", "fraction": 0.5}).mean()) > 0.6
     assert [p.name for p in tmp_path.iterdir()] == ["results.zarr"]  # no litter beside it
+
+
+def test_the_bound_of_the_gap_holds(store):
+    """At a loose tol, against the same probes at a tight one; without a penalty nothing bounds it."""
+    plan = {"layer": "wide", "fractions": FRACTIONS, "seeds": 1, "l2": [0.0, 1e-3, 1e-1]}
+    loose = pc.sweep(store, tol=1e-2, **plan)
+    best = pc.sweep(store, tol=1e-8, **plan)
+    bound = loose["gap_bound"].sel(l2=[1e-3, 1e-1])
+    gap = 1 - best["objective"].sel(l2=[1e-3, 1e-1]) / loose["objective"].sel(l2=[1e-3, 1e-1])
+    assert float(gap.max()) > 1e-4
+    assert (bound > gap).all()
+    assert loose["gap_bound"].sel(l2=0.0).isnull().all()
+    ridge = pc.sweep(store, layer="wide", fractions=FRACTIONS, seeds=1, probe="ridge")
+    assert "gap_bound" not in ridge
 
 
 def test_the_same_command_again_computes_nothing(store, tmp_path, counted):
