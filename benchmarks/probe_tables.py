@@ -36,30 +36,47 @@ def probes() -> str:
 
 
 def ridge() -> str:
-    """Ridge probes beside RidgeClassifier and himalaya."""
-    entry = latest("probes-cpu")
-    r, n = entry["results"]["ridge"], 20
-    himalaya = sum(seconds for _, seconds in r["himalaya"])
+    """Ridge probes beside RidgeClassifier."""
+    entry = latest("ridge")
+    r = entry["results"]
+    n, d, classes = r["shape"]
     rows = [
-        ["Gram matrix", f"{r['gram_seconds']:.2f}", ""],
+        ["moments", f"{r['moments']:.2f}", ""],
+        ["20 probes after them", f"{r['one seed']:.3f}", f"{r['times after moments']:.0f}"],
         [
-            f"{n} probes after it",
-            f"{r['one_seed_seconds_after_gram']:.2f}",
-            f"{r['times_sklearn_after_gram']:.0f}",
+            "100 probes of five seeds, moments included",
+            f"{r['moments'] + r['five seeds']:.2f}",
+            f"{r['times with moments, five seeds']:.0f}",
         ],
-        [
-            f"{5 * n} probes of five seeds, Gram included",
-            f"{r['gram_seconds'] + r['five_seeds_seconds_after_gram']:.2f}",
-            f"{r['times_sklearn_five_seeds_with_gram']:.0f}",
-        ],
-        [f"{n} fits of RidgeClassifier", f"{r['sklearn_seconds_all_fractions']:.1f}", ""],
-        [f"{n} fits of himalaya's Ridge", f"{himalaya:.1f}", ""],
+        ["20 fits of RidgeClassifier", f"{r['RidgeClassifier']:.1f}", ""],
     ]
-    tests = n * 10_000
-    return (
-        table(["", "seconds", "times RidgeClassifier"], rows)
-        + f"\n\n{r['predictions_that_differ']} of {tests:,} predictions differ from RidgeClassifier's."
+    told = f"{n:,} x {d:,}, {classes} classes, 20 fractions; threads: {r['threads']}, {r['clock']} clock."
+    differ = (
+        f"{r['predictions that differ']} of {r['predictions']:,} predictions differ from RidgeClassifier's."
     )
+    return f"{source(entry)} {told}\n\n{table(['', 'seconds', 'times RidgeClassifier'], rows)}\n\n{differ}"
+
+
+def targets() -> str:
+    """Many targets of one store beside one alone."""
+    entry = latest("targets")
+    r = entry["results"]
+    n, d = r["shape"]
+    rows = [
+        [
+            probe,
+            f"{r[probe]['alone']:.2f}",
+            f"{r[probe]['each among all']:.3f}",
+            f"{r[probe]['share']:.2f}",
+            f"{r[probe]['scikit-learn']:.1f}",
+            f"{r[probe]['times scikit-learn']:.0f}",
+        ]
+        for probe in ("ridge", "logistic")
+    ]
+    told = f"{r['targets']} targets of two classes, {n:,} x {d:,}, 20 fractions each, in seconds per target; "
+    told += f"threads: {r['threads']}, {r['clock']} clock."
+    head = ["probe", "alone", "each of all", "share", "scikit-learn", "times scikit-learn"]
+    return f"{source(entry)} {told}\n\n{table(head, rows)}"
 
 
 def gaps(name: str = "probes-gap") -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import latest, source, table
-from benchmarks.probe_tables import gaps, on_device, probes, ridge
+from benchmarks.probe_tables import gaps, on_device, probes, ridge, targets
 from benchmarks.record import RESULTS
 from benchmarks.study_tables import (
     study,
@@ -112,9 +112,9 @@ def once_measured(name: str, block: Callable[[], str]) -> Callable[[], str]:
 
 def headline() -> str:
     """The claims of the README, a line each, with the record that each comes from."""
-    gap, cpu = latest("probes-gap"), latest("probes-cpu")
+    gap = latest("probes-gap")
     gpu = latest("probes-device-cuda")
-    ridge = cpu["results"]["ridge"]
+    ridge = latest("ridge")["results"]
     disk, faults = latest("store")["results"], latest("faults")["results"]
     cka, grown = latest("similarity")["results"], latest("extract-memory")["results"]["growth"]
     extracted = latest("extract-cuda")["results"]
@@ -132,8 +132,8 @@ def headline() -> str:
         + ".",
         f"On one {gpu['machine']['gpu']} ({gpu['date']}), the same beside torch L-BFGS and scikit-learn on "
         "torch arrays there: " + "; ".join(_on_gpu(gpu["results"], case) for case in ON_GPU) + ".",
-        f"Ridge probes: {ridge['times_sklearn_after_gram']:.0f} times `RidgeClassifier` once the moments are "
-        f"there, {ridge['times_sklearn_five_seeds_with_gram']:.0f} times with them and five seeds.",
+        f"Ridge probes: {ridge['times after moments']:.0f} times `RidgeClassifier` once the moments are "
+        f"there, {ridge['times with moments, five seeds']:.0f} times with them and five seeds.",
         f"1,000 CKA values from one Gram matrix: {cka['ratio_after_gram_full_norm_kept']:,.0f} times the "
         "direct computation.",
         f"{same} of {kills} killed runs resumed to identical data; {faults['flips']['named']} of "
@@ -166,6 +166,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "probes": once_measured("probes-cpu-threads-1", probes),
     "probes-gap": once_measured("probes-gap", gaps),
     "ridge": ridge,
+    "targets": targets,
     "store": store,
     "similarity": similarity,
     "extract-memory": extract_memory,

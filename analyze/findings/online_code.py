@@ -11,7 +11,7 @@ probe is surer than it is right, as with few rows and little l2.
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +19,11 @@ import xarray as xr
 
 from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.fit import fit_block
-from probecache.analyze.tasks.task import StoredRows, Task, column_moments
+from probecache.analyze.tasks.task import StoredRows, Task, column_moments, load_task
 from probecache.store.errors import InputError
+
+if TYPE_CHECKING:
+    from probecache.store.reader import Store
 
 # The paper's: doubling shares of the rows.
 SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -83,6 +86,13 @@ def online_code(
         },
         attrs={"l2": l2, "seed": seed, "neurons": len(columns)},
     )
+
+
+def code_of_store(
+    store: "Store", layer: str, train: str, target: str, shares: Iterable[float] = SHARES, **how: Any
+) -> xr.Dataset:
+    """`online_code` of one layer's rows and a target's labels; how: its other arguments."""
+    return online_code(load_task(store, layer, train, train, target=target), shares, **how)
 
 
 def _ends(shares: Iterable[float], n: int) -> list[int]:

@@ -120,7 +120,7 @@ def _centred(panels: Panels) -> Iterator[tuple[int, Tensor]]:
         yield start, block if mean is None else torch.sub(block, mean, out=room[: len(block)])
 
 
-def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 8) -> None:
+def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 4) -> None:
     """Adds left right', which must be symmetric, to gram (w, w): blocks above the diagonal, mirrored."""
     width = gram.shape[0]
     step = -(-width // blocks)

@@ -26,6 +26,23 @@ LOOK = 2.0  # seconds between looks at the cluster
 GONE = 20.0  # seconds that a scheduler may be away
 
 
+def check_travels(job: Job) -> None:
+    """InputError where a user's own metric or kind of probe cannot be sent to other processes."""
+    from distributed.protocol.pickle import dumps
+
+    for what, name, thing in [
+        ("kind", job.kind.name, job.kind),
+        *(("metric", m.name, m) for m in job.metrics),
+    ]:
+        try:
+            dumps(thing)
+        except Exception as error:
+            raise InputError(
+                f"{what} {name!r} cannot be sent to workers ({describe(error):.150}); have it hold plain "
+                "values only, or sweep without a cluster"
+            ) from None
+
+
 def fit_workers(client: "Client", job: Job, tell: Callable[[str], None]) -> set[str]:
     """Addresses of the workers that cannot take part; InputError where that is all of them.
 
@@ -67,6 +84,7 @@ class Dispatch:
         self.client, self.job, self.resources, self.moments, self.tell = client, job, resources, moments, tell
         self.run = uuid.uuid4().hex  # task keys are the scheduler's, which other sweeps share
         self.asked = identity()
+        check_travels(job)
         self.unfit = fit_workers(client, job, tell)
         self.finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.blocks: dict[Future, tuple[int, Block]] = {}

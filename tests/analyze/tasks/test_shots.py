@@ -238,3 +238,26 @@ def test_numbers_have_no_online_code():
     task = made()
     with pytest.raises(pc.InputError, match="needs classes"):
         online_code(replace(task, train_labels=task.train_labels * 1.0, test_labels=task.test_labels * 1.0))
+
+
+def test_the_command_codes_each_target_of_each_layer(tmp_path, capsys):
+    import pandas as pd
+
+    task = made(n=450)
+    labels = {"label": task.train_labels, "two": task.train_labels % 2}
+    for layer, x in (("a", task.train), ("b", task.train[:, :2])):
+        pc.write_arrays(tmp_path / "s", split="train", layer=layer, activations=x, labels=task.train_labels)
+    pc.write_targets(tmp_path / "s", split="train", targets={"two": labels["two"]})
+    line = ["online-code", tmp_path / "s", "--layers", "a,b", "--target", "label,two", "--shares", "0.2,1"]
+    with pytest.raises(SystemExit) as end:
+        pc.main([*map(str, line), "--l2", "0.1", "--out", str(tmp_path / "bits.csv")])
+    assert end.value.code == 0
+    told = capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "bits.csv").set_index(["layer", "target"])
+    assert len(table) == 4
+    for (layer, target), row in table.iterrows():
+        x = task.train if layer == "a" else task.train[:, :2]
+        one = Task(x, labels[target], x, labels[target])
+        expected = online_code(one, [0.2, 1], l2=0.1)
+        np.testing.assert_allclose(row["code_length"], expected["code_length"], rtol=1e-6)
+        assert f"{layer}, {target}: {row['code_length']:,.0f} bits" in told
