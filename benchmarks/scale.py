@@ -221,7 +221,9 @@ def s3(folder: Path) -> Iterator[Callable[[], dict[str, int]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shards", type=int, default=50_000)
-    parser.add_argument("--small", type=int, default=500, help="shards of the S3 store to verify and resume")
+    parser.add_argument(
+        "--small", type=int, default=500, help="shards of the store that is verified, and resumed on S3"
+    )
     parser.add_argument("--label", default="", help="what the record is called besides scale")
     parser.add_argument("--skip", default="", help="measurements to leave out, separated by commas")
     parser.add_argument("--folder", type=Path, default=None, help="where the store is kept for another run")
@@ -253,8 +255,6 @@ def main() -> None:
         found["local"] = {
             name: measure(work, take) for name, work in reading(str(path)).items() if name not in skip
         }
-        if "verify" not in skip:
-            found["local"]["verify"] = measure(lambda: list(verify(str(path))), take)
         print(json.dumps(found["local"], indent=1), flush=True)
     with s3(path) as take:
         found["s3"] = {}
@@ -269,6 +269,10 @@ def main() -> None:
         print("resume", found["local"]["resume"], flush=True)
     with mock.patch.object(local.os, "fsync"):
         write(folder / "small.zarr", arguments.small)
+    if "verify" not in skip:
+        with counted_files() as take:
+            work = measure(lambda: list(verify(str(folder / "small.zarr"))), take)
+            found["local"]["verify"] = {"shards": arguments.small, **work}
     with s3(folder / "small.zarr") as take:
         import s3fs
 

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.markdown import latest, source, table
 from benchmarks.probe_tables import gaps, on_device, probes, ridge, targets
 from benchmarks.record import RESULTS
+from benchmarks.scale_tables import scale, scale_plans, scale_results
 from benchmarks.study_tables import (
     study,
     study_beyond,
@@ -178,6 +179,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sweep-kills": once_measured("sweep-kills", sweep_kills),
     "sweep-memory": once_measured("sweep-memory", sweep_memory),
     "sweep-streamed": once_measured("sweep-streamed", sweep_streamed),
+    "scale": once_measured("scale", scale),
+    "scale-results": once_measured("scale-results", scale_results),
+    "scale-plans": scale_plans,
     "study-cpu": lambda: study("cpu"),
     "study-cuda": lambda: study("cuda"),
     "study-methods": lambda: study_columns("methods_at_20%"),

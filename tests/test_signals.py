@@ -60,27 +60,9 @@ def extract(path, out, *more):
         "w.encode_layer = lambda *a: (time.sleep(0.3), real(*a))[1]\n"
         "if __name__ == '__main__': pc.main(sys.argv[1:])\n"
     )
-    arguments = [
-        "extract",
-        "test_resnet",
-        "--data-dir",
-        path / "digits",
-        "--split",
-        "train",
-        "--no-pretrained",
-    ]
-    arguments += [
-        "--img-size",
-        "32",
-        "--batch-size",
-        "16",
-        "--workers",
-        "2",
-        "--shard-rows",
-        "16",
-        "--out",
-        out,
-    ]
+    arguments = ["extract", "--model", "test_resnet", "--data-dir", path / "digits", "--split", "train"]
+    arguments += ["--no-pretrained", "--img-size", 32, "--batch-size", 16, "--workers", 2]
+    arguments += ["--shard-rows", 16, "--out", out]
     process = start(script, *arguments, "--device", "cpu", "--layer", "penultimate", *more)
     return process, lambda: next(out.glob("train/penultimate/commit/c/*/0"), None) is not None
 

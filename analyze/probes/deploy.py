@@ -1,5 +1,6 @@
 """Fit the one probe of a sweep's coordinates, and predict a split of a store with it."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical, require_equal
 from probecache.store.layout import OK
 from probecache.store.reader import open_store
+from probecache.store.storage.disk_errors import writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -238,15 +240,17 @@ def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
     path = Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        if path.suffix == ".csv":
-            table.to_csv(temporary, index=False)
-        else:
-            table.to_parquet(temporary, index=False)
-        temporary.replace(path)
+        with writing(path):
+            if path.suffix == ".csv":
+                table.to_csv(temporary, index=False)
+            else:
+                table.to_parquet(temporary, index=False)
+            temporary.replace(path)
     except OSError as error:
         raise InputError(f"got {path}, which cannot be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only folder has none
+            temporary.unlink(missing_ok=True)
 
 
 def check_table(path: str | os.PathLike[str]) -> None:

@@ -5,6 +5,7 @@ metadata; docs/cookbook/deploy_probe.md reads it without this package. A checksu
 metadata, so that a changed bit is refused.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ import torch
 from probecache.analyze.metrics.scores import log_probabilities
 from probecache.analyze.probes.registry import get_kind
 from probecache.store.errors import DamagedStore, InputError
+from probecache.store.storage.disk_errors import writing
 
 FORMAT = "probecache probe 1"
 _OWN = ("format", "kind", "classes", "probe", "layer_size", "checksum")  # metadata that is no provenance
@@ -159,11 +161,14 @@ class FittedProbe:
         path = Path(path).expanduser()
         temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            temporary.write_bytes(save(tensors, about))
-            temporary.replace(path)
+            with writing(path):
+                temporary.write_bytes(save(tensors, about))
+                temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise InputError(f"got {path}, which cannot be written: {error.strerror or error}") from None
+        finally:
+            with contextlib.suppress(OSError):  # a read-only folder has none
+                temporary.unlink(missing_ok=True)
 
 
 def load_probe(path: str | Path) -> FittedProbe:

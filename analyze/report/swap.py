@@ -9,6 +9,7 @@ from pathlib import Path
 
 from probecache.analyze.results.replace import replace_folder
 from probecache.store.errors import InputError
+from probecache.store.storage.disk_errors import writing
 
 OURS = frozenset(("index.html", "figures", "tables"))
 
@@ -36,14 +37,15 @@ def replaced(out: str | Path) -> Iterator[Path]:
     Where the block raises or the process dies before that step, `out` is as it was.
     """
     place = Path(out).resolve()  # what a link points to
-    place.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
-    try:
-        made.chmod(0o777 & ~_umask())
-        yield made
-        replace_folder(made, place)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)  # what was written in vain, or what stood there before
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+        try:
+            made.chmod(0o777 & ~_umask())
+            yield made
+            replace_folder(made, place)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)  # what was written in vain, or what stood there before
 
 
 def _umask() -> int:

@@ -16,6 +16,7 @@ from probecache.analyze.results.replace import replace_folder
 from probecache.store.errors import DamagedStore, InputError
 from probecache.store.fingerprint import digest
 from probecache.store.format.metadata import render
+from probecache.store.storage.disk_errors import writing
 
 SEALED = "files"  # in the attribute `results`: key -> hash of each file
 
@@ -29,7 +30,6 @@ def save_dataset(data: xr.Dataset, path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.exists() and not is_saved(path):
         raise InputError(f"{path} exists already: name another --out, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = {
         name: variable.astype(np.dtypes.StringDType())
         for name, variable in data.variables.items()
@@ -38,14 +38,16 @@ def save_dataset(data: xr.Dataset, path: str | Path) -> Path:
     data = data.assign({n: v for n, v in text.items() if n in data.data_vars})
     data = data.assign_coords({n: v for n, v in text.items() if n in data.coords})
     codecs = {"compressors": (ZstdCodec(level=1), Crc32cCodec())}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        made = Path(folder) / "data"
-        data.to_zarr(made, consolidated=False, encoding={str(n): dict(codecs) for n in data.variables})
-        document = json.loads((made / "zarr.json").read_bytes())
-        attributes = {**document["attributes"], "results": {SEALED: dict(sorted(_hashes(made)))}}
-        attributes["results"]["checksum"] = digest(attributes)
-        (made / "zarr.json").write_bytes(render(document | {"attributes": attributes}))
-        replace_folder(made, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+            made = Path(folder) / "data"
+            data.to_zarr(made, consolidated=False, encoding={str(n): dict(codecs) for n in data.variables})
+            document = json.loads((made / "zarr.json").read_bytes())
+            attributes = {**document["attributes"], "results": {SEALED: dict(sorted(_hashes(made)))}}
+            attributes["results"]["checksum"] = digest(attributes)
+            (made / "zarr.json").write_bytes(render(document | {"attributes": attributes}))
+            replace_folder(made, path)
     return path
 
 

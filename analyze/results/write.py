@@ -39,6 +39,7 @@ from probecache.analyze.results.settings import check_settings, settings_attribu
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.plan import DIMS
 from probecache.store.errors import InputError
+from probecache.store.storage.disk_errors import writing
 from probecache.store.storage.files import check_place, open_files
 
 
@@ -81,8 +82,9 @@ class Results:
         self.path = Path(path).expanduser()
         _check_local(path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self.path)
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = lock(self.path)
         except OSError as error:
             raise InputError(
                 f"got RESULTS {path}, which cannot be made: {error}; give another path"

@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from probecache.store.errors import ProbecacheError
 
@@ -22,12 +24,29 @@ _ADVICE = {
 }
 
 
+_NAMES = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR}
+
+
 def write_failed(error: OSError, where: str, path: str) -> ProbecacheError:
     """The error for a write of `path` that failed; `where` names it in the message."""
     if error.errno in (errno.EISDIR, errno.ENOTDIR) and error.filename:
         where = path = str(error.filename)
     advice = _ADVICE.get(error.errno or 0, f"{_CONTINUES} it can be written")
     return ProbecacheError(f"cannot write {where}: {error.strerror or error}{_free(path)}; {advice}")
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What a full disk, a read-only folder or a limit refuses meanwhile, in one line that names `path`.
+
+    Other errors, such as a name that cannot be or a folder that does not exist, are the caller's.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _ADVICE or error.errno in _NAMES:
+            raise
+        raise write_failed(error, os.fspath(path), os.path.abspath(path)) from error
 
 
 def read_failed(error: OSError, where: str) -> ProbecacheError:
