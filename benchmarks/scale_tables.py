@@ -27,12 +27,19 @@ def scale() -> str:
                 f"{b['seconds']:.1f}",
             ]
         )
-    head = ["", f"before, {before['shards']:,}", f"before, {now['shards']:,}", "now", "s at most", "s seen"]
+    head = [
+        "",
+        f"before, {before['shards']:,}",
+        f"before, {now['shards']:,}",
+        "now",
+        "s, computed",
+        "s, seen",
+    ]
     text = (
         f"Requests to S3 with {1000 * _LATENCY:.0f} ms of latency for {now['shards']:,} shards, before "
-        f"{before['files per shard']:.0f} files a shard, now {now['files per shard']:.0f}. *s at most*: the "
-        "requests one after the other, and the processor time of client and server; *s seen*: on a machine "
-        "that others kept busy. Before, the third column is the second one's in proportion. "
+        f"{before['files per shard']:.0f} files a shard, now {now['files per shard']:.0f}. *Computed*: the "
+        "requests one after the other, and the processor time of client and server; *seen*: on a machine that "
+        "some twenty other processes kept busy. Before, the third column is the second one's in proportion. "
     )
     small = [
         [
