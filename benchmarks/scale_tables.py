@@ -38,7 +38,7 @@ def scale() -> str:
     text = (
         f"Requests to S3 with {1000 * _LATENCY:.0f} ms of latency for {now['shards']:,} shards, before "
         f"{before['files per shard']:.0f} files a shard, now {now['files per shard']:.0f}. *Computed*: the "
-        "requests one after the other, and the processor time of client and server; *seen*: on a machine that "
+        "requests one after the other, and the processor time of both sides; *seen*: on a machine that "
         "others kept busy. Before, the third column is the second one's in proportion. "
     )
     small = [
