@@ -18,7 +18,7 @@ demo: .venv/installed  ## images to a finding: extract, sweep, report (about 3 m
 
 # Two processes of one thread each: most tests are too small for a second thread of their own.
 test: .venv/installed  ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -q -n 2 --dist worksteal $(PYTEST)
 
 test-slow: .venv/installed  ## every test, the slow ones too
 	$(BIN)/python -m pytest -q
