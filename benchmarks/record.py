@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +108,7 @@ def _module(argv: Sequence[str]) -> list[str]:
     except ValueError:
         name = script.name
     # Folders are this machine's own business: a record keeps their last part.
-    return [name, *(Path(a).name if a.startswith("/") else a for a in argv[1:])]
+    return [name, *(re.sub(r"(^|=)/(?:[^/]*/)*", r"\1", a) for a in argv[1:])]
 
 
 def _processor() -> str:

@@ -16,13 +16,14 @@ from benchmarks.markdown import latest, source, table
 from benchmarks.probe_tables import gaps, on_device, probes, ridge, targets
 from benchmarks.record import RESULTS
 from benchmarks.scale_tables import scale, scale_plans, scale_results
-from benchmarks.study_tables import (
+from benchmarks.study.tables import (
     study,
     study_beyond,
     study_claims,
     study_columns,
     study_critical,
     study_geometry,
+    study_shots,
 )
 from benchmarks.sweep_tables import sweep, sweep_kills, sweep_memory, sweep_streamed
 
@@ -182,14 +183,16 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "scale": once_measured("scale", scale),
     "scale-results": once_measured("scale-results", scale_results),
     "scale-plans": scale_plans,
-    "study-cpu": lambda: study("cpu"),
-    "study-cuda": lambda: study("cuda"),
+    "study-ridge": lambda: study("study-ridge"),
+    "study-logistic": lambda: study("study-logistic"),
+    "study-before": lambda: study("study-cpu"),
     "study-methods": lambda: study_columns("methods_at_20%"),
     "study-layers": lambda: study_columns("dr_of_layers"),
     "study-claims": study_claims,
     "study-critical": study_critical,
     "study-beyond": study_beyond,
     "study-geometry": study_geometry,
+    "study-shots": study_shots,
 }
 
 

@@ -1,15 +1,19 @@
 """The study's own code: which stores make it, and that it runs, stops and goes on."""
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import probecache as pc
-from benchmarks.paper import GREEDY, find_studies, plans
+from benchmarks.paper import GREEDY, plans
+from benchmarks.paper_text import read_sentences
+from benchmarks.study.stores import find_studies
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +50,50 @@ def test_the_same_task_at_two_sizes_is_refused(tmp_path):
         find_studies(tmp_path)
 
 
+def test_a_store_from_elsewhere_is_named_and_wins_over_the_folders(tmp_path):
+    store(tmp_path / "folder", "tf_efficientnet_lite0", "pets37")
+    for split in ("train", "test"):
+        x = np.ones((4, 3), np.float32)
+        pc.write_arrays(tmp_path / "mine.zarr", split=split, layer="l", activations=x, labels=[0, 1, 0, 1])
+    found = find_studies(tmp_path / "folder", [f"lite0/pets37={tmp_path}/mine.zarr"])
+    assert [(s.name, s.splits) for s in found] == [("lite0 / pets37", {"train": "train", "test": "test"})]
+    for wrong, says in (
+        ("lite0/pets37", "allowed: BACKBONE/TASK=STORE"),
+        ("lite0/birds=x", "a task of pets37"),
+    ):
+        with pytest.raises(pc.InputError, match=says):
+            find_studies(tmp_path / "folder", [wrong])
+
+
+def test_sentences_are_clear_balanced_and_the_same_each_time(tmp_path):
+    def packed(files):
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w:gz") as archive:
+            for name, data in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+        return raw.getvalue()
+
+    ratings = [-2.0, -0.4, 0.4, 1.5, -0.6, 3.0, 0.51]
+    text = "".join(f"{i}\t{v}\tsentence {i} of {{}}\n" for i, v in enumerate(ratings))
+    names = ("tweets", "movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets")
+    inner = packed({f"hutto_ICWSM_2014/{n}_GroundTruth.txt": text.format(*[n] * 7).encode() for n in names})
+    path = tmp_path / "v.tar.gz"
+    path.write_bytes(packed({"vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz": inner}))
+    found = read_sentences(path, 2)
+    assert found == read_sentences(path, 2)
+    assert len(found) == 4 * 2 * 2
+    for name, sentence, positive in found:
+        source, row = name.split("/")
+        assert sentence == f"sentence {row} of {source}"
+        assert positive == (ratings[int(row)] > 0.5)
+        assert abs(ratings[int(row)]) > 0.5
+    path.write_bytes(packed({"other": b""}))
+    with pytest.raises(pc.InputError, match="needed: vaderSentiment's source package"):
+        read_sentences(path, 2)
+
+
 @pytest.mark.slow
 def test_a_study_holds_every_selection_and_layer_and_goes_on_after_a_stop(tmp_path):
     features = tmp_path / "features"
@@ -75,8 +123,12 @@ def test_a_study_holds_every_selection_and_layer_and_goes_on_after_a_stop(tmp_pa
     assert (tmp_path / "study/report/index.html").exists()
 
 
-def test_plans_end_with_everything():
-    todo = list(plans(["blocks.3", "penultimate"], 5))
-    assert [p["layer"] for p in todo if p["selection"] == "random"] == ["penultimate", ["blocks.3"]]
-    assert todo[-1]["selection"] == ["random", "pca", "pca-least", "randproj", "variance", *GREEDY]
-    assert todo[-1]["seeds"] == 5
+def test_plans_come_to_every_selection_and_layer_with_all_seeds():
+    most: dict[tuple[str, str], int] = {}
+    for plan in plans(["blocks.3", "penultimate"], 5):
+        layers, ways = (np.atleast_1d(np.asarray(plan[name])).tolist() for name in ("layer", "selection"))
+        for cell in ((layer, way) for layer in layers for way in ways):
+            assert plan["seeds"] > most.get(cell, 0)  # nothing is asked for twice
+            most[cell] = plan["seeds"]
+    late = ("random", "pca", "pca-least", "variance", *GREEDY, "randproj")
+    assert most == {**{("penultimate", way): 5 for way in late}, ("blocks.3", "random"): 5}

@@ -1,91 +1,97 @@
-"""The tables of docs/study.md: redundancy of each case, and what the paper says of it."""
+"""The tables of docs/study.md: redundancy of each case, and what the paper and its successors say of it."""
 
 from typing import Any
 
 from benchmarks.markdown import latest, source, table
 
+RECORD = "study-ridge"
+Cases = dict[str, dict[str, Any]]
 
-def study(device: str) -> str:
+
+def study(record: str) -> str:
     """A line per backbone and task: what the full layer, a fifth of it, and its critical mass do."""
-    entry = latest(f"study-{device}")
+    entry = latest(record)
     rows = []
-    for name, r in _cases(entry).items():
+    for name, r in cases(record).items():
         share = r["accuracy_at_20%"] / r["full_accuracy"]
         numbers = [f"{r['full_accuracy']:.3f}", f"{r['accuracy_at_20%']:.3f}", f"{share:.1%}"]
         mass = [f"{r['critical_mass']['0.9']:.0f}", f"{r['dr']['0.9']:.2f}", f"{r['dr']['0.95']:.2f}"]
         rows.append([name, *numbers, *mass, f"{r['cka_at_20%']:.2f}"])
-    near = next(iter(_cases(entry).values()))["fraction"]
+    near = next(iter(cases(record).values()))["fraction"]
     at = f"{100 * near:.3g}%"
     head = ["", "all neurons", f"random {at}", "kept", "critical mass 0.9", "DR 0.9", "DR 0.95", f"CKA {at}"]
-    return f"{source(entry)}{_work(_cases(entry))}\n\n" + table(head, rows)
+    return f"{source(entry)}{_work(cases(record))}\n\n" + table(head, rows)
 
 
-def _cases(entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def cases(record: str = RECORD) -> Cases:
     """The record's backbones and tasks, without what it says of all of them together."""
-    return {name: r for name, r in entry["results"].items() if "full_accuracy" in r}
-
-
-NOT_YET = "Not measured yet."
-
-
-def _lacks(key: str) -> str:
-    """NOT_YET where the record is older than the measure."""
-    return "" if all(key in r for r in _cases(latest("study-cpu")).values()) else NOT_YET
+    return {name: r for name, r in latest(record)["results"].items() if "full_accuracy" in r}
 
 
 def study_critical() -> str:
-    """The late layer's critical mass to 1% of it, by adaptive search, with its interval."""
-    if missing := _lacks("critical"):
-        return missing
-    rows = []
-    for name, r in _cases(latest("study-cpu")).items():
+    """The late layer's critical mass to 1% of it, with its interval, and what a full grid finds."""
+    rows, whole = [], latest("critical-ridge")["results"]
+    for name, r in cases().items():
         row = [name]
         for delta in r["critical"].values():
             low, high = delta["interval"]
             row += [f"{delta['neurons']:.0f} ({low:.0f} to {high:.0f})", f"{delta['dr']:.2f}"]
-        used, grid = r["critical_probes"]
-        rows.append([*row, f"{used} of {grid}"])
-    deltas = next(iter(_cases(latest("study-cpu")).values()))["critical"]
+        grid = whole.get(name)
+        row += (
+            ["–", "–"]
+            if grid is None
+            else [
+                ", ".join(f"{mass:.0f}" for mass in grid["grid"]),
+                f"{grid['probes']} of {r['critical_probes'][1]}",
+            ]
+        )
+        rows.append(row)
+    deltas = next(iter(cases().values()))["critical"]
     heads = [head for d in deltas for head in (f"critical mass {d}", f"DR {d}")]
-    return table(["", *heads, "probes"], rows)
+    return table(["", *heads, "by the grid", "probes"], rows)
 
 
 def study_beyond() -> str:
     """The successors' cuts, and the share of neurons without which a ridge probe is better."""
-    if missing := _lacks("kept_at"):
-        return missing
     rows = []
-    for name, r in _cases(latest("study-cpu")).items():
+    for name, r in cases().items():
         cuts = [f"{share:.1%}" for share in r["kept_at"].values()]
         alone = r["neurons_alone"]
         shares = [f"{alone[k]:.0%}" for k in ("degrading_share", "helping_share", "degrading_beyond_noise")]
         rows.append([name, *cuts, *shares])
-    cuts = [f"kept at {float(c):.3g}" for c in next(iter(_cases(latest("study-cpu")).values()))["kept_at"]]
+    cuts = [f"kept at {float(c):.3g}" for c in next(iter(cases().values()))["kept_at"]]
     return table(["", *cuts, "degrading", "helping", "degrading beyond noise"], rows)
+
+
+def study_shots() -> str:
+    """Accuracy, critical mass and DR by training rows per class."""
+    rows = []
+    for name, r in cases().items():
+        for shots, at in r.get("shots", {}).items():
+            low, high = at["dr_interval"]
+            mass = [f"{at['neurons']:.0f}", f"{at['dr']:.2f}", f"{low:.2f} to {high:.2f}"]
+            rows.append([name, shots, f"{at['full_accuracy']:.3f}", *mass])
+    return table(["", "rows per class", "all neurons", "critical mass 0.9", "DR 0.9", "95% interval"], rows)
 
 
 def study_geometry() -> str:
     """Spearman's correlation of each measure of geometry, per neuron, with DR."""
-    found = latest("study-cpu")["results"].get("geometry and DR")
-    if not found:
-        return NOT_YET
+    found = latest(RECORD)["results"]["geometry and DR"]
     rows = [[m, f"{rho:.2f}", f"{low:.2f} to {high:.2f}"] for m, (rho, low, high) in found["rho"].items()]
     return table(["measure", f"rho with DR, {found['layers']} layers", "95% interval"], rows)
 
 
-def _work(cases: dict[str, dict[str, Any]]) -> str:
-    """How many probes in how long, where the record says so."""
-    if not all("probes" in r for r in cases.values()):
-        return ""
-    probes, left = (sum(r[key] for r in cases.values()) for key in ("probes", "probes_not_converged"))
-    minutes = sum(r["seconds"] for r in cases.values()) / 60
+def _work(found: Cases) -> str:
+    """How many probes in how long."""
+    probes, left = (sum(r[key] for r in found.values()) for key in ("probes", "probes_not_converged"))
+    minutes = sum(r["seconds"] for r in found.values()) / 60
     ends = f"{left} did not converge." if left else "all converged."
     return f" {probes:,} probes in {minutes:.0f} minutes of sweeps; {ends}"
 
 
 def study_columns(key: str) -> str:
     """A line per backbone and task, a column per way of picking neurons or per layer."""
-    results = _cases(latest("study-cpu"))
+    results = cases()
     columns = list(dict.fromkeys(name for r in results.values() for name in r[key]))
     rows = []
     for name, r in results.items():
@@ -97,7 +103,7 @@ def study_columns(key: str) -> str:
 def study_claims() -> str:
     """Each claim of the paper, with how many of the pretrained cases agree and which do not."""
     sides: dict[str, dict[bool, list[str]]] = {}
-    for name, r in _cases(latest("study-cpu")).items():
+    for name, r in cases().items():
         for f in r["findings"]:
             if f["agrees"] is not None and "random" not in name:
                 sides.setdefault(f["claim"], {True: [], False: []})[f["agrees"]].append(name)
