@@ -49,7 +49,7 @@ def fit_pilots(
         mine = (targets == t).nonzero()[:, 0]
         own = part if labels.dim() == 1 else part.of_target(t)
         start[mine.to(device)] = newton_start(own, gram, mine)
-    search = search_dtype(device)
+    search = search_dtype(device, batch.flops)
     if search == torch.float32:
         found = lbfgs(batch.evaluate, gram.solve, start, TOL, MAX_ITER).x
     else:
