@@ -35,6 +35,7 @@ from benchmarks.record import RESULTS, record
 
 ROOT = Path(__file__).resolve().parent.parent
 # The folders with tests marked gpu: collecting all of tests/ takes half a minute.
+QUICK = ["tests/extract/pipeline/test_gpu.py", "tests/analyze/probes/test_device.py"]
 TESTS = [f"tests/{at}" for at in ("extract/pipeline", "analyze/probes", "analyze/metrics", "analyze/sweeps")]
 
 
@@ -68,11 +69,11 @@ def parts(device: str, quick: bool, out: Path, features: Path | None = None) -> 
         "-q",
         "-p",
         "no:cacheprovider",
-        *TESTS,
+        *(QUICK if quick else TESTS),
     )
     rows = () if features is None else ("--features", str(features.resolve()))
     return [
-        Part("tests", (*tests, *(("-k", "gpu") if quick else ())), 60, "pytest"),
+        Part("tests", tests, 60, "pytest"),
         Part("probes", module("probes_device", *rows, *small), 110),
         Part("extract", module("extract", *preloaded.split()), 140),
         Part("sweep", module("sweep_device", *small), 45, "distributed"),
