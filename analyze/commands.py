@@ -136,30 +136,37 @@ def cka(
     opened = open_store(store)
     layers = choose_layers(opened, layer, [split])
     from probecache.analyze.findings.cli_output import tell_cka
-    from probecache.analyze.results.saved import save_dataset
+    from probecache.analyze.results.saved import require_room_for, save_dataset
     from probecache.analyze.similarity.cka import cka as compute
 
     chosen: Any = list_of(seeds) if "," in seeds else number_of(seeds)
-    for name in layers:
-        found = compute(opened, layer=name, split=split, fractions=list_of(fractions) or [], seeds=chosen)
-        place = out if out is None or len(layers) == 1 else out / name
+    places = {name: out if out is None or len(layers) == 1 else out / name for name in layers}
+    for place in places.values():  # all of them are computed and written, or none
+        require_room_for(place)
+    found = {
+        name: compute(opened, layer=name, split=split, fractions=list_of(fractions) or [], seeds=chosen)
+        for name in layers
+    }
+    for name, place in places.items():
         if place is not None:
-            save_dataset(found, place)
-        tell_cka(found, place)
+            save_dataset(found[name], place)
+        tell_cka(found[name], place)
 
 
 def redundancy(
     results: str = typer.Argument(help="RESULTS folder, or one that `cka --out` wrote."),
     delta: str = typer.Option("0.9", "--delta", help="Comma list of shares of the full score to keep."),
     keep: float = typer.Option(None, "--keep", help="Also find the smallest subset that keeps this share."),
-    layer: str = typer.Option(None, "--layer", "--layers", help="Layer of that subset."),
+    layer: list[str] = typer.Option(
+        None, "--layer", "--layers", help="Only these: a,b, repeated, or globs; one for --keep."
+    ),
     indices: Path = typer.Option(None, "--indices", help="Write that subset's neurons, one a line."),
     time: str = typer.Option(None, "--time", help="The store that was swept: time that subset's probe."),
 ) -> None:
     """Critical mass and DR of every layer, selection and l2, with intervals over seeds."""
     from probecache.analyze.findings.cli_output import tell_redundancy, tell_subset
 
-    tell_redundancy(results, list_of(delta) or [])
+    tell_redundancy(results, list_of(delta) or [], layer)
     if keep is not None or indices is not None or time is not None:
         tell_subset(results, 0.95 if keep is None else keep, layer, indices, time)
 
@@ -231,7 +238,7 @@ def compare(
     b: str = typer.Argument(help="RESULTS to compare them with; may be the same."),
     target: str = typer.Option(None, "--target", help="One for both, or A,B."),
     layer: str = typer.Option(
-        None, "--layer", "--layers", help="One for both, or A,B: two layers are compared."
+        None, "--layer", "--layers", help="One or a glob for both, or A,B: two layers are compared."
     ),
     selection: str = typer.Option(None, "--selection", help="One for both, or A,B."),
     shots: str = typer.Option(None, "--shots", help="One for both, or A,B."),

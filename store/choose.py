@@ -63,6 +63,23 @@ def choose(store: "Store", what: str, asked: Sequence[str], splits: Sequence[str
     return list(dict.fromkeys(names))
 
 
+def choose_known(what: str, given: str | Iterable[str], known: Sequence[str], where: str) -> list[str]:
+    """The names in `known` that a flag means: a,b, repeats and globs; InputError for what `where` lacks.
+
+    >>> choose_known("layer", "b*", ["blocks.5", "last"], "RESULTS")
+    ['blocks.5']
+    """
+    found: list[str] = []
+    for pattern in split_names(given, known):
+        hits = [n for n in known if n == pattern] or [n for n in known if fnmatchcase(n, pattern)]
+        if not hits:
+            raise InputError(
+                f"got {what} {pattern!r}; {where} has no such {what}: {close_names(pattern, known)}"
+            )
+        found += hits
+    return list(dict.fromkeys(found))
+
+
 def choose_layers(store: "Store", given: str | Iterable[str], splits: Sequence[str]) -> list[str]:
     """`choose` for layers from a flag, which must name one at least."""
     require_splits(store, splits)

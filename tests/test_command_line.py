@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from probecache.__main__ import main
+from probecache.__main__ import _run, main
 from probecache.analyze import commands as analyze
 from probecache.extract import commands as extract
 from probecache.store import commands as store_commands
@@ -163,7 +163,7 @@ def test_typos_are_answered_before_torch_is_imported(store, tmp_path):
     lines = [[store if word == "STORE" else word for word in words] for words in TYPOS.values()]
     code = f"""
 import sys
-from probecache.__main__ import main
+from probecache.__main__ import _run, main
 from probecache.analyze import commands as analyze
 from probecache.extract import commands as extract
 from probecache.store import commands as store_commands
@@ -276,3 +276,30 @@ def test_progress_means_the_same_in_every_function(store, tmp_path, capsys, name
     assert "━" in err or "100%" in err
     takes = "progress" in inspect.signature(getattr(pc, name)).parameters  # or hands it on
     assert ("(done, total)" if takes else "progress, ...") in getattr(pc, name).__doc__
+
+
+def test_findings_take_globs_of_layers_and_cka_writes_all_layers_or_none(store, tmp_path, capsys):
+    out, run = tmp_path / "r.zarr", lambda *words: _run([str(word) for word in words], False)
+    plan = ["--fractions", "0.5,1", "--seeds", "2", "--probe", "ridge", "--l2", "0.1", "--save-predictions"]
+    assert (
+        run("sweep", store, "--layer", "a,b", "--train", "train", "--test", "test", *plan, "--out", out) == 0
+    )
+    capsys.readouterr()
+    assert run("redundancy", out, "--layer", "[a]") == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("0.9")]
+    assert len(rows) == 1
+    assert run("redundancy", out, "--layer", "*", "--keep", "0.5") == 2
+    assert "got 2 layers for --keep" in capsys.readouterr().err
+    assert run("redundancy", out, "--layer", "x*") == 2
+    assert "got layer 'x*'" in capsys.readouterr().err
+    assert run("compare", out, out, "--layer", "*") == 0
+    assert run("compare", out, out, "--layer", "x*") == 2
+    folder = tmp_path / "cka"
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "mine.txt").write_text("kept")
+    assert run("cka", store, "--layer", "a,b", "--fractions", "1", "--seeds", "2", "--out", folder) == 2
+    assert not (folder / "a").exists()
+    (folder / "b" / "mine.txt").unlink()
+    (folder / "b").rmdir()
+    assert run("cka", store, "--layer", "a,b", "--fractions", "1", "--seeds", "2", "--out", folder) == 0
+    assert {p.name for p in folder.iterdir()} == {"a", "b"}

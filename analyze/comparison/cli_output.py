@@ -1,6 +1,7 @@
 """What `probecache compare` chooses, prints and writes."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,8 @@ def _select(results: xr.Dataset, dim: str, text: str, side: int) -> xr.Dataset:
         same = _number(wanted) == value if values and np.asarray(value).dtype.kind == "f" else False
         if same or str(value) == wanted:
             return results.isel({dim: [i]})
+    if hits := [i for i, value in enumerate(values) if fnmatchcase(value, wanted)]:  # a glob
+        return results.isel({dim: hits})
     raise InputError(f"got --{dim} {wanted!r}; {close_names(wanted, values)}")
 
 

@@ -14,6 +14,8 @@ from probecache.analyze.findings.summary import late_layer_last
 from probecache.analyze.findings.transfer import efficient_subset, write_indices
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.results.join import open_results
+from probecache.store.choose import choose_known
+from probecache.store.errors import InputError
 from probecache.store.reader import open_store
 
 
@@ -32,9 +34,12 @@ def tell_cka(found: xr.Dataset, out: Path | None) -> None:
         print(f"written: {out}")
 
 
-def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
-    """The findings in words, then a line per layer, selection, l2 and delta."""
-    data, deltas = late_layer_last(open_results(path).load()), list(dict.fromkeys(deltas))
+def tell_redundancy(path: str, deltas: Sequence[float], layers: Sequence[str] | None = None) -> None:
+    """The findings in words, then a line per layer, selection, l2 and delta. layers: names and globs."""
+    data, deltas = (
+        late_layer_last(_of_layers(open_results(path).load(), layers, path)),
+        list(dict.fromkeys(deltas)),
+    )
     found, score = redundancy(data, deltas), score_of(data)
     if score.name == "accuracy":
         for finding in findings(data, delta=deltas[0]):
@@ -61,14 +66,27 @@ def tell_redundancy(path: str, deltas: Sequence[float]) -> None:
             print(f"{delta:6g} {scores} {mass:14.0f} {float(at['dr']):6.3f}  {interval:16} {name}")
 
 
+def _of_layers(data: xr.Dataset, layers: Sequence[str] | None, path: str) -> xr.Dataset:
+    if not layers:
+        return data
+    known = [str(name) for name in data["layer"].values]
+    names = choose_known("layer", layers, known, path)
+    return data.isel(layer=[known.index(name) for name in names])
+
+
 def _at(values: xr.DataArray, where: Mapping[Hashable, object]) -> xr.DataArray:
     """The cell of `values`: a full score has no selection of its own where `random` gave it for all."""
     return values.sel({d: v for d, v in where.items() if d in values.dims})
 
 
-def tell_subset(path: str, keep: float, layer: str | None, indices: Path | None, store: str | None) -> None:
+def tell_subset(
+    path: str, keep: float, layers: Sequence[str] | None, indices: Path | None, store: str | None
+) -> None:
     """The smallest subset that keeps a share, and what it saves; in time as well, where a store is given."""
-    results = open_results(path).load()
+    results = _of_layers(open_results(path).load(), layers, path)
+    if layers and results.sizes["layer"] > 1:
+        raise InputError(f"got {results.sizes['layer']} layers for --keep; it takes one: name it")
+    layer = str(results["layer"].values[0]) if layers else None
     opened = None if store is None else open_store(store)  # what is no store is refused before any work
     found = efficient_subset(results, keep, layer=layer)
     k, d = int(found["n_neurons"]), int(found["layer_size"])

@@ -21,6 +21,12 @@ from probecache.store.storage.disk_errors import writing
 SEALED = "files"  # in the attribute `results`: key -> hash of each file
 
 
+def require_room_for(path: str | Path | None) -> None:
+    """InputError where `save_dataset` would refuse the path: called before any work."""
+    if path is not None and Path(path).expanduser().exists() and not is_saved(Path(path).expanduser()):
+        raise InputError(f"{path} exists already: name another --out, or remove it")
+
+
 def save_dataset(data: xr.Dataset, path: str | Path) -> Path:
     """Write a Dataset as a Zarr group at `path`, whole or not at all; what an earlier call wrote is replaced.
 
@@ -28,8 +34,7 @@ def save_dataset(data: xr.Dataset, path: str | Path) -> Path:
     missing, swapped or another's. InputError where the path holds anything else.
     """
     path = Path(path).expanduser()
-    if path.exists() and not is_saved(path):
-        raise InputError(f"{path} exists already: name another --out, or remove it")
+    require_room_for(path)
     text = {
         name: variable.astype(np.dtypes.StringDType())
         for name, variable in data.variables.items()
