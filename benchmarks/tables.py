@@ -129,7 +129,8 @@ def headline() -> str:
     rates = ", ".join(f"{r['ratios']['ours/bare']:.2f} ({m})" for m, r in extracted.items())
     lines = [
         "20 logistic probes on nested subsets of the neurons, times as fast as the fastest of scikit-learn's "
-        f"solvers and torch L-BFGS at the same gap (tol 1e-4; {gap['results']['threads']} thread each; {gap['date']}): "
+        "solvers and torch L-BFGS at the same gap "
+        f"(tol 1e-4; {gap['results']['threads']} thread each; {gap['date']}): "
         + "; ".join(_ratio(case, found) for case, found in gap["results"].items() if isinstance(found, dict))
         + ".",
         f"On one {gpu['machine']['gpu']} ({gpu['date']}), the same beside torch L-BFGS and scikit-learn on "
