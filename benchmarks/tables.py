@@ -101,6 +101,32 @@ def decoded() -> str:
     return f"{source(entry)}\n\n" + table(head, rows)
 
 
+def extraction_loops() -> str:
+    entry = latest("extract-loops-cpu")
+    names = ("bare", "ours", "ours-torchcodec", "hand", "timm")
+    rows = []
+    for case, r in entry["results"].items():
+        for clock in ("processor", "wall"):
+            each, ratio = r["milliseconds_per_image"][clock], r["ratios_to_ours"][clock]
+            rows.append(
+                [
+                    f"{case}, {clock}",
+                    *(f"{each[n]:.2f}" for n in names),
+                    f"{ratio['hand']:.2f}",
+                    f"{ratio['timm']:.2f}",
+                ]
+            )
+    head = [
+        "milliseconds per image",
+        "bare forward",
+        "probecache",
+        "with torchcodec",
+        "hand-written loop",
+        "timm's loader",
+    ]
+    return f"{source(entry)}\n\n" + table([*head, "hand / ours", "timm / ours"], rows)
+
+
 def once_measured(name: str, block: Callable[[], str]) -> Callable[[], str]:
     """`block`, or one sentence as long as there is no record of `name`."""
 
@@ -177,6 +203,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "extract-cuda": lambda: extraction("extract-cuda"),
     "extract-decoded-cuda": decoded,
     "probes-device-cuda": on_device,
+    "extract-loops-cpu": once_measured("extract-loops-cpu", extraction_loops),
     "sweep": once_measured("sweep", sweep),
     "sweep-kills": once_measured("sweep-kills", sweep_kills),
     "sweep-memory": once_measured("sweep-memory", sweep_memory),

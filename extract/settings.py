@@ -134,7 +134,7 @@ class Settings:
             options["batch_size"] = None
         for name in ("data_dir", "checkpoint"):
             if options.get(name) is not None:
-                options[name] = str(Path(options[name]).expanduser())
+                options[name] = str(_expanded(options[name], name))
         return cls(**options)
 
 
@@ -157,6 +157,16 @@ def show_options(function: Function) -> Function:
 
 def _default(option: Field[Any]) -> Any:
     return option.default if option.default_factory is MISSING else option.default_factory()
+
+
+def _expanded(path: str | Path, name: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # a machine may have no home folder, and no entry for this user
+        option = f"--{name.replace('_', '-')}"
+        raise InputError(
+            f"{option} {str(path)!r}: there is no such home folder here; give the whole path"
+        ) from error
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from probecache.extract.pipeline.timing import STAGES, Timing
 from probecache.store.progress import Progress as Shown
 
+WIDE = 72  # columns of a terminal in which everything has room
+
 
 @contextmanager
 def show_progress(total: int, timing: Timing, title: str, shown: Shown) -> Iterator[Callable[[int], None]]:
@@ -29,15 +31,13 @@ def show_progress(total: int, timing: Timing, title: str, shown: Shown) -> Itera
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=8),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[shares]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True, force_jupyter=False)) as progress:
+    console = Console(stderr=True, force_jupyter=False)
+    share, rate = TaskProgressColumn(), TextColumn("{task.fields[rate]}")
+    more = (TextColumn("{task.description}"), BarColumn(bar_width=8))
+    rest = (TimeRemainingColumn(), TextColumn("{task.fields[shares]}"))
+    # In a narrow terminal all of them would be cut to nothing.
+    columns = (*more, share, rate, *rest) if console.width >= WIDE else (share, rate)
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=total, rate="", shares="")
 
         def advance(images: int) -> None:
