@@ -218,7 +218,7 @@ def predict_split(
             known = told_apart(found.names) or [str(i) for i in range(int(found.values.max(initial=-1)) + 1)]
             table["label"] = [known[i] if i >= 0 else "" for i in found.values[keep].tolist()]
         table["predicted"] = np.array(probe.classes, dtype=object)[guess]
-        if probe.probe != "ridge":
+        if get_kind(probe.probe).probabilities:
             table["probability"] = probe.probabilities(scores).max(axis=1)
     else:
         table |= dict(zip(probe.classes, guess.reshape(len(guess), -1).T, strict=True))
