@@ -17,6 +17,7 @@ from probecache.analyze.probes.optim.lbfgs import Solution
 from probecache.analyze.probes.optim.logistic_start import ALIKE, precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
 from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
+from probecache.analyze.probes.optim.preconditioner import Preconditioner
 from probecache.analyze.probes.shared_state import (
     GRAM_LIMIT,
     SharedState,
@@ -40,6 +41,7 @@ HISTORY = 100  # copies of a probe's weights that the solver holds at its peak: 
 # Evaluations that the class Grams of two classes cost: of a task by itself, and of one among many, whose
 # evaluations are a share of a wide product.
 PLAIN, PLAIN_TOGETHER = 15, 40
+REUSE = 3.0  # ratio of penalties up to which one's factors serve the other, from a start that is near
 NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
 FOUND = ("objective", "grad_norm", "n_iter", "converged")
 
@@ -181,19 +183,31 @@ class Logistic:
     def _fit_path(
         self, tasks: list[SharedState], orders: list[np.ndarray], batch: Batch, request: ProbeRequest
     ) -> Fitted:
-        """One penalty after the other, the largest first: each starts from a neighbour's solution where there
-        is one, and only one penalty's factors are held. On disk all share each pass."""
+        """One penalty after the other, the largest first: each starts where the parabola through its
+        neighbours' solutions, over log l2, leads, and takes a neighbour's factors where it is nearer still;
+        only one penalty's are held. On disk all share each pass."""
         x = torch.zeros(len(batch.l2), batch.outputs, batch.width, device=batch.truth.device)
         found: dict[str, torch.Tensor] = {}
-        before, last = torch.inf, None
-        values = batch.l2.unique().flip(0)
-        for at in values.split(1) if batch.panels.in_memory else [values]:
+        done: list[tuple[float, torch.Tensor]] = []
+        held = torch.inf
+        factors: Preconditioner | None = None
+        how: dict[str, Any] = {"tol": request.tol, "search": search_dtype(tasks[0].device)}
+        penalties = batch.l2.unique().flip(0)
+        for at in penalties.split(1) if batch.panels.in_memory else [penalties]:
             l2 = float(at[0])
             mine = torch.isin(batch.l2, at).nonzero()[:, 0]
             part = batch.part(mine)
-            near = last if before <= NEAR * l2 else None
-            fit = _fit_tasks(tasks, orders, part, request, near)
-            x[mine], before, last = fit.x, l2, fit.x
+            near = _foretold(done, l2)
+            if batch.outputs == 1:
+                fit = _fit_two_classes(tasks, orders, part, near, request.max_iter, how)
+            else:
+                start = near
+                if factors is None or start is None or held > REUSE * l2:
+                    factors, start = precondition_and_start(tasks, orders, part, near)
+                    held = l2
+                fit = fit_logistic(part, factors, start, max_iter=request.max_iter, **how)
+            x[mine] = fit.x
+            done = [*done[-2:], (l2, fit.x)]
             for name in FOUND:
                 values = getattr(fit, name)
                 found.setdefault(name, values.new_empty(len(batch.l2)))[mine] = values
@@ -224,23 +238,41 @@ class Logistic:
         return int(work + grams + factors)
 
 
-def _fit_tasks(
+def _foretold(done: list[tuple[float, torch.Tensor]], l2: float) -> torch.Tensor | None:
+    """Weights for a penalty from those of larger ones that are near, the nearest last; None without any."""
+    known: list[tuple[float, torch.Tensor]] = []
+    after = l2
+    for value, weights in reversed(done):
+        if not 0 < value <= NEAR * after:
+            break
+        known.append((math.log(value), weights))
+        after = value
+    if not known:
+        return None
+    near = torch.zeros_like(known[0][1])
+    for i, (place, weights) in enumerate(known):  # the polynomial through them, as Lagrange writes it
+        others = [other for j, (other, _) in enumerate(known) if j != i]
+        near += weights * math.prod((math.log(l2) - other) / (place - other) for other in others)
+    return near
+
+
+def _fit_two_classes(
     tasks: list[SharedState],
     orders: list[np.ndarray],
     batch: Batch,
-    request: ProbeRequest,
     near: torch.Tensor | None,
+    max_iter: int,
+    how: dict[str, Any],
 ) -> Solution:
-    """The batch's probes from `near`, or from where the moments say.
+    """The batch's probes from `near`, or from where the moments say; how: `fit_logistic`'s other arguments.
 
     Of two classes the Gram matrix, which all tasks share, is often as good as class Grams (4 to 8 evaluations
     for 5 to 7), which cost as much as so many evaluations: they are made for what it leaves unfinished.
     """
-    how: dict[str, Any] = {"tol": request.tol, "search": search_dtype(tasks[0].device, batch.flops)}
-    plain = 0 if batch.outputs > 1 or not tasks[0].levels else PLAIN if len(tasks) == 1 else PLAIN_TOGETHER
-    if not 0 < plain < request.max_iter:
+    plain = PLAIN if len(tasks) == 1 else PLAIN_TOGETHER
+    if not tasks[0].levels or plain >= max_iter:
         return fit_logistic(
-            batch, *precondition_and_start(tasks, orders, batch, near), max_iter=request.max_iter, **how
+            batch, *precondition_and_start(tasks, orders, batch, near), max_iter=max_iter, **how
         )
     start = precondition_and_start(tasks, orders, batch, near, curved=False)
     fit = fit_logistic(batch, *start, max_iter=plain, **how)
@@ -255,7 +287,7 @@ def _fit_tasks(
     for l2 in part.l2.unique().tolist():
         prepare_together(unfinished, l2)
     start = precondition_and_start(unfinished, orders, part, fit.x[left])
-    more = fit_logistic(part, *start, max_iter=request.max_iter - plain, **how)
+    more = fit_logistic(part, *start, max_iter=max_iter - plain, **how)
     fit.x[left, :, : part.width] = more.x
     fit.n_iter[left] += more.n_iter
     for name in ("objective", "grad_norm", "converged"):

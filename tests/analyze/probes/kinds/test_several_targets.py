@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from probecache.analyze.probes.fit import fit_block, task_moments
@@ -65,3 +66,30 @@ def test_a_single_attribute_left_to_its_class_gram(monkeypatch):
     assert plain.converged.all()
     assert curved.converged.all()
     np.testing.assert_allclose(plain.objective, curved.objective, rtol=1e-6)
+
+
+def test_a_path_starts_on_the_parabola_through_its_neighbours():
+    def of(l2):
+        z = np.log(l2)
+        return torch.tensor([[[1 + 2 * z - 0.5 * z**2]]], dtype=torch.float64)
+
+    far, *near = [(l2, of(l2)) for l2 in (100.0, 8.0, 4.0, 2.0)]
+    np.testing.assert_allclose(logistic._foretold(near, 1.2), of(1.2))
+    np.testing.assert_allclose(logistic._foretold([far, near[2]], 1.0), of(2.0))  # too far apart for a line
+    assert logistic._foretold([far], 1.0) is None
+    assert logistic._foretold(near, 0.0) is None
+    assert logistic._foretold([], 1.0) is None
+
+
+def test_probes_of_a_path_are_those_of_each_penalty():
+    x, _ = attributes()
+    y = np.digitize(x[:, 0] + 0.5 * x[:, 1], [-2, 2])
+    task = Task(x[:600], y[:600], x[600:], y[600:])
+    l2s = np.geomspace(1e-4, 1e-1, 9)
+    how = {"device": "cpu", "tol": 1e-7}
+    shared = task_moments(task, device="cpu")
+    path = fit_block(task, ORDERS, SIZES, l2s, shared=shared, **how)
+    assert path.converged.all()
+    for p, l2 in enumerate(l2s):
+        alone = fit_block(task, ORDERS, SIZES, np.array([l2]), shared=shared, **how)
+        np.testing.assert_allclose(path.objective[..., p], alone.objective[..., 0], rtol=2e-6)
