@@ -55,7 +55,8 @@ def _verify(files: Files, owner: Split | Layer) -> Iterator[Damage]:
             for array, key, raw in zip(CHUNKED, keys, files.read_many(keys, most), strict=True):
                 crcs.setdefault(array, []).append(int.from_bytes(parts[array][-4:], "little"))
                 if raw != parts[array]:
-                    yield damage(key, "is missing" if raw is None else "does not agree with the shards")
+                    why = f": {raw}" if isinstance(raw, BadChunk) else ""
+                    yield damage(key, "is missing" if raw is None else f"does not agree with the shards{why}")
     expected = index.encode_index(owner, Index(read_stamp(files, owner), index.table(words), crcs))
     raw = files.read_many([index.index_key(owner)], index.most_bytes(owner))[0]
     if raw != expected and len(expected) <= index.MOST_BYTES:
