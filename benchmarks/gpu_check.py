@@ -74,7 +74,7 @@ def parts(device: str, quick: bool, out: Path, features: Path | None = None) -> 
     rows = () if features is None else ("--features", str(features.resolve()))
     return [
         Part("tests", tests, 60, "pytest"),
-        Part("probes", module("probes_device", *rows, *small), 110),
+        Part("probes", module("probes_device", *rows, *small, *(("--seconds", "150") if quick else ())), 110),
         Part("extract", module("extract", *preloaded.split()), 140),
         Part("sweep", module("sweep_device", *small), 45, "distributed"),
         Part("cka", module("similarity_device", *small), 30),
