@@ -20,7 +20,7 @@ from benchmarks.record import record
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.sweeps.cluster.start import connect
 from probecache.analyze.sweeps.plan import SweepPlan
-from probecache.analyze.sweeps.sweep import run_plan
+from probecache.analyze.sweeps.sweep import Running, run_plan
 from probecache.store.reader import Store
 
 FRACTIONS = np.linspace(0.05, 1, 20)
@@ -67,7 +67,7 @@ def ours(store: Store, layer: str, seeds: int, client: Client | None, block_seco
     """One sweep: probes per second, blocks' share of the workers' time, mean accuracy."""
     plan = SweepPlan(layer, FRACTIONS, seeds=seeds, l2=L2)
     begun = time.perf_counter()
-    results = run_plan(plan, store, client=client, block_seconds=block_seconds)
+    results = run_plan(plan, store, Running(client, block_seconds=block_seconds))
     wall = time.perf_counter() - begun
     return {
         "probes": plan.n_probes,

@@ -16,7 +16,7 @@ from probecache.analyze.sweeps.cost import check_fits, duration
 from probecache.analyze.sweeps.plan import SweepPlan, read_config
 from probecache.analyze.sweeps.presets import with_preset
 from probecache.analyze.sweeps.resolved_plan import check_finite, machine_for, projection, size_up
-from probecache.analyze.sweeps.sweep import Told, execute
+from probecache.analyze.sweeps.sweep import Running, Told, execute
 from probecache.analyze.tasks.shots import ALL
 from probecache.analyze.threads import SHORTEST, Watch, describe
 from probecache.store.errors import InputError, OutOfTime
@@ -77,16 +77,9 @@ def run_sweep(
         progress = stack.enter_context(probe_bar())
         if client is None and device in ("auto", "cpu") and missing.any():
             progress = _adjusting(progress)
-        ran = execute(
-            sized,
-            client=client,
-            out=out,
-            device=device,
-            memory_limit=limit,
-            progress=progress,
-            seconds=None if max_hours is None else 3600 * max_hours,
-            tell=lambda line: print(f"probecache: {line}", file=sys.stderr),
-        )
+        seconds = None if max_hours is None else 3600 * max_hours
+        how = Running(client, out, device, limit, progress, seconds=seconds, tell=_tell)
+        ran = execute(sized, how)
     if ran.failed:
         print(f"probecache: {ran.failures}", file=sys.stderr)
     print(summary(ran.results))
@@ -98,6 +91,10 @@ def run_sweep(
             "same command continues"
         )
     return 1 if ran.failed else 0
+
+
+def _tell(line: str) -> None:
+    print(f"probecache: {line}", file=sys.stderr)
 
 
 def _adjusting(progress: Told) -> Told:

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,9 +106,27 @@ def sweep(
     """
     asked = SweepPlan.from_mapping({"layer": layer, "fractions": fractions} | plan, "sweep()")
     with reporting(progress) as told:
-        return run_plan(
-            asked, store, client=client, out=out, device=device, memory_limit=memory_limit, progress=told
-        )
+        return run_plan(asked, store, Running(client, out, device, memory_limit, told))
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a plan is computed: on what, into what, for how long, and who is told.
+
+    block_seconds: how long a block should take (default: the cost model's choice). cache: layers that stay in
+    this process for the next plan. seconds: after which the run ends, whole blocks committed. tell: takes a
+    line for the user, of what was damaged and which workers are set aside.
+    """
+
+    client: "Client | None" = None
+    out: str | Path | None = None
+    device: str = "auto"
+    memory_limit: int | None = None
+    progress: Told | None = None
+    block_seconds: float | None = None
+    cache: Cache | None = None
+    seconds: float | None = None
+    tell: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -131,62 +149,24 @@ class Ran:
         return f"{len(self.failed)} of {self.blocks} blocks failed; first {first.block}: {first.error}"
 
 
-def run_plan(
-    plan: SweepPlan,
-    store: "Store | str | Path",
-    *,
-    client: "Client | None" = None,
-    out: str | Path | None = None,
-    device: str = "auto",
-    memory_limit: int | None = None,
-    progress: Told | None = None,
-    block_seconds: float | None = None,
-    cache: Cache | None = None,
-) -> xr.Dataset:
-    """`sweep` for a plan. block_seconds: how long a block should take (default: the cost model's choice).
-    cache: layers that stay in this process for the next plan.
-    """
-    ran = execute(
-        size_up(plan, store),
-        client=client,
-        out=out,
-        device=device,
-        memory_limit=memory_limit,
-        progress=progress,
-        block_seconds=block_seconds,
-        cache=cache,
-        tell=lambda line: warnings.warn(line, RuntimeWarning, stacklevel=4),
-    )
+def run_plan(plan: SweepPlan, store: "Store | str | Path", how: Running | None = None) -> xr.Dataset:
+    """`sweep` for a plan; lines for the user become warnings."""
+    how = replace(how or Running(), tell=lambda line: warnings.warn(line, RuntimeWarning, stacklevel=4))
+    ran = execute(size_up(plan, store), how)
     if ran.failed:
         warnings.warn(ran.failures, RuntimeWarning, stacklevel=3)
     return ran.results
 
 
-def execute(
-    sized: Sized,
-    *,
-    client: "Client | None" = None,
-    out: str | Path | None = None,
-    device: str = "auto",
-    memory_limit: int | None = None,
-    progress: Told | None = None,
-    block_seconds: float | None = None,
-    cache: Cache | None = None,
-    seconds: float | None = None,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Ran:
-    """Compute what is missing of a plan. seconds: after which the run ends, whole blocks committed.
-
-    tell: takes a line for the user, of what was damaged and which workers are set aside. Whatever is refused
-    is refused before anything is written.
-    """
-    plan = sized.plan
-    check_there(plan.solver, device, client)
+def execute(sized: Sized, how: Running) -> Ran:
+    """Compute what is missing of a plan. Whatever is refused is refused before anything is written."""
+    plan, client, out = sized.plan, how.client, how.out
+    check_there(plan.solver, how.device, client)
     check_finite(sized)
-    machine = machine_for(client, device, memory_limit)
-    deadline, begun = Deadline(seconds), time.perf_counter()
+    machine = machine_for(client, how.device, how.memory_limit)
+    deadline, begun = Deadline(how.seconds), time.perf_counter()
     wanted = missing_in(out, sized.grid, sized.settings)
-    planned = project(sized.blocks(wanted, machine, block_seconds), sized.layers, machine, plan.kind)
+    planned = project(sized.blocks(wanted, machine, how.block_seconds), sized.layers, machine, plan.kind)
     check_fits(planned, machine)
     temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
     with (
@@ -196,23 +176,23 @@ def execute(
         ) as results,
     ):
         if results.damages:
-            tell(
+            how.tell(
                 f"{out} is damaged: {results.damages[0]}, {len(results.damages)} pieces in all; "
                 "exactly those are computed again"
             )
         results.describe({"targets": _targets(results, sized)})
-        blocks = sized.blocks(results.missing(sized.grid), machine, block_seconds)
+        blocks = sized.blocks(results.missing(sized.grid), machine, how.block_seconds)
         # on a cluster each worker knows its own limit
-        job = sized.job(device, machine.memory if client is None else memory_limit)
+        job = sized.job(how.device, machine.memory if client is None else how.memory_limit)
         if client is None:
-            outcomes = run_here(blocks, job, sized.store, cache, deadline)
+            outcomes = run_here(blocks, job, sized.store, how.cache, deadline)
         else:
             from probecache.analyze.sweeps.cluster.execute import run_on
 
             resources = {"GPU": 1.0} if machine.device == "gpu" else None
             moments = shared_moments(sized, blocks, machine, client)
-            outcomes = run_on(client, blocks, job, resources, moments, deadline, tell)
-        failed = _collect(outcomes, results, blocks, progress)
+            outcomes = run_on(client, blocks, job, resources, moments, deadline, how.tell)
+        failed = _collect(outcomes, results, blocks, how.progress)
         if blocks:
             results.settle()
             before = float(results.attributes().get("seconds", 0))

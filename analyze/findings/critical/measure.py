@@ -13,7 +13,7 @@ from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.similarity.cka import cka_with_full, debiased_form, nested_masks, products_squared
 from probecache.analyze.similarity.gram import centred_gram
 from probecache.analyze.sweeps.plan import SweepPlan
-from probecache.analyze.sweeps.sweep import run_plan
+from probecache.analyze.sweeps.sweep import Running, run_plan
 from probecache.analyze.sweeps.worker import Cache
 from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.reader import Store
@@ -65,12 +65,7 @@ class Probes:
         results = run_plan(
             replace(self.plan, fractions=tuple(fractions), seeds=tuple(seeds)),
             self.store,
-            client=self.client,
-            out=self.out,
-            device=self.device,
-            memory_limit=self.memory_limit,
-            progress=self.progress,
-            cache=self.cache,
+            Running(self.client, self.out, self.device, self.memory_limit, self.progress, cache=self.cache),
         )
         if self.score not in results:
             known = [str(n) for n, v in results.data_vars.items() if {"fraction", "seed"} <= set(v.dims)]
