@@ -35,7 +35,7 @@ docs: .venv/installed  ## the pages and the API reference into site/, strict
 
 bench: .venv/installed  ## benchmarks beside their peers, into benchmarks/results (tens of minutes)
 	$(BIN)/pip install --quiet --group bench
-	for name in store extract probes; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in store.speed extract.speed probes.fixed_tol; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.tables
 
 .venv-cuml/installed: pyproject.toml
@@ -51,8 +51,8 @@ gpu-check: .venv/installed  ## everything that a GPU can tell, under eight minut
 	$(BIN)/python -m benchmarks.gpu_check
 
 paper: .venv/installed  ## the paper's study: make paper DATA=folder with cifar10/, flowers102/, pets37/
-	$(BIN)/python -m benchmarks.paper_features $(DATA) --out paper/features --control
-	$(BIN)/python -m benchmarks.paper paper/features --out paper/study
+	$(BIN)/python -m benchmarks.study.features $(DATA) --out paper/features --control
+	$(BIN)/python -m benchmarks.study.paper paper/features --out paper/study
 
 clean:  ## remove the environment and what the demo made
 	rm -rf .venv .venv-cuml demo site .pytest_cache .mypy_cache .ruff_cache

@@ -74,11 +74,11 @@ def parts(device: str, quick: bool, out: Path, features: Path | None = None) -> 
     rows = () if features is None else ("--features", str(features.resolve()))
     return [
         Part("tests", tests, 60, "pytest"),
-        Part("probes", module("probes_device", *rows, *small, *(("--seconds", "150") if quick else ())), 110),
-        Part("extract", module("extract", *preloaded.split()), 140),
-        Part("sweep", module("sweep_device", *small), 45, "distributed"),
-        Part("cka", module("similarity_device", *small), 30),
-        Part("decoded", module("extract_decoded", *decoded.split()), 60),
+        Part("probes", module("probes.device", *rows, *small, *(("--seconds", "150") if quick else ())), 110),
+        Part("extract", module("extract.speed", *preloaded.split()), 140),
+        Part("sweep", module("sweeps.device", *small), 45, "distributed"),
+        Part("cka", module("similarity.device", *small), 30),
+        Part("decoded", module("extract.decoded", *decoded.split()), 60),
     ]
 
 
@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="names of parts, with commas")
     parser.add_argument("--seconds", type=float, default=460, help="no part begins that could end later")
     parser.add_argument(
-        "--features", type=Path, help="rows of ten classes, as benchmarks.probes_device takes"
+        "--features", type=Path, help="rows of ten classes, as benchmarks.probes.device takes"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the records")
     args = parser.parse_args()

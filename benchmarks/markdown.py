@@ -11,7 +11,7 @@ def latest(name: str) -> dict[str, Any]:
     """The newest record of `name`."""
     dated = sorted(RESULTS.glob(f"{name}-[0-9][0-9][0-9][0-9]-*.json"))
     if not dated:
-        raise FileNotFoundError(f"no record {name}-*.json in {RESULTS}: run python -m benchmarks.{name}")
+        raise FileNotFoundError(f"no record {name}-*.json in {RESULTS}: run the benchmark that writes it")
     return json.loads(dated[-1].read_text())
 
 

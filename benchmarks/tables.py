@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import latest, source, table
-from benchmarks.probe_tables import gaps, on_device, probes, ridge, targets
+from benchmarks.probes.tables import gaps, on_device, probes, ridge, targets
 from benchmarks.record import RESULTS
-from benchmarks.scale_tables import scale, scale_plans, scale_results
+from benchmarks.store.scale_tables import scale, scale_plans, scale_results
 from benchmarks.study.tables import (
     study,
     study_beyond,
@@ -25,7 +25,7 @@ from benchmarks.study.tables import (
     study_geometry,
     study_shots,
 )
-from benchmarks.sweep_tables import sweep, sweep_kills, sweep_memory, sweep_streamed
+from benchmarks.sweeps.tables import sweep, sweep_kills, sweep_memory, sweep_streamed
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("decode", "copy", "forward", "write")
@@ -133,7 +133,7 @@ def once_measured(name: str, block: Callable[[], str]) -> Callable[[], str]:
     def text() -> str:
         if list(RESULTS.glob(f"{name}-[0-9]*.json")):
             return block()
-        return f"No record yet: `python -m benchmarks.{name.replace('-', '_')}` makes it."
+        return f"No record `{name}` yet: the benchmark of this name makes it."
 
     return text
 

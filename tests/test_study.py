@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from benchmarks.paper import GREEDY, plans
-from benchmarks.paper_text import read_sentences
+from benchmarks.study.paper import GREEDY, plans
 from benchmarks.study.stores import find_studies
+from benchmarks.study.text import read_sentences
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,7 +98,7 @@ def test_sentences_are_clear_balanced_and_the_same_each_time(tmp_path):
 def test_a_study_holds_every_selection_and_layer_and_goes_on_after_a_stop(tmp_path):
     features = tmp_path / "features"
     store(features, "tf_efficientnet_lite0", "pets37", layers=("blocks.3", "penultimate"))
-    command = ["benchmarks.paper", str(features), "--out", str(tmp_path / "study"), "--device", "cpu"]
+    command = ["benchmarks.study.paper", str(features), "--out", str(tmp_path / "study"), "--device", "cpu"]
 
     def run():
         line = [sys.executable, "-m", *command, "--quick"]

@@ -3,7 +3,7 @@
     python -m benchmarks.study.figures STUDY        docs/figures/study-*.svg
 
 Those of many stores come from the latest record; the accuracy, the classes and the layers of one store from
-its RESULTS in the folder STUDY that `benchmarks.paper` filled.
+its RESULTS in the folder STUDY that `benchmarks.study.paper` filled.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def one_store(results: Path) -> dict[str, "Figure"]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("study", type=Path, help="what `benchmarks.paper --out` filled")
+    parser.add_argument("study", type=Path, help="what `benchmarks.study.paper --out` filled")
     found = cases()
     drawn = one_store(parser.parse_args().study / "results" / SHOWN) | {
         "critical": critical(found),

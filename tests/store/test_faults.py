@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def faults(*arguments):
-    command = [sys.executable, "-m", "benchmarks.faults", "--no-record", *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.store.faults", "--no-record", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

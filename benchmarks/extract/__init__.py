@@ -1,0 +1,1 @@
+"""Extraction: loops, decoders, memory, and awkward inputs, peers beside us."""

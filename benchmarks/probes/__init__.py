@@ -1,0 +1,1 @@
+"""Probes: ours and the strongest peers on the same columns."""

@@ -1,0 +1,84 @@
+"""The peers of a fixed tol: scikit-learn, torch L-BFGS and himalaya, on the columns that we see."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from probecache.analyze.tasks.task import Task
+
+L2 = 1e-4
+
+
+def columns(task: Task, order: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(  # type: ignore[return-value]
+        np.ascontiguousarray(((m - task.mean) / task.scale)[:, order[:k]].astype(np.float32))
+        for m in (task.train, task.test)
+    )
+
+
+def penalised_entropy(
+    x: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, l2: float = L2
+) -> float:
+    """The penalised mean cross-entropy, in float64."""
+    z = x.astype(np.float64) @ coef.T.astype(np.float64) + intercept
+    if z.shape[1] == 1:
+        z = np.hstack([np.zeros_like(z), z])
+    top = z.max(axis=1)
+    entropy = np.log(np.exp(z - top[:, None]).sum(axis=1)) + top - z[np.arange(len(y)), y]
+    return float(entropy.mean() + l2 / 2 * (coef.astype(np.float64) ** 2).sum())
+
+
+def sklearn_logistic(solver: str, tol: float) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    from sklearn.linear_model import LogisticRegression
+
+    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        model = LogisticRegression(C=1 / (L2 * len(x)), solver=solver, tol=tol, max_iter=10_000).fit(x, y)
+        return model.coef_, model.intercept_
+
+    return fit
+
+
+def torch_lbfgs(
+    device: str, l2: float = L2, tol: float = 1e-5
+) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        data, labels = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+        layer = torch.nn.Linear(x.shape[1], int(y.max()) + 1, device=device)
+        torch.nn.init.zeros_(layer.weight)
+        optimiser = torch.optim.LBFGS(
+            layer.parameters(), max_iter=2000, tolerance_grad=tol, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> torch.Tensor:
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(layer(data), labels)
+            loss = loss + l2 / 2 * layer.weight.square().sum()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        return layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()
+
+    return fit
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    value = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun, value
+
+
+def himalaya_seconds(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> float | None:
+    try:
+        from himalaya.ridge import Ridge
+    except ImportError:
+        return None
+    targets = (2 * np.eye(int(y.max()) + 1)[y] - 1).astype(np.float32)
+    return timed(lambda: Ridge(alpha=L2 * len(x), fit_intercept=True).fit(x, targets).predict(test))[0]

@@ -1,0 +1,1 @@
+"""Similarity: many CKA values beside the direct computation."""

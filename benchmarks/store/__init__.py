@@ -1,0 +1,1 @@
+"""The store: speed, scale, and what faults leave of it."""

@@ -1,0 +1,1 @@
+"""Sweeps: whole plans, killed, streamed, within a memory limit, on a device."""
