@@ -295,6 +295,16 @@ def target_names(files: Files, split: Split) -> list[str]:
     return [name for name, raw in found.items() if name not in arrays and metadata.is_array(raw)]
 
 
+def has_target(files: Files, split: Split, name: str) -> bool:
+    """Whether `name` is one of `target_names`, by its own document only."""
+    try:
+        check_name(name, "target")
+    except InputError:
+        return False
+    raw = files.read_many([f"{split.name}/{name}/zarr.json"])[0]
+    return isinstance(raw, bytes) and name not in split.arrays() and metadata.is_array(raw)
+
+
 def read_target(files: Files, split: Split, name: str) -> TargetArray:
     """A target's description from its own document, validated, in the split as it is now."""
     key = f"{split.name}/{name}"

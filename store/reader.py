@@ -1,25 +1,23 @@
 """Read a store: every panel is checked against its crc32c and its shard's commit on the way in."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probecache.store import catalog
 from probecache.store.catalog import Layer, Split
-from probecache.store.claims import being_written
-from probecache.store.errors import DamagedStore, InputError, UnfinishedSplit, close_names
+from probecache.store.errors import InputError, UnfinishedSplit, close_names
 from probecache.store.fingerprint import Fingerprint, digest
-from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.index import Index
 from probecache.store.format.target_array import TargetArray
-from probecache.store.layout import DTYPES, MISSING, MOMENTS, Shard
+from probecache.store.layout import DTYPES, MISSING, Shard
 from probecache.store.reading import commits
 from probecache.store.reading.datatree import split_tree
+from probecache.store.reading.moments import read_moments
 from probecache.store.reading.prefetch import prefetched
 from probecache.store.reading.read_index import load_index
 from probecache.store.reading.read_matrix import (
@@ -32,7 +30,9 @@ from probecache.store.reading.read_matrix import (
     row_range,
 )
 from probecache.store.reading.row_chunks import read_rows_of
+from probecache.store.reading.steady import Read, steady
 from probecache.store.reading.targets import read_target
+from probecache.store.reading.vouched import Vouched, require_committed, require_ended
 from probecache.store.storage.files import Files, open_files
 from probecache.store.targets import Target
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = np.ndarray[Any, Any]
-Read = TypeVar("Read")
 
 
 def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) -> "Store":
@@ -184,32 +183,14 @@ class Store:
         return self._layers[key]
 
     def _steady(self, split: str, read: Callable[[], Read]) -> Read:
-        """`read()`, once more where it met damage: a writer may have changed the store between two reads.
+        """`read()`, again where a writer changed the store in between."""
 
-        Beside a living writer it is tried for a second and a half; what the writer's claim covers is not
-        damaged but unfinished.
-        """
-        for attempt in range(6):
-            try:
-                return read()
-            except DamagedStore as error:
-                holder = being_written(self.files, split)
-                if attempt > 1 and holder is None:
-                    raise
-                if attempt == 5:
-                    holder = None if error.shard is None else being_written(self.files, split, error.shard)
-                    if holder is None:
-                        raise
-                    raise UnfinishedSplit(
-                        f"split {split!r} in {self.path}: shard {error.shard} is being written by {holder}: "
-                        "read it again when that is done"
-                    ) from None
-                if attempt:
-                    time.sleep(0.05 * 2**attempt)
-                self._layers.clear()
-                self._indexes.clear()
-                self.__dict__.pop("_splits", None)  # it may have grown
-        raise AssertionError
+        def forget() -> None:
+            self._layers.clear()
+            self._indexes.clear()
+            self.__dict__.pop("_splits", None)  # it may have grown
+
+        return steady(self.files, split, read, forget)
 
     def report(self, split: str, layer: str) -> dict[str, Any]:
         """Counts of non-finite and saturated values, and the summary of the run that finished the layer."""
@@ -239,38 +220,17 @@ class Store:
                 return list(index.commits(shards))
         return commits.read_commits(self.files, owner, shards)
 
-    def _committed(
-        self, owner: Split | Layer, rows: tuple[int, int], finished: bool
-    ) -> list[tuple[Shard, int, Array]]:
+    def _committed(self, owner: Split | Layer, rows: tuple[int, int], finished: bool) -> Vouched:
         """The shards of `rows` with what their commits vouch for; raises unless all are there, or `partial`.
 
         `finished`: that a commit is missing is damage.
         """
-        info = owner if isinstance(owner, Split) else self.split_info(owner.split)
-        if info.streaming and not self.partial:
-            raise UnfinishedSplit(
-                f"split {info.name!r} in {self.path} is being streamed and was not finished: run what writes "
-                "it again, or read its first rows with open_store(..., partial=True)"
-            )
+        require_ended(
+            self.files, owner if isinstance(owner, Split) else self.split_info(owner.split), self.partial
+        )
         wanted = list(owner.geometry.shards(rows))
-        out = []
-        for s, committed in zip(wanted, self.commits(owner, wanted), strict=True):
-            if isinstance(committed, BadChunk):
-                raise commits.damaged(self.files, owner, s, f"commit: {committed}")
-            if committed[0] < s.rows:
-                if finished:
-                    raise commits.damaged(self.files, owner, s, "its commit is missing")
-                if not self.partial:
-                    lacking = f"rows {s.start + committed[0]}:{s.stop} (shard {s.index})"
-                    what = f"layer {owner.spec.name!r} of " if isinstance(owner, Layer) else ""
-                    split = owner.split if isinstance(owner, Layer) else owner.name
-                    raise UnfinishedSplit(
-                        f"{what}split {split!r} in {self.path} is unfinished: {lacking} and "
-                        "perhaps more are not written; run the command that writes it again, or read what is "
-                        "there with open_store(..., partial=True)"
-                    )
-            out.append((s, *committed))
-        return out
+        found = zip(wanted, self.commits(owner, wanted), strict=True)
+        return require_committed(self.files, owner, list(found), finished, self.partial)
 
     def row_arrays(self, split: str) -> tuple[Array, list[str], Array]:
         return self._steady(split, lambda: self._row_arrays(split))
@@ -324,10 +284,11 @@ class Store:
         return digest(stored.kind, list(stored.names), [list(commit) for commit in stored.commits])
 
     def _target_info(self, split: str, name: str) -> TargetArray:
-        info, names = self.split_info(split), self.targets(split)
-        if name not in names:
+        info = self.split_info(split)
+        if not catalog.has_target(self.files, info, name):
             raise InputError(
-                f"no target {name!r:.80} in split {split!r} of {self.path}; {close_names(str(name), names)}"
+                f"no target {name!r:.80} in split {split!r} of {self.path}; "
+                f"{close_names(str(name), self.targets(split))}"
             )
         return catalog.read_target(self.files, info, name)
 
@@ -452,30 +413,15 @@ class Store:
 
     def moments(self, split: str, layer: str) -> "xr.Dataset":
         """Mean, variance (over n), minimum, maximum, share of zeros: (neuron,) float64, rows that are ok."""
-        import xarray as xr
-
         info = self.layer_info(split, layer)
-        n, d = info.geometry.n_samples, info.spec.neurons
         if not self._finished(info):
             strict = self if not self.partial else Store(self.files)
-            strict._committed(info, (0, n), finished=False)
+            strict._committed(info, (0, info.geometry.n_samples), finished=False)
             raise UnfinishedSplit(
                 f"layer {layer!r} of split {split!r} in {self.path}: every shard is written but the "
                 "run did not finish; run the command that writes it again"
             )
-        values = {}
-        for name in MOMENTS:
-            raw = self.files.read_many([f"{info.key}/{name}/c/0"], 8 * d + 4)[0]
-            try:
-                values[name] = np.frombuffer(chunks.unsealed(raw, 8 * d)[0], "<f8")
-            except BadChunk as error:
-                raise DamagedStore(
-                    f"{self.path}: split {split!r}, layer {layer!r}, {name}: {error} (probecache "
-                    f"repair writes it again)"
-                ) from None
-        return xr.Dataset(
-            {k: ("neuron", v) for k, v in values.items()}, attrs={"split": split, "layer": layer}
-        )
+        return read_moments(self.files, info)
 
     def __getitem__(self, split: str) -> "xr.DataTree":
         """One split as a lazy xarray.DataTree: sample, label, status, and a child per layer in row blocks."""
