@@ -254,6 +254,111 @@ def test_failed_blocks_end_in_exit_code_1(store, tmp_path, capsys, monkeypatch, 
     assert done(tmp_path / "r") == 33
 
 
+def scheduler_and_workers(folder, workers=1, flags=(), environment=None):
+    """A `dask scheduler` and workers, in processes of their own; the address, and all of them."""
+    file = folder / "scheduler.json"
+    base = [sys.executable, "-m", "dask"]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    env = ENVIRONMENT | (environment or {})
+    common = ["--no-dashboard", "--scheduler-file", str(file), *flags]
+    running = [
+        subprocess.Popen(
+            [*base, "scheduler", "--port", "0", "--host", "127.0.0.1", *common], env=env, **silent
+        )
+    ]
+    wait_for(file.exists)
+    for _ in range(workers):
+        line = [*base, "worker", "--nthreads", "1", "--no-nanny", *common]
+        running.append(subprocess.Popen(line, env=env, **silent))
+    return json.loads(file.read_text())["address"], running
+
+
+def end(processes):
+    for process in reversed(processes):
+        process.kill()
+        process.wait(PATIENCE)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_sweep_in_one_line(store, tmp_path):
+    address, running = scheduler_and_workers(tmp_path)
+    try:
+        flags = ["--scheduler", address, "--solver", "sklearn", "--out", tmp_path / "r"]
+        run = command("sweep", store, *FLAGS, *flags, cwd=tmp_path)
+        running.append(run)
+        wait_for(lambda: done(tmp_path / "r") > 0 or run.poll() is not None)
+        running[0].kill()
+        _, errors = run.communicate(timeout=PATIENCE)
+        assert run.returncode == 1, errors
+        assert "the Dask scheduler is gone; what was committed is kept" in errors
+        assert "Traceback" not in errors
+    finally:
+        end(running)
+    results = pc.open_results(tmp_path / "r")
+    assert int((results["state"] == 1).sum()) > 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_in_the_midst_of_a_block_is_set_aside(
+    store, here, tmp_path, monkeypatch, small_blocks, capsys
+):
+    monkeypatch.setattr("probecache.analyze.sweeps.cluster.execute.SILENT", 6.0)
+    address, running = scheduler_and_workers(tmp_path, workers=2)
+    stopped = []
+    try:
+        with connect(scheduler=address) as client:
+            client.wait_for_workers(2, timeout=PATIENCE)
+
+            def stop_one(finished, total):
+                if not stopped:
+                    stopped.append(running[1].pid)
+                    os.kill(stopped[0], signal.SIGSTOP)
+
+            with pytest.warns(RuntimeWarning, match="has not answered for .* its blocks go to others"):
+                results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r", progress=stop_one)
+    finally:
+        end(running)
+    assert stopped
+    assert_same_probes(results, here)
+
+
+def test_workers_that_die_of_too_little_memory_are_told_with_what_to_do(store, tmp_path, small_blocks):
+    """A worker whose process ends in each try: Dask calls it KilledWorker, which says nothing to a user."""
+    from distributed.scheduler import KilledWorker
+
+    from probecache.analyze.sweeps.cluster.execute import explain
+
+    with connect(workers=1) as client:
+        future = client.submit(os._exit, 1, retries=0)
+        error = future.exception(timeout=PATIENCE)
+    assert isinstance(error, KilledWorker)
+    told = explain(error)
+    assert "--memory-limit" in told
+    assert "os._exit" not in told
+    assert "\n" not in told
+
+
+def test_a_worker_that_cannot_read_the_store_is_set_aside_and_the_other_does_all(
+    store, here, tmp_path, monkeypatch, small_blocks
+):
+    def blind(name, dask_worker=None):
+        if dask_worker.name != name:
+            return
+        import probecache.store.reader as reader
+        from probecache.store.errors import NotAStore
+
+        def gone(path, partial=False):
+            raise NotAStore(f"{path} does not exist or is empty")
+
+        reader.open_store = gone
+
+    with connect(workers=2) as client:
+        client.run(blind, 0)
+        with pytest.warns(RuntimeWarning, match="cannot read the store: .* its blocks go to the others"):
+            results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r")
+    assert_same_probes(results, here)
+
+
 def test_a_cluster_whose_every_worker_is_blind_is_refused_before_anything_is_written(store, tmp_path):
     def blind(dask_worker=None):
         import probecache.store.reader as reader
@@ -268,3 +373,67 @@ def test_a_cluster_whose_every_worker_is_blind_is_refused_before_anything_is_wri
         client.run(blind)
         with pytest.raises(InputError, match=r"no worker can take part; .* cannot read the store"):
             pc.sweep(store, **PLAN, client=client, out=tmp_path / "r")
+
+
+def certificate(folder):
+    """A self-signed certificate for 127.0.0.1 and its key, both of client, scheduler and workers."""
+    import datetime
+    import ipaddress
+
+    x509 = pytest.importorskip("cryptography.x509", reason="cryptography is not installed")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "probecache")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, *plain))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.mark.slow
+def test_a_tls_cluster_takes_a_sweep_and_one_without_certificates_is_told(store, here, tmp_path):
+    cert, key = certificate(tmp_path)
+    flags = ["--tls-ca-file", str(cert), "--tls-cert", str(cert), "--tls-key", str(key), "--protocol", "tls"]
+    address, running = scheduler_and_workers(tmp_path, flags=flags)
+    try:
+        assert address.startswith("tls://")
+        bare = command("sweep", store, *FLAGS, "--scheduler", address, "--out", tmp_path / "r", cwd=tmp_path)
+        _, errors = bare.communicate(timeout=PATIENCE)
+        assert bare.returncode == 2, errors
+        assert "without certificates" in errors
+        assert not (tmp_path / "r").exists()
+        settings = {
+            "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(cert),
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT": str(cert),
+            "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY": str(key),
+        }
+        line = [sys.executable, "-m", "probecache", "sweep", store, *FLAGS, "--scheduler", address]
+        run = subprocess.run(
+            [*map(str, line), "--out", str(tmp_path / "r")],
+            env=ENVIRONMENT | settings,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert run.returncode == 0, run.stderr
+    finally:
+        end(running)
+    assert_same_probes(xr.open_zarr(tmp_path / "r").load(), here)
