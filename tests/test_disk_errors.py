@@ -1,4 +1,4 @@
-"""A full disk, a limit of file sizes: commands name the path, the room, and what to do."""
+"""A full disk, a read-only one, a limit of file sizes: commands name the path, the room, and what to do."""
 
 import os
 import subprocess
@@ -102,7 +102,8 @@ def test_a_limit_of_file_sizes(source, tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".tmp", ".partial"))]
 
 
-def test_a_full_disk(source, tmp_path):
+@pytest.mark.parametrize("harm", ["full", "read-only"])
+def test_a_disk_that_is_full_or_read_only(source, tmp_path, harm):
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
@@ -111,8 +112,13 @@ def test_a_full_disk(source, tmp_path):
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     try:
-        with pytest.raises(OSError, match="No space"):
-            (folder / "fill").write_bytes(bytes(1 << 20))
-        check(said(commands_into(source, folder)), folder, "make room on that disk")
+        if harm == "full":
+            with pytest.raises(OSError, match="No space"):
+                (folder / "fill").write_bytes(bytes(1 << 20))
+            advice = "make room on that disk"
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+            advice = "that file system is read-only"
+        check(said(commands_into(source, folder)), folder, advice)
     finally:
         subprocess.run(["umount", str(folder)], check=True)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end extract and sweep: one line, no child left, what was committed kept."""
+"""SIGTERM, SIGUSR1, Ctrl-C twice and --max-hours end extract and sweep: one line, no child, commits kept."""
 
 import os
 import signal
@@ -74,15 +74,16 @@ def good(out):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("work", [sweep, extract])
 @pytest.mark.parametrize(
-    ("work", "number", "code", "says"),
+    ("numbers", "code", "says"),
     [
-        (sweep, signal.SIGTERM, 143, "stopped by SIGTERM"),
-        (extract, signal.SIGTERM, 143, "stopped by SIGTERM"),
-        (sweep, signal.SIGUSR1, 138, "stopped by SIGUSR1"),
+        ([signal.SIGTERM], 143, "stopped by SIGTERM"),
+        ([signal.SIGUSR1], 138, "stopped by SIGUSR1"),
+        ([signal.SIGINT, signal.SIGINT], 130, "interrupted"),
     ],
 )
-def test_a_signal_ends_a_run_in_one_line_with_no_child_left(folder, tmp_path, work, number, code, says):
+def test_a_signal_ends_a_run_in_one_line_with_no_child_left(folder, tmp_path, work, numbers, code, says):
     out = tmp_path / "out"
     process, begun = work(folder[0], out)
     try:
@@ -93,7 +94,9 @@ def test_a_signal_ends_a_run_in_one_line_with_no_child_left(folder, tmp_path, wo
             time.sleep(0.05)
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
-        process.send_signal(number)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.05)
         told = process.communicate(timeout=PATIENCE)[1]
     finally:
         process.kill()
@@ -105,3 +108,15 @@ def test_a_signal_ends_a_run_in_one_line_with_no_child_left(folder, tmp_path, wo
     assert good(out)
     assert begun()
     assert not list(out.rglob("claim-*")) + list(out.parent.glob(".out.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", [sweep, extract])
+def test_max_hours_end_a_run_as_a_signal_does(folder, tmp_path, work):
+    out = tmp_path / "out"
+    process, _ = work(folder[0], out, "--max-hours", "0.004")
+    told = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 130, told
+    assert "--max-hours are over; what was committed is kept, the same command continues" in told
+    assert "Traceback" not in told
+    assert not out.exists() or good(out)
