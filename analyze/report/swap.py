@@ -1,13 +1,11 @@
 """A folder that is replaced as a whole or not at all."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from probecache.analyze.results.replace import replace_folder
+from probecache.analyze.results.lock import lock, unlock
+from probecache.analyze.results.replace import beside, recover_folder, replace_folder
 from probecache.store.errors import InputError
 from probecache.store.storage.disk_errors import writing
 
@@ -34,21 +32,19 @@ def check_folder(out: str | Path) -> None:
 def replaced(out: str | Path) -> Iterator[Path]:
     """A new folder beside `out` to write into; at the end it takes `out`'s place in one step.
 
-    Where the block raises or the process dies before that step, `out` is as it was.
+    Where the block raises or the process dies before that step, `out` is as it was; what a killed one left is
+    removed by the next. InputError while another process writes there.
     """
     place = Path(out).resolve()  # what a link points to
     with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+        handle = lock(place)
         try:
-            made.chmod(0o777 & ~_umask())
+            recover_folder(place)
+            made = beside(place, "new")
+            made.mkdir()
             yield made
             replace_folder(made, place)
         finally:
-            shutil.rmtree(made, ignore_errors=True)  # what was written in vain, or what stood there before
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            recover_folder(place)  # what was written in vain
+            unlock(place, handle)

@@ -113,6 +113,18 @@ for i in range(100000):
     texts = {p.read_text() for p in (tmp_path / "report").iterdir()}
     assert len(texts) == 1
     assert int(texts.pop()) > 0
+    with replaced(tmp_path / "report") as folder:
+        (folder / "index.html").write_text("the next")
+    assert [p.name for p in tmp_path.iterdir()] == ["report"]  # what the killed one left is gone
+
+
+def test_two_reports_do_not_write_into_one_folder_at_once(tmp_path):
+    with replaced(tmp_path / "report") as folder:
+        (folder / "index.html").write_text("first")
+        with pytest.raises(InputError, match="is being written by process"), replaced(tmp_path / "report"):
+            pass
+    assert (tmp_path / "report" / "index.html").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["report"]
 
 
 HOSTILE = ['=cmd|"/C calc",\n"x"', "@sum(1)", "+1+2", "-2", "plain, name"]
