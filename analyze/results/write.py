@@ -95,6 +95,7 @@ class Results:
             if self.path.exists():
                 attributes, _, _ = readable(self.path)
                 check_settings(self.path, attributes, settings)
+                open_files(str(self.path)).sweep("")  # what a killed writer had not put in its place
                 self._take_up(grid, settings, about or {})
             else:
                 self._attributes = settings_attributes({}, settings) | {**(about or {}), "failures": "[]"}

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -368,3 +370,14 @@ def test_kept_scores_are_those_of_their_seals_until_a_byte_of_them_changes(store
     spoil(file, "flip", path)
     with pytest.raises(DamagedStore, match="scores"):
         pc.open_results(path)["scores"].load()
+
+
+def test_what_a_killed_writer_had_not_put_in_place_is_removed_by_the_next(results, store):
+    path, wanted = results
+    code = "from probecache.store.storage.writer_identity import mark; print(mark())"
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for file in (path / "zarr.json", path / "accuracy" / "zarr.json"):
+        file.with_name(f"{file.name}.{dead.strip()}.tmp").write_bytes(b"half")
+    grown = pc.sweep(store, **{**PLAN, "seeds": 3}, out=path)
+    assert not list(path.rglob("*.tmp"))
+    assert same(grown.sel(seed=[0, 1]), wanted)
