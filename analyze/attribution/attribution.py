@@ -3,10 +3,11 @@
     score_change of a group = T(all neurons but the group) - T(all neurons)
 
 A neuron whose removal raises the score is *degrading* (Takeshita et al. 2025). Ridge probes are changed in
-closed form (attribution/ridge.py), logistic ones fitted again without the group.
+closed form (attribution/ridge.py), other kinds are fitted again without the group.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ import xarray as xr
 
 from probecache.analyze.attribution.ridge import fit_ridge_probe
 from probecache.analyze.metrics import get_metric
-from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.probes.fit import fit_request, task_moments
+from probecache.analyze.probes.kind import ProbeRequest, claims
 from probecache.analyze.probes.registry import get_kind
-from probecache.analyze.probes.select_l2 import FOLDED
 from probecache.analyze.results.saved import save_dataset
 from probecache.analyze.selections.greedy import target_matrix
 from probecache.analyze.tasks.task import Task, load_task
@@ -25,7 +26,6 @@ from probecache.store.errors import InputError
 from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store
 
-KINDS = ("ridge", "logistic")
 NOISE = 1.96  # standard errors of a difference between two probes on the same samples
 BATCH = 2**24  # scores worked on together
 
@@ -49,7 +49,7 @@ def attribution(
 ) -> xr.Dataset:
     """score(without the group) - score(all neurons), for each neuron or group of neurons.
 
-    Ridge is exact and fits once (the inverse of the Gram matrix is updated by blocks); a logistic probe is
+    Ridge is exact and fits once (the inverse of the Gram matrix is updated by blocks); any other kind is
     fitted anew for each group.
 
     Parameters
@@ -58,7 +58,7 @@ def attribution(
     layer, train, test : str
         What is fitted on and scored.
     probe : str
-        "ridge" (default) or "logistic".
+        "ridge" (default), "logistic" or any other kind.
     l2 : float
         Lambda of the probe, above 0.
     groups : None, int or lists of int
@@ -68,11 +68,11 @@ def attribution(
     seed : int
         Of the groups and of the sample.
     metric : str
-        Any whose more is better; of a logistic probe one that needs predicted classes only.
+        Any whose more is better; of any kind but ridge one that needs predicted classes only.
     standardize : bool
         Columns by the training rows' mean and standard deviation, or centred only.
     device : str
-        'auto', 'cpu', 'cuda', 'cuda:N'; for logistic probes. Ridge runs in float64 on the CPU.
+        'auto', 'cpu', 'cuda', 'cuda:N', where probes are fitted anew. Ridge runs in float64 on the CPU.
     progress : bool, function or None
         True: a bar on stderr. A function: called with (done, total) groups. False or None: silent.
     out : str, Path or None
@@ -98,8 +98,7 @@ def attribution(
     >>> pc.attribution("features.zarr", layer="late")["score_change"].sizes["group"]
     8
     """
-    if probe not in KINDS:
-        raise InputError(f"got probe {probe!r}; allowed: {', '.join(KINDS)}")
+    kind = get_kind(probe)
     if not l2 > 0:
         raise InputError(f"got l2 {l2:g}; allowed: above 0, as neurons may depend on each other")
     if not get_metric(metric).higher_is_better:
@@ -107,9 +106,13 @@ def attribution(
     opened = open_store(store)
     task = load_task(opened, layer, train, test)
     wanted = _groups(groups, sample, task.n_neurons, seed)
-    find = _by_ridge if get_kind(probe).l2_choice == FOLDED else _by_refits
+    every = np.arange(task.n_neurons)
+    request = ProbeRequest(
+        kind, every[None], every[-1:] + 1, np.array([l2]), standardize=standardize, device=device
+    )
+    find = _by_ridge if claims(kind, "closed_form") else _by_refits
     with reporting(progress, "groups") as told:
-        found = find(task, wanted, l2, metric, standardize, device, told or (lambda *_: None))
+        found = find(task, wanted, request, metric, told or (lambda *_: None))
     found["removed"] = ("group", [len(group) for group in wanted], {"units": "neurons"})
     found["neuron"] = ("member", np.concatenate(wanted))
     found["owner"] = ("member", np.repeat(np.arange(len(wanted)), [len(group) for group in wanted]))
@@ -159,16 +162,10 @@ def _groups(
 
 
 def _by_ridge(
-    task: Task,
-    groups: list[np.ndarray],
-    l2: float,
-    metric: str,
-    standardize: bool,
-    device: str,
-    told: Callable[[int, int], None],
+    task: Task, groups: list[np.ndarray], request: ProbeRequest, metric: str, told: Callable[[int, int], None]
 ) -> xr.Dataset:
-    del device  # products in float64 on the CPU
-    whole = fit_ridge_probe(task, l2, standardize)
+    """In float64 on the CPU."""
+    whole = fit_ridge_probe(task, float(request.l2s[0]), request.standardize)
     targets = target_matrix(task.test_labels, len(task.classes))
     right, score = _right(task, whole.scores), _scores(task, whole.scores[None], metric)[0]
     loss = ((whole.scores - targets) ** 2).mean()
@@ -188,30 +185,18 @@ def _by_ridge(
 
 
 def _by_refits(
-    task: Task,
-    groups: list[np.ndarray],
-    l2: float,
-    metric: str,
-    standardize: bool,
-    device: str,
-    told: Callable[[int, int], None],
+    task: Task, groups: list[np.ndarray], request: ProbeRequest, metric: str, told: Callable[[int, int], None]
 ) -> xr.Dataset:
-    if task.is_regression or get_metric(metric).needs != "predictions":
-        raise InputError(f"got metric {metric!r} for a logistic probe; allowed: of classes, by predictions")
-    shared = task_moments(task, standardize, device)
+    if task.target_kind != "classes" or get_metric(metric).needs != "predictions":
+        raise InputError(
+            f"got metric {metric!r} of {task.target_kind} for a {request.kind.name} probe; allowed: of "
+            "classes, by predictions"
+        )
+    shared = task_moments(task, request.standardize, request.device)
 
     def predict(columns: np.ndarray) -> np.ndarray:
-        sizes, l2s = np.array([len(columns)]), np.array([l2])
-        fit = fit_block(
-            task,
-            columns[None],
-            sizes,
-            l2s,
-            standardize=standardize,
-            device=device,
-            shared=shared,
-            return_predictions=True,
-        )
+        one = replace(request, orders=columns[None], sizes=np.array([len(columns)]), return_predictions=True)
+        fit = fit_request(task, one, shared)
         assert fit.predictions is not None
         return np.asarray(fit.predictions).reshape(-1)
 
@@ -220,7 +205,7 @@ def _by_refits(
         scores = torch.from_numpy(predicted.astype(np.int64))[None]
         return float(get_metric(metric).compute(scores, truth, len(task.classes)))
 
-    every = np.arange(task.n_neurons)
+    every = request.orders[0]
     whole = predict(every)
     right, score = whole == task.test_labels, value(whole)
     rows = []

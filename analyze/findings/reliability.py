@@ -7,7 +7,7 @@ import xarray as xr
 
 from probecache.analyze.comparison.intervals import wilson
 from probecache.analyze.findings.summary import one_cell, pick_l2
-from probecache.analyze.probes.registry import get_kind
+from probecache.analyze.probes.registry import known_claims
 from probecache.store.errors import InputError
 
 BINS = 15  # as the metric `ece`
@@ -16,12 +16,7 @@ BINS = 15  # as the metric `ece`
 def has_probabilities(results: xr.Dataset) -> bool:
     """Whether results kept scores of class targets that are logits, and the truth beside them."""
     kept = "scores" in results and "truth" in results and "class" in results.coords
-    if not kept:
-        return False
-    try:
-        return get_kind(str(results.attrs.get("probe", "logistic"))).probabilities
-    except InputError:  # a kind that is not registered here
-        return False
+    return kept and known_claims(str(results.attrs.get("probe", "logistic")), "probabilities")
 
 
 def reliability(results: xr.Dataset, *, bins: int = BINS, **at: Any) -> xr.Dataset:

@@ -7,7 +7,13 @@ Whatever plans, prices, schedules, fits or prints probes asks the kind; nothing 
     knn         weighted nearest neighbours by cosine
     sgd         the paper's linear layer and its schedule
 
-`registry` finds them by name; a kind of your own is registered there.
+`registry` finds them by name; a kind of your own is registered there. What a kind may say or do beside the
+protocol, and `claims` asks for:
+
+    order_free        the same neurons give the same probe, whatever their order
+    strongly_convex   its objective is l2-strongly convex in the weights: gradient and l2 bound the gap
+    closed_form       the probe without some neurons follows from the one with all (`attribution`)
+    fit_several       `fit` of several tasks of two classes over the same rows, in shared products
 """
 
 from dataclasses import dataclass, replace
@@ -154,6 +160,11 @@ class Kind(Protocol):
 
     def memory(self, size: "LayerSize", fractions: int, l2s: int) -> int:
         """Bytes at the peak of a fit, beside the matrices and their moments."""
+
+
+def claims(kind: Kind, what: str) -> bool:
+    """Whether a kind claims one of the optional properties above; one that does not speak of it does not."""
+    return bool(getattr(kind, what, False))
 
 
 def check_l2s(l2s: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from probecache.analyze.probes.kind import Kind
+from probecache.analyze.probes.kind import Kind, claims
 from probecache.store.errors import InputError, close_names
 
 GROUP = "probecache.probes"
@@ -34,6 +34,14 @@ def get_kind(kind: "str | Kind") -> Kind:
         if point.name == kind:
             return point.load()
     raise InputError(f"got probe {kind!r}; {close_names(kind, kind_names())}")
+
+
+def known_claims(name: str, what: str) -> bool:
+    """`claims` of the kind of a name; False where this process does not know it."""
+    try:
+        return claims(get_kind(name), what)
+    except InputError:
+        return False
 
 
 def register_probe(kind: "str | Kind", make: Callable[..., Any] | None = None, **about: Any) -> Kind:

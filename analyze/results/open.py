@@ -10,6 +10,7 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from probecache.analyze.probes.registry import known_claims
 from probecache.analyze.results import chunks
 from probecache.analyze.results.check import Checked, Damage, bad_orders, bad_rows, check, describe
 from probecache.analyze.results.chunks import Array
@@ -56,7 +57,7 @@ def dataset(path: str | Path, found: Checked) -> xr.Dataset:
     for variable in (*grid.wide, ORDERS):
         lazy = indexing.LazilyIndexedArray(CheckedArray(path, files, found, variable))
         variables[variable.name] = xr.Variable(variable.dims, lazy, {"long_name": variable.about})
-    if found.attributes.get("probe") == "logistic":
+    if known_claims(str(found.attributes.get("probe")), "strongly_convex"):
         variables[BOUND] = _bound(grid, found)
     coordinates = {*DIMS, *(("class",) if grid.classes else ()), *(("sample",) if grid.samples else ())}
     attributes = {name: value for name, value in found.attributes.items() if name != "results"}
@@ -64,7 +65,7 @@ def dataset(path: str | Path, found: Checked) -> xr.Dataset:
 
 
 def _bound(grid: Grid, found: Checked) -> xr.Variable:
-    """What gradient and penalty prove of a logistic probe's gap; NaN where nothing is penalised.
+    """What gradient and penalty prove of a probe's gap; NaN where nothing is penalised.
 
     The objective is l2-strongly convex in the weights: f(W) - min f <= ||g||^2 / (2 l2).
     """

@@ -11,6 +11,7 @@ import psutil
 
 from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.fit import pick_device
+from probecache.analyze.probes.kind import claims
 from probecache.analyze.results.grid import Grid, packed
 from probecache.analyze.sweeps.blocks import Block, missing_blocks
 from probecache.analyze.sweeps.cost import (
@@ -151,7 +152,7 @@ def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
 def _alike(plan: SweepPlan, labels: dict[str, Labels]) -> tuple[tuple[str, ...], ...]:
     """Targets of two classes that label the same rows, for kinds and plans that can fit them together."""
     each = plan.shots != ("all",) or plan.control or plan.val or plan.class_weight or plan.l2_path
-    if each or plan.solver not in ("auto", "torch") or not hasattr(plan.kind, "fit_several"):
+    if each or plan.solver not in ("auto", "torch") or not claims(plan.kind, "fit_several"):
         return ()
     groups: dict[tuple[bytes, bytes], list[str]] = {}
     for name, found in labels.items():

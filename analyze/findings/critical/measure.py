@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from probecache.analyze.findings.critical.search import Search
+from probecache.analyze.probes.kind import claims
 from probecache.analyze.selections.projections import SEEDED
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.similarity.cka import cka_with_full, debiased_form, nested_masks, products_squared
@@ -20,8 +21,6 @@ from probecache.store.reader import Store
 
 if TYPE_CHECKING:
     from distributed import Client
-
-ORDERLESS = ("logistic", "ridge", "knn")  # kinds that fit the full layer alike, whatever its columns' order
 
 
 class Measure(Protocol):
@@ -54,7 +53,7 @@ class Probes:
         # a selection that draws nothing is the same subset for every seed, unless the rows are drawn
         drawn = bool(set(self.plan.selection) & set(SEEDED)) or self._draws_rows
         count = len(seeds) if drawn else 1
-        alike = self.plan.probe in ORDERLESS and not self._draws_rows
+        alike = claims(self.plan.kind, "order_free") and not self._draws_rows
         return Search(size, count, deltas, 1 if alike else count, confidence)
 
     @property

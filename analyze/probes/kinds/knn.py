@@ -103,6 +103,7 @@ class Knn:
     solvers = ("torch",)
     l2_choice = ""
     probabilities = False
+    order_free = True
     counts = "nothing: no iterations"
 
     def orders_per_batch(self, shared: SharedState, request: ProbeRequest) -> int:

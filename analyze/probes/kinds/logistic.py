@@ -57,6 +57,8 @@ class Logistic:
     solvers = ("torch", "sklearn", "cuml")
     l2_choice = "held out"
     probabilities = True
+    order_free = True
+    strongly_convex = True
     counts = "evaluations"
 
     def orders_per_batch(self, shared: SharedState, request: ProbeRequest) -> int:

@@ -106,6 +106,8 @@ class Ridge:
     solvers = ("torch", "sklearn", "cuml")
     l2_choice = "folds"
     probabilities = False
+    order_free = True
+    closed_form = True
     counts = "solves"
 
     def orders_per_batch(self, shared: SharedState, request: ProbeRequest) -> int:

@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
 import probecache as pc
 from probecache.analyze.attribution.ridge import fit_ridge_probe
+from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.tasks.task import load_task
 
 D, L2 = 14, 0.05
@@ -71,6 +72,19 @@ def test_logistic_is_fitted_again_without_the_group(store, data):
         assert float(found.score_change[i]) == pytest.approx(float(found.gained[i] - found.lost[i]) / 120)
 
 
+def test_any_other_kind_is_fitted_again_likewise(store):
+    found = pc.attribution(store, layer="l", probe="knn", groups=[[2, 5], [7]])
+    task = load_task(store, "l")
+
+    def accuracy(columns):
+        return fit_block(task, columns[None], np.array([len(columns)]), np.array([0.1]), probe="knn").accuracy
+
+    every = np.arange(D)
+    for i, group in enumerate(([2, 5], [7])):
+        change = accuracy(np.setdiff1d(every, group)) - accuracy(every)
+        assert float(found.score_change[i]) == pytest.approx(change.item(), abs=1e-9)
+
+
 def test_a_neuron_of_noise_degrades_and_the_one_that_tells_helps(tmp_path):
     rng = np.random.default_rng(1)
     y = np.arange(300) % 2
@@ -99,7 +113,7 @@ def test_a_sample_any_metric_and_two_groups_that_share_nothing(store):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"probe": "knn"}, "allowed: ridge, logistic"),
+        ({"probe": "tree"}, "got probe 'tree'"),
         ({"l2": 0}, "allowed: above 0"),
         ({"groups": 1}, "allowed: 2 to 14"),
         ({"groups": [[0, 0]]}, "got group 0"),
