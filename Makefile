@@ -55,4 +55,4 @@ paper: .venv/installed  ## the paper's study: make paper DATA=folder with cifar1
 	$(BIN)/python -m benchmarks.study.paper paper/features --out paper/study
 
 clean:  ## remove the environment and what the demo made
-	rm -rf .venv .venv-cuml demo site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-cuml demo site .coverage .pytest_cache .mypy_cache .ruff_cache

@@ -26,7 +26,7 @@ _PUBLIC = {
     "Store": "store.reader",
     "open_store": "store.reader",
     "open_writer": "store.streaming.open",
-    "write_arrays": "store.arrays",
+    "write_arrays": "store.importing.arrays",
     "import_features": "store.importing.features",
     "write_targets": "store.importing.targets",
     "main": "__main__",

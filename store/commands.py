@@ -116,7 +116,7 @@ def subset(
 ) -> None:
     """Write a store that holds only some columns of one layer, for every split."""
     from probecache.store.reader import open_store
-    from probecache.store.subset import only_layer, read_indices, write_subset
+    from probecache.store.writing.subset import only_layer, read_indices, write_subset
 
     source = open_store(store)
     name = only_layer(source, layer)

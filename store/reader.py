@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probecache.store import catalog
-from probecache.store.catalog import Layer, Split
 from probecache.store.errors import InputError, UnfinishedSplit, close_names
 from probecache.store.fingerprint import Fingerprint, digest
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer, Split
 from probecache.store.format.index import Index
 from probecache.store.format.target_array import TargetArray
 from probecache.store.layout import DTYPES, MISSING, Shard

@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from probecache.store import catalog
-from probecache.store.catalog import Layer, Split
 from probecache.store.claims import Claims
-from probecache.store.damage import Damage
 from probecache.store.errors import DamagedStore, InputError, NotAStore, ProbecacheError
 from probecache.store.format import metadata
+from probecache.store.format.groups import Layer, Split
 from probecache.store.format.target_array import parse_target_array
 from probecache.store.storage.files import Files, open_files
+from probecache.store.verification.damage import Damage
 from probecache.store.verify import verify, verify_shard
 from probecache.store.writing.create import metadata_changed, write_array_documents, write_root
 from probecache.store.writing.layer_shards import finish_layer

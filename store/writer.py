@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from probecache.store import catalog
-from probecache.store.catalog import Layer, Split
 from probecache.store.claims import Claims
 from probecache.store.errors import FingerprintMismatch, InputError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.chunks import BadChunk, Pieces
+from probecache.store.format.groups import Layer, Split
 from probecache.store.format.index import stamp_key
 from probecache.store.layout import (
     COMPRESSIONS,

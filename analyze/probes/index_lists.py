@@ -10,7 +10,7 @@ from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
-from probecache.store.subset import check_columns
+from probecache.store.writing.subset import check_columns
 
 
 def fit_lists(task: Task, lists: Sequence[Sequence[int]], l2s: np.ndarray, **options: Any) -> BlockResult:

@@ -249,15 +249,19 @@
     if (focus) { tab.focus(); tab.scrollIntoView({ inline: "nearest", block: "nearest" }); }
     fill(tab.dataset.plot);
     if (tab.dataset.plot) plots[tab.dataset.plot]();
+  }
+  /* The address follows a reader's choice only: written while the page opens, it would scroll past the title. */
+  function choose(tab, focus) {
+    show(tab, focus);
     history.replaceState(null, "", "#" + panelOf(tab).id);
   }
   tabs.forEach((tab, i) => {
-    tab.addEventListener("click", () => show(tab));
+    tab.addEventListener("click", () => choose(tab));
     tab.addEventListener("keydown", (event) => {
       const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: tabs.length - 1 }[event.key];
       if (to === undefined) return;
       event.preventDefault();
-      show(tabs[(to + tabs.length) % tabs.length], true);
+      choose(tabs[(to + tabs.length) % tabs.length], true);
     });
   });
 

@@ -24,7 +24,7 @@ from probecache.analyze.selections.greedy import centred_moments, greedy_order
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.tasks.task import Task, rotate, row_blocks
 from probecache.store.errors import InputError, close_names
-from probecache.store.subset import read_indices
+from probecache.store.writing.subset import read_indices
 
 SELECTIONS = (
     *("random", "first", "pca", "pca-least", "randproj", "variance", "variance-least"),

@@ -33,7 +33,7 @@ from probecache.analyze.tasks.size import LayerSize
 from probecache.store.choose import choose, require_splits
 from probecache.store.errors import InputError
 from probecache.store.layout import DTYPES, OK
-from probecache.store.subset import read_indices
+from probecache.store.writing.subset import read_indices
 
 if TYPE_CHECKING:
     from distributed import Client

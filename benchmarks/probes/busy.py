@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.probes.fixed_tol import synthetic
 from benchmarks.record import record
 from probecache.analyze.threads import COUNTS, WAITING
-from probecache.store.arrays import write_arrays
+from probecache.store.importing.arrays import write_arrays
 
 FOREIGN = (0, 1, 2)
 BARS = {1: 1.6, 2: 2.5}

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.catalog import Layer, Split
 from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import Geometry, Shard
 
 Array = np.ndarray[Any, Any]

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.arrays import write_arrays
 from probecache.store.errors import InputError
+from probecache.store.importing.arrays import write_arrays
 from probecache.store.importing.formats.matrix import Matrix
 from probecache.store.importing.formats.open import open_matrix
 from probecache.store.importing.labels import read_labels

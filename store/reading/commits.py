@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.catalog import Layer, Split
 from probecache.store.errors import DamagedStore
 from probecache.store.format import chunks, metadata, moments
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import Shard
 from probecache.store.storage.files import Files
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from probecache.store.catalog import Layer, Split
 from probecache.store.errors import UnfinishedSplit
+from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import DTYPES
 from probecache.store.targets import Target
 

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probecache.store.catalog import Layer
 from probecache.store.errors import DamagedStore
 from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer
 from probecache.store.layout import MOMENTS
 from probecache.store.storage.files import Files
 

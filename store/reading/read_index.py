@@ -1,7 +1,7 @@
 """Read an index where it holds: sealed, of now, and of as many shards as there are commits."""
 
-from probecache.store.catalog import Layer, Split
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer, Split
 from probecache.store.format.index import Index, decode_index, index_key, most_bytes, stamp_key
 from probecache.store.layout import Shard
 from probecache.store.reading.commits import Committed, read_commits

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from probecache.store.catalog import Layer
 from probecache.store.errors import InputError
 from probecache.store.format import shard_format as shard
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer
 from probecache.store.layout import DTYPES, Shard
 from probecache.store.reading import commits
 from probecache.store.storage.files import Files

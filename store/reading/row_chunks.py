@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.catalog import Split
 from probecache.store.format import chunks, row_object
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Split
 from probecache.store.format.index import Index
 from probecache.store.layout import NAME_BYTES, ROW_ARRAYS, Shard
 from probecache.store.reading.commits import damaged

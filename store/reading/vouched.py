@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from probecache.store.catalog import Layer, Split
 from probecache.store.errors import UnfinishedSplit
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import Shard
 from probecache.store.reading.commits import Array, Committed, damaged
 from probecache.store.storage.files import Files

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from probecache.store import catalog
-from probecache.store.catalog import Split
 from probecache.store.errors import DamagedStore, FingerprintMismatch
 from probecache.store.format import chunks, metadata
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Split
 from probecache.store.format.target_array import TargetArray
 from probecache.store.layout import Shard
 from probecache.store.storage.files import Files

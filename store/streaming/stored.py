@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from probecache.store import catalog
-from probecache.store.catalog import Layer, Split
 from probecache.store.errors import FingerprintMismatch
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import OK, Geometry
 from probecache.store.reading.commits import read_commits
 from probecache.store.reading.read_matrix import read_matrix

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from probecache.store import catalog
-from probecache.store.catalog import Split
 from probecache.store.claims import Claims
 from probecache.store.errors import FingerprintMismatch, InputError, UnfinishedSplit
+from probecache.store.format.groups import Split
 from probecache.store.layout import DTYPES, SHARD_ROWS, Geometry, LayerSpec, Shard
 from probecache.store.reader import Store
 from probecache.store.reading.read_rows import read_rows

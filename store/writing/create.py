@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from probecache.store import catalog
-from probecache.store.catalog import Layer, Split
 from probecache.store.claims import being_written
 from probecache.store.errors import InputError, NotAStore
 from probecache.store.fingerprint import Fingerprint, require_equal
 from probecache.store.format import metadata
+from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import COMPRESSIONS, LayerSpec
 from probecache.store.storage.files import Files
 

@@ -7,10 +7,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from probecache.store.catalog import Layer
 from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.format import chunks, metadata, moments, shard_format
 from probecache.store.format.chunks import Pieces
+from probecache.store.format.groups import Layer
 from probecache.store.layout import DTYPES, OK, Shard
 from probecache.store.reading.commits import merged_moments
 from probecache.store.storage.files import Files

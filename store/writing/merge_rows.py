@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from probecache.store import catalog
-from probecache.store.catalog import Split
 from probecache.store.errors import FingerprintMismatch, ProbecacheError
 from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk, Pieces
+from probecache.store.format.groups import Split
 from probecache.store.format.row_object import crcs_of, encode_row_chunks, encode_row_object
 from probecache.store.layout import FAILED, OK, Shard
 from probecache.store.reading.commits import read_commits

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from probecache.store import catalog
-from probecache.store.catalog import Split
 from probecache.store.claims import Claims
 from probecache.store.errors import FingerprintMismatch, InputError
 from probecache.store.format import metadata
 from probecache.store.format.chunks import BadChunk, Pieces
+from probecache.store.format.groups import Split
 from probecache.store.format.target_array import (
     Commit,
     TargetArray,

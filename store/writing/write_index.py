@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from probecache.store import catalog
-from probecache.store.catalog import Layer, Split
 from probecache.store.format import index
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer, Split
 from probecache.store.format.index import Index
 from probecache.store.reading.commits import read_commits
 from probecache.store.reading.read_index import load_index, read_stamp

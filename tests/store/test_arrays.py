@@ -308,7 +308,7 @@ def test_rows_take_what_columns_take(tmp_path):
 
 
 def test_layers_that_an_older_version_wrote_without_underflow_go_on(tmp_path, monkeypatch):
-    from probecache.store.catalog import Layer
+    from probecache.store.format.groups import Layer
 
     values = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     made = Layer.__init__

@@ -163,7 +163,7 @@ def test_files_that_the_caller_names_are_refused_at_once_and_without_memory(tmp_
     from probecache.analyze.sweeps.plan import read_config
     from probecache.store.importing.formats.open import open_matrix
     from probecache.store.importing.tables.text import read_text
-    from probecache.store.subset import read_indices
+    from probecache.store.writing.subset import read_indices
 
     file = tmp_path / (what if "." in what else f"{what}.toml" if what == "config" else f"{what}.txt")
     if odd == "FIFO":

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probecache.store.arrays import write_arrays
 from probecache.store.errors import InputError
+from probecache.store.importing.arrays import write_arrays
 from probecache.store.reader import open_store
-from probecache.store.subset import write_subset
+from probecache.store.writing.subset import write_subset
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,16 @@ def test_every_tab_draws_without_a_console_error(browser, report, width):
     }
     assert all(min(d) > 0 for d in drawn.values() if d)
     assert [e for e in browser.get_log("browser") if e["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_a_page_opens_at_its_title_and_an_address_at_its_tab(browser, report):
+    open_page(browser, report[0])
+    time.sleep(0.5)  # a page that scrolls does it once all of it is there
+    assert browser.execute_script("return [scrollY, location.hash]") == [0, ""]
+    by_id(browser, "tab-classes").click()
+    assert browser.execute_script("return location.hash") == "#classes"
+    browser.refresh()
+    assert by_id(browser, "tab-classes").get_attribute("aria-selected") == "true"
 
 
 def test_arrow_keys_move_between_tabs(browser, report):

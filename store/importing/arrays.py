@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from probecache.store import catalog
-from probecache.store.catalog import Split
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import Fingerprint
+from probecache.store.format.groups import Split
 from probecache.store.importing.formats.matrix import Matrix
 from probecache.store.layout import DTYPES, OK, SHARD_ROWS, LayerSpec, Shard
 from probecache.store.progress import Progress, check_progress, reporting

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 
 from probecache.store import catalog
-from probecache.store.catalog import Layer, Split
-from probecache.store.damage import Damage
 from probecache.store.errors import DamagedStore, ProbecacheError
 from probecache.store.format import index
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Layer, Split
 from probecache.store.format.index import Index
 from probecache.store.reading.commits import read_commits
 from probecache.store.reading.read_index import read_stamp
 from probecache.store.reading.row_chunks import CHUNKED, encode_row_chunk, row_chunk_shards
 from probecache.store.storage.files import Files
+from probecache.store.verification.damage import Damage
 
 
 def verify_indexes(files: Files, split: Split) -> Iterator[Damage]:
