@@ -9,7 +9,7 @@ from torch import nn
 from probecache.extract.backbone.features import DTYPES, plan_features
 from probecache.extract.backbone.layers import PENULTIMATE, block_names, describe_layers, resolve_layers
 from probecache.extract.backbone.load import build_for_shapes
-from probecache.extract.datasets.preprocess import resolve_preprocess
+from probecache.extract.datasets.preprocess import Overrides, resolve_preprocess
 from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError
 
@@ -42,7 +42,9 @@ def list_layers(
     if dtype not in DTYPES:
         raise InputError(f"unknown --dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     module = build_for_shapes(model, model_kwargs=model_kwargs, img_size=img_size)
-    preprocess = resolve_preprocess(module, img_size=img_size, in_chans=(model_kwargs or {}).get("in_chans"))
+    preprocess = resolve_preprocess(
+        module, Overrides(img_size=img_size, in_chans=(model_kwargs or {}).get("in_chans"))
+    )
     if layers:
         names = resolve_layers(module, layers)
     elif every:

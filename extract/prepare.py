@@ -99,7 +99,7 @@ def prepare(
         dataset,
         settings.data_dir,
         settings.split,
-        replace(settings.choices, content=how),
+        replace(settings.choices, digested=how),
         download=settings.download,
         in_process=settings.workers == 0,
         decoder=settings.decoder,
@@ -113,17 +113,10 @@ def prepare(
         in_chans=settings.in_chans,
         seed=settings.seed,
     )
-    preprocess = resolve_preprocess(
-        backbone.model,
-        img_size=settings.img_size,
-        in_chans=settings.in_chans or settings.model_kwargs.get("in_chans"),
-        processor=backbone.processor,
-        crop_pct=settings.crop_pct,
-        crop_mode=settings.crop_mode,
-        interpolation=settings.interpolation,
-        mean=settings.mean,
-        std=settings.std,
-    )
+    overrides = settings.overrides
+    if overrides.in_chans is None:
+        overrides = replace(overrides, in_chans=settings.model_kwargs.get("in_chans"))
+    preprocess = resolve_preprocess(backbone.model, overrides, backbone.processor)
     names = resolve_layers(backbone.model, settings.layers)
     layers = describe_layers(backbone.model, names, preprocess.image, preprocess.input_size[0])
     compute = choose_compute(

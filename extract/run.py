@@ -10,12 +10,14 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
+from probecache.extract.backbone.losses import require_kept
 from probecache.extract.distributed import Place, find_place, wait_for_split
 from probecache.extract.pipeline.batch_size import layer_batch_sizes, one_batch_size
 from probecache.extract.pipeline.loader import FAILED, batch_ranges, open_batches
 from probecache.extract.pipeline.loop import Forward, run_loop
 from probecache.extract.pipeline.progress import show_progress
 from probecache.extract.pipeline.shard_assembler import GatheredShard
+from probecache.extract.pipeline.statistics import gathered_statistics
 from probecache.extract.pipeline.timing import Timing
 from probecache.extract.prepare import Setup, build_features, prepare, stored_data
 from probecache.extract.settings import Options, Settings, show_options
@@ -208,7 +210,8 @@ def _compute(
             )
         if not settings.allow_saturated:
             for name in shard.layers:
-                features.require_kept(name)
+                if name in full.losses:
+                    require_kept(name, full.losses[name], features.dtype)
         names = list(images.names[shard.start : shard.stop])
         writer.write(
             shard,
@@ -216,7 +219,7 @@ def _compute(
             labels=full.labels,
             samples=names,
             status=status,
-            statistics=full.statistics,
+            statistics=gathered_statistics(full),
         )
 
     total = sum(shard.stop - shard.start for shard in shards)
@@ -245,7 +248,6 @@ def _compute(
         "workers": setup.workers,
         "fallbacks": timing.fallbacks,
         "failed": len(failed),
-        "lost": {feature.name: features.lost(feature.name) for feature in wanted},
         "first_failures": [f"{images.names[row]}: {reason}" for row, reason in sorted(failed.items())[:5]],
         "dataset": images.spec,
         "inventory": images.inventory.summary(),

@@ -10,6 +10,7 @@ from probecache.extract.backbone.features import DTYPES
 from probecache.extract.backbone.pooling import POOLS
 from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import DECODERS
+from probecache.extract.datasets.preprocess import Overrides
 from probecache.store.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -100,23 +101,26 @@ class Settings:
             raise InputError(f"unknown --dtype {self.dtype!r}; allowed: {', '.join(DTYPES)}")
         if self.decoder not in DECODERS:
             raise InputError(f"unknown --decoder {self.decoder!r}; allowed: {', '.join(DECODERS)}")
-        if self.content not in ("auto", "all"):
-            raise InputError(f"unknown --content {self.content!r}; allowed: auto, all")
         for pool in self.pool:
             if pool not in POOLS:
                 raise InputError(f"unknown pooling {pool!r}; allowed: {', '.join(POOLS)}")
-        for name in ("batch_size", "limit", "shard_rows", "in_chans"):
+        for name in ("batch_size", "limit", "shard_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.workers is not None and self.workers < 0:
             raise InputError(f"--workers must be at least 0, got {self.workers}")
-        _ = self.choices  # checked before anything is opened
+        _ = self.choices, self.overrides  # checked before anything is opened
 
     @property
     def choices(self) -> Choices:
         """What the caller decided about folders, classes and columns."""
         return Choices(self.split_folders, self.class_from, self.input_key, self.target_key, self.content)
+
+    @property
+    def overrides(self) -> Overrides:
+        """What the caller wants of preprocessing in place of the model's configuration."""
+        return Overrides(**{option.name: getattr(self, option.name) for option in fields(Overrides)})
 
     @classmethod
     def of(cls, **options: Any) -> "Settings":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from probecache.extract.backbone.call import only_input, only_tensor, output_tensors, run_model
 from probecache.extract.backbone.layers import Layer
+from probecache.extract.backbone.losses import count_losses
 from probecache.extract.backbone.pooling import pool_output
 from probecache.store.errors import InputError, ProbecacheError
 
@@ -59,7 +60,7 @@ class Features(nn.Module):
     operation can change them, and large activations are freed as the pass goes on.
 
     `stop_early` ends the pass by an exception after the last layer. A compiled module must do without: there
-    the compiler drops what feeds no output.
+    the compiler drops what feeds no output, and the matrices are for `cast` to cast, outside of it.
     """
 
     mean: Tensor
@@ -91,7 +92,9 @@ class Features(nn.Module):
         )
         self._seen: dict[str, Tensor] = {}
         self._inside = False  # of a pass of our own: the caller may run the model beside it
+        self.counted: Tensor | None = None  # the rows of a pass that are images, where not all are
         self._lost: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
         modules = dict(model.named_modules())
         for layer in {f.layer.name: f.layer for f in features}.values():
@@ -109,6 +112,7 @@ class Features(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         self._seen.clear()
+        self._lost.clear()
         self._inside = True
         with suppress(_Enough):
             self._run(self._normalise(images))
@@ -145,11 +149,9 @@ class Features(nn.Module):
                 if again or tuple(output.shape[1:]) != layer.layout.shape:
                     raise ProbecacheError(self._unlike(layer, output, again))
                 pooled = pool_output(output, layer.layout, feature.pool)
-                # A copy: the network may go on to overwrite the storage that a view would share.
-                cast = pooled.to(self.dtype, copy=True)
-                self._seen[feature.name] = cast
-                if cast.dtype != pooled.dtype and not torch.compiler.is_compiling():
-                    self._count_lost(feature.name, pooled, cast)
+                self._seen[feature.name] = (
+                    self._cast(feature.name, pooled) if self.stop_early else pooled.clone()
+                )
         if self.stop_early and len(self._seen) == len(self.features):
             raise _Enough
 
@@ -163,50 +165,29 @@ class Features(nn.Module):
             f"layer {layer.name!r} puts out {now} for some images and {then} for others: pick another layer"
         )
 
-    def _count_lost(self, name: str, pooled: Tensor, cast: Tensor) -> None:
-        """Add what the cast lost to what is known of it, by neuron: count and size of what became 0, size of
-        all, count of what became infinite."""
-        size = pooled.detach().abs()
-        if pooled.device.type == "cpu" and int(cast.count_nonzero()) == int(pooled.count_nonzero()):
-            gone = size.new_zeros((), dtype=torch.bool).expand(size.shape)
-            small = size.new_zeros(2, size.shape[1], dtype=torch.float64)
-        else:
-            gone = (cast == 0) & (size != 0)
-            small = torch.stack(
-                [gone.sum(0).double(), (size * gone).nan_to_num().sum(0, dtype=torch.float64)]
-            )
-        whole = size.nan_to_num(posinf=0).sum(0, dtype=torch.float64)
-        beyond = (~cast.isfinite() & size.isfinite()).sum(0).double()
-        found = torch.cat([small, whole[None], beyond[None]])
-        self._lost[name] = found if name not in self._lost else self._lost[name] + found
+    def cast(self, pooled: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Matrices of a pass that has not cast them, in `dtype`, with what that loses."""
+        return tuple(self._cast(f.name, matrix) for f, matrix in zip(self.features, pooled, strict=True))
 
-    def lost(self, name: str) -> dict[str, int]:
-        """How many values of a layer the stored dtype does not hold: `underflow` of them became 0 and
-        `overflow` infinite."""
-        if name not in self._lost:
-            return {"underflow": 0, "overflow": 0}
-        count, _, _, beyond = self._lost[name].cpu()
-        return {"underflow": int(count.sum()), "overflow": int(beyond.sum())}
+    def _cast(self, name: str, pooled: Tensor) -> Tensor:
+        # A copy: the network may go on to overwrite the storage that a view would share.
+        cast = pooled.to(self.dtype, copy=True)
+        if cast.dtype != pooled.dtype:
+            rows = slice(None) if self.counted is None else self.counted
+            self._lost[name] = count_losses(pooled[rows], cast[rows])
+        return cast
 
-    def require_kept(self, name: str) -> None:
-        """ProbecacheError where the stored dtype does not hold a layer: a value became infinite, or more than
-        1% of its neurons lost more than 1% of their size in values that became 0."""
-        if name not in self._lost:
-            return
-        count, gone, size, beyond = self._lost[name].cpu()
-        kind = str(self.dtype).removeprefix("torch.")
-        lost = int((gone > 0.01 * size).sum())
-        if lost > 0.01 * len(size):
-            raise ProbecacheError(
-                f"layer {name!r}: {int(count.sum())} values are too small for {kind} and became 0, and "
-                f"{lost} of {len(size)} neurons with them: store as --dtype bfloat16 or float32, or allow "
-                "it with --allow-saturated"
-            )
-        if int(beyond.sum()) and self.dtype != torch.float16:  # of which the writer tells
-            raise ProbecacheError(
-                f"layer {name!r}: {int(beyond.sum())} values are beyond what {kind} holds: scale the "
-                "layer in the module, or allow it with --allow-saturated"
-            )
+    def keep_losses(self) -> None:
+        """Count what the last pass lost; one that was broken off is not counted."""
+        for name, found in self._lost.items():
+            self._kept[name] = found + self._kept[name] if name in self._kept else found
+        self._lost.clear()
+
+    def take_losses(self) -> dict[str, Tensor]:
+        """By layer, what was lost (`count_losses`) since they were taken last; a layer that is stored in the
+        dtype that it is computed in has none."""
+        taken, self._kept = self._kept, {}
+        return taken
 
     def _after(self, layer: Layer) -> Any:
         def hook(module: nn.Module, inputs: object, output: object) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from probecache.extract.datasets.inventory import Inventory, printable
 from probecache.store.errors import InputError
 
-CONTENT = ("auto", "all", "some")
+CONTENT = ("auto", "all")
 CLASS_FROM = ("auto", "leaf", "top", "path")
 # Folders that hold pictures and folders of other kinds of file; none is a class.
 _HOLDERS = {"image", "images", "img", "imgs", "jpegimages", "jpeg", "jpg", "jpgs", "png", "pngs", "photo"} | {
@@ -40,7 +40,8 @@ class Choices:
     class_from     'leaf' (a class is the innermost folder, as timm has it), 'top' (the outermost, as
                    torchvision has it), 'path' (all of them); 'auto': leaf, or path where leaves share names
     input_key, target_key  columns of the image and of the label; None: those of usual names
-    content        what of the images is digested: 'auto', 'all' (every byte), 'some' (as old splits)
+    content        what of the images is digested: 'auto' or 'all' (every byte)
+    digested       how the content is digested where the split is there already (`content_asked`): as it was
     """
 
     split_folders: bool | None = None
@@ -48,12 +49,18 @@ class Choices:
     input_key: str | None = None
     target_key: str | None = None
     content: str = "auto"
+    digested: str | None = None
 
     def __post_init__(self) -> None:
         if self.content not in CONTENT:
-            raise InputError(f"unknown --content {self.content!r}; allowed: {', '.join(CONTENT[:2])}")
+            raise InputError(f"unknown --content {self.content!r}; allowed: {', '.join(CONTENT)}")
         if self.class_from not in CLASS_FROM:
             raise InputError(f"unknown --class-from {self.class_from!r}; allowed: {', '.join(CLASS_FROM)}")
+
+    @property
+    def how(self) -> str:
+        """How `digest_content` digests the images."""
+        return self.digested or self.content
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ def open_folder(data_dir: str | Path | None, split: str, choices: Choices) -> Im
     paths = walk(root, inventory)
     found = _sorted(paths, split, choices, inventory)
     files = _Files(str(root), tuple(paths[row] for row in found.rows))
-    content = digest_content(len(found.rows), files.read, files.size, how=choices.content)
+    content = digest_content(len(found.rows), files.read, files.size, how=choices.how)
     return _images(files, found, content, inventory)
 
 
@@ -69,7 +69,7 @@ def _open_tar(path: Path, split: str, choices: Choices, inventory: Inventory) ->
     found = _sorted([file.name for file in files], split, choices, inventory)
     places = np.array([(files[row].offset, files[row].size) for row in found.rows], np.int64).reshape(-1, 2)
     slices = Slices((str(path),), np.zeros(len(places), np.intp), places)
-    content = digest_content(len(places), slices.read, slices.size, how=choices.content)
+    content = digest_content(len(places), slices.read, slices.size, how=choices.how)
     return _images(SliceImages(slices), found, content, inventory)
 
 

@@ -75,7 +75,7 @@ def open_table(table: Any, spec: str, choices: Choices) -> Images:
     if not len(table):
         raise inventory.nothing("no rows")
     rows = _Rows(_undecoded(table.select_columns([image]), image), image)
-    content = digest_content(len(table), rows.content, how=choices.content, total=rows.table.data.nbytes)
+    content = digest_content(len(table), rows.content, how=choices.how, total=rows.table.data.nbytes)
     return Images(rows, spec, tuple(map(str, range(len(table)))), labels, classes, content, inventory)
 
 

@@ -18,6 +18,7 @@ from probecache.extract.backbone.from_transformers import (
 from probecache.store.errors import InputError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,39 @@ class _ToUint8:
         return out if isinstance(out, Tensor) else torch.from_numpy(np.ascontiguousarray(out))
 
 
+@dataclass(frozen=True)
+class Overrides:
+    """What the caller wants of preprocessing in place of what the model's configuration says; None: that."""
+
+    img_size: int | None = None
+    in_chans: int | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("img-size", self.img_size), ("in-chans", self.in_chans)):
+            if value is not None and value < 1:
+                raise InputError(f"--{option} must be at least 1, got {value}")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 4:
+            raise InputError(f"--crop-pct must lie in (0, 4], got {self.crop_pct}")
+        for option, word, allowed in (
+            ("--interpolation", self.interpolation, INTERPOLATIONS),
+            ("--crop-mode", self.crop_mode, CROP_MODES),
+        ):
+            if word is not None and word not in allowed:
+                raise InputError(f"unknown {option} {word!r}; allowed: {', '.join(allowed)}")
+        if self.std is not None and not all(v > 0 for v in self.std):
+            raise InputError(f"--std must be positive, got {list(self.std)}")
+
+
 def resolve_preprocess(
-    model: nn.Module,
-    *,
-    img_size: int | None = None,
-    in_chans: int | None = None,
-    crop_pct: float | None = None,
-    crop_mode: str | None = None,
-    interpolation: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    processor: Mapping[str, Any] | None = None,
+    model: nn.Module, overrides: Overrides = Overrides(), processor: Mapping[str, Any] | None = None
 ) -> Preprocess:
     """timm's `resolve_model_data_config(model)`, or what a transformers model's `processor` does, with
-    what is given here in its place.
+    `overrides` in its place.
 
     For a model of one channel the mean over the model's three channels is that of its grey images; for any
     other number than three, mean and std have to be given.
@@ -95,27 +115,20 @@ def resolve_preprocess(
     from timm.data import resolve_model_data_config
 
     size = getattr(model, "pretrained_cfg", {}) or {}
-    channels = in_chans or _channels(model, size)
-    if img_size is not None and img_size < 1:
-        raise InputError(f"--img-size must be at least 1, got {img_size}")
-    if crop_pct is not None and not 0 < crop_pct <= 4:
-        raise InputError(f"--crop-pct must lie in (0, 4], got {crop_pct}")
-    if interpolation is not None and interpolation not in INTERPOLATIONS:
-        raise InputError(f"unknown interpolation {interpolation!r}; allowed: {', '.join(INTERPOLATIONS)}")
-    if crop_mode is not None and crop_mode not in ("center", "squash", "border"):
-        raise InputError(f"unknown crop mode {crop_mode!r}; allowed: center, squash, border")
+    channels = overrides.in_chans or _channels(model, size)
+    img_size, mean, std = overrides.img_size, overrides.mean, overrides.std
+    crop = {
+        "crop_pct": overrides.crop_pct,
+        "crop_mode": overrides.crop_mode,
+        "interpolation": overrides.interpolation,
+    }
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) not in (1, channels):
             raise InputError(f"--{name} takes one number or one per channel ({channels}), got {list(values)}")
-    if std is not None and not all(v > 0 for v in std):
-        raise InputError(f"--std must be positive, got {list(std)}")
     if processor is not None:
-        for option, value in (
-            ("crop-pct", crop_pct),
-            ("crop-mode", crop_mode),
-            ("interpolation", interpolation),
-        ):
+        for name, value in crop.items():
             if value is not None:
+                option = name.replace("_", "-")
                 raise InputError(
                     f"--{option} is for timm's transform; a transformers model's processor decides"
                 )
@@ -136,13 +149,7 @@ def resolve_preprocess(
             raise InputError(
                 f"a model of {channels} channels: give --mean and --std, one number or {channels}"
             )
-    given |= {
-        "crop_pct": crop_pct,
-        "crop_mode": crop_mode,
-        "interpolation": interpolation,
-        "mean": mean,
-        "std": std,
-    }
+    given |= {**crop, "mean": mean, "std": std}
     config = resolve_model_data_config(model, args={k: v for k, v in given.items() if v is not None})
     return Preprocess(
         input_size=tuple(config["input_size"]),

@@ -68,9 +68,9 @@ def open_dataset(dataset: Any, spec: str | None, choices: Choices, *, in_process
             some = known.pixels[spread(len(known.pixels), LOOK_ROWS)]
             note_range(float(some.min()), float(some.max()), inventory)
     else:
-        rows = range(count) if choices.content == "all" else spread(count, LOOK_ROWS)
+        rows = range(count) if choices.how == "all" else spread(count, LOOK_ROWS)
         content = look_at(source, rows, inventory, in_process)
-        if choices.content == "all" and content != VARIES:
+        if choices.how == "all" and content != VARIES:
             content = f"{ALL}{content}"
     return Images(source, name, names, known.labels, known.classes, content, inventory)
 

@@ -72,7 +72,7 @@ def open_shards(spec: str, data_dir: str | Path | None, split: str, choices: Cho
     labels, classes = _labels([label for part in parts for label in part.labels], where)
     for row in np.flatnonzero(slices.places[:, 1] == 0):
         inventory.leave_out("samples without an image (their rows are marked failed)", names[row])
-    content = digest_content(len(names), slices.read, slices.size, how=choices.content)
+    content = digest_content(len(names), slices.read, slices.size, how=choices.how)
     return Images(SliceImages(slices), spec, names, labels, classes, content, inventory)
 
 

@@ -5,14 +5,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probecache.extract.backbone.features import Features
 from probecache.extract.pipeline.device import Compute, PinnedRing
-from probecache.extract.pipeline.device_loader import Feed
-from probecache.extract.pipeline.loader import Batch
-from probecache.extract.pipeline.shard_assembler import Drain, Rows, Write
+from probecache.extract.pipeline.device_loader import DeviceLoader
+from probecache.extract.pipeline.loader import OK, Batch
+from probecache.extract.pipeline.shard_assembler import Rows, ShardAssembler, Write
 from probecache.extract.pipeline.statistics import ShardStatistics
 from probecache.extract.pipeline.timing import Timing
 from probecache.store.errors import ProbecacheError
@@ -26,6 +27,7 @@ class Forward:
     """
 
     def __init__(self, features: Features, compute: Compute, size: int) -> None:
+        self.features = features
         self.size = size
         self.compute = compute
         self.halved = 0
@@ -34,16 +36,24 @@ class Forward:
         if compute.torchcompile is not None:
             self._call = torch.compile(features, backend=compute.torchcompile)
 
-    def __call__(self, images: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Yield (offset, matrices) for consecutive pieces of the batch."""
+    def __call__(
+        self, images: Tensor, read: np.ndarray | None = None
+    ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """Yield (offset, matrices) for consecutive pieces of the batch. read (n,): which of its rows are
+        images; others, blank, lose nothing in the cast."""
         offset = 0
         while offset < len(images):
             piece = images[offset : offset + self.size]
+            padded = self._padded(piece)
+            self.features.counted = _counted(read, offset, len(piece), padded)
             try:
-                outputs = self._call(self._padded(piece))
+                outputs = self._call(padded)
+                if self.compute.torchcompile is not None:
+                    outputs = self.features.cast(outputs)
             except torch.OutOfMemoryError:
                 self._halve()
                 continue
+            self.features.keep_losses()
             yield offset, tuple(output[: len(piece)] for output in outputs)
             offset += len(piece)
 
@@ -73,6 +83,14 @@ class Forward:
         )
 
 
+def _counted(read: np.ndarray | None, offset: int, count: int, padded: Tensor) -> Tensor | None:
+    """Numbers of the rows of a piece that are images; None where all of them are."""
+    if count == len(padded) and (read is None or read[offset : offset + count].all()):
+        return None
+    rows = np.arange(count) if read is None else np.flatnonzero(read[offset : offset + count])
+    return torch.from_numpy(rows).to(padded.device)
+
+
 def run_loop(
     forward: Forward,
     features: Features,
@@ -92,8 +110,8 @@ def run_loop(
     compute = forward.compute
     names = [f.name for f in features.features]
     neurons = [f.neurons for f in features.features]
-    feed = Feed(batches, compute.device, compute.channels_last, timing)
-    drain = Drain(shards, names, neurons, features.dtype, write, timing)
+    loader = DeviceLoader(batches, compute.device, compute.channels_last, timing)
+    assembler = ShardAssembler(shards, names, neurons, features.dtype, write, timing)
     finished = False
     try:
         with compute.precision():
@@ -102,68 +120,74 @@ def run_loop(
                 statistics = ShardStatistics(
                     [(s.start, s.stop) for s in shards], names, neurons, features.dtype
                 )
-                _send_cuda(forward, ring, statistics, feed, drain, timing, on_batch)
+                _send_cuda(forward, ring, statistics, loader, assembler, timing, on_batch)
             else:
-                _send_host(forward, feed, drain, timing, on_batch)
+                _send_host(forward, loader, assembler, timing, on_batch)
         with timing.wait("write"):
             finished = True
-            drain.close()
-        return drain.failed
+            assembler.close()
+        return assembler.failed
     finally:
-        feed.close()
+        loader.close()
         if not finished:
-            drain.close(finish=False)
+            assembler.close(finish=False)
 
 
 def _send_host(
     forward: Forward,
-    feed: Feed,
-    drain: Drain,
+    loader: DeviceLoader,
+    assembler: ShardAssembler,
     timing: Timing,
     on_batch: Callable[[int], None],
 ) -> None:
-    for fed in feed:
+    for loaded in loader:
         with timing.wait("forward"), timing.work("forward"):
-            pieces = [outputs for _, outputs in forward(fed.images)]
+            pieces = [outputs for _, outputs in forward(loaded.images, loaded.batch.status == OK)]
             whole = pieces[0] if len(pieces) == 1 else tuple(torch.cat(p) for p in zip(*pieces, strict=True))
         with timing.wait("copy"):
             outputs = [output.cpu() for output in whole]
         with timing.wait("write"):
-            drain.put(Rows(fed.batch, outputs))
-        _count(fed.batch, timing, on_batch)
+            assembler.put(Rows(loaded.batch, outputs, losses=_losses(forward, loaded.batch, assembler)))
+        _count(loaded.batch, timing, on_batch)
 
 
 def _send_cuda(
     forward: Forward,
     ring: PinnedRing,
     statistics: ShardStatistics,
-    feed: Feed,
-    drain: Drain,
+    loader: DeviceLoader,
+    assembler: ShardAssembler,
     timing: Timing,
     on_batch: Callable[[int], None],
 ) -> None:
-    for fed in feed:
+    for loaded in loader:
         slot = ring.free_slot(timeout=0)
         while slot is None:
             # The ring is full either because the device is behind or because the writer is.
-            with timing.wait("write" if drain.busy else "forward"):
+            with timing.wait("write" if assembler.busy else "forward"):
                 slot = ring.free_slot(timeout=0.1) if ring.waits_for_device else ring.grow()
-            if drain.error is not None:
-                raise drain.error
+            if assembler.error is not None:
+                raise assembler.error
         with timing.wait("forward"):
             stream = torch.cuda.current_stream()
-            stream.wait_event(fed.ready)
-            fed.images.record_stream(stream)
+            stream.wait_event(loaded.ready)
+            loaded.images.record_stream(stream)
             started = torch.cuda.Event(enable_timing=True)
             started.record(stream)
             event, found = None, None
-            for offset, outputs in forward(fed.images):
+            for offset, outputs in forward(loaded.images, loaded.batch.status == OK):
                 event = ring.put(slot, outputs, offset)
-                found = statistics.add(fed.batch, offset, outputs)
+                found = statistics.add(loaded.batch, offset, outputs)
         with timing.wait("write"):
             give_back = lambda slot=slot: ring.give_back(slot)  # noqa: E731
-            drain.put(Rows(fed.batch, ring.buffers(slot), event, give_back, started, found))
-        _count(fed.batch, timing, on_batch)
+            losses = _losses(forward, loaded.batch, assembler)
+            assembler.put(Rows(loaded.batch, ring.buffers(slot), event, give_back, started, found, losses))
+        _count(loaded.batch, timing, on_batch)
+
+
+def _losses(forward: Forward, batch: Batch, assembler: ShardAssembler) -> dict[str, Tensor]:
+    """What the cast lost of a shard, with its last batch."""
+    return forward.features.take_losses() if assembler.ends_shard(batch) else {}
 
 
 def _count(batch: Batch, timing: Timing, on_batch: Callable[[int], None]) -> None:

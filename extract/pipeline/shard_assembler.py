@@ -1,7 +1,7 @@
 """Two threads off the forward path: one gathers pooled rows into whole shards, the other writes them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
 from threading import Thread
 from typing import Any
@@ -20,7 +20,8 @@ DEPTH = 4
 @dataclass(frozen=True)
 class Rows:
     """Pooled rows of one batch. `outputs` are host tensors that are valid once `event` has happened; `done`
-    is then called to free them. `statistics` gives those of the whole shard, with its last batch."""
+    is then called to free them. With the last batch of a shard `statistics` gives those of all of it, and
+    `losses` holds, by layer, what the cast lost."""
 
     batch: Batch
     outputs: Sequence[Tensor]
@@ -28,11 +29,13 @@ class Rows:
     done: Callable[[], None] | None = None
     started: Any = None
     statistics: Callable[[], Mapping[str, np.ndarray]] | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class GatheredShard:
-    """A shard's rows, and why some could not be read. statistics: of each layer, where a device took them."""
+    """A shard's rows, and why some could not be read. statistics: of each layer, where a device took them.
+    losses: what the cast lost (`count_losses`), of each layer that was cast."""
 
     shard: Any
     activations: dict[str, np.ndarray]
@@ -40,12 +43,13 @@ class GatheredShard:
     status: np.ndarray
     reasons: dict[int, str]
     statistics: Mapping[str, np.ndarray] | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 Write = Callable[[GatheredShard], None]
 
 
-class Drain:
+class ShardAssembler:
     """`put` rows in order of their shards; every full shard goes to `write`.
 
     At most DEPTH batches and two shards are held, one that is gathered and one that is written. A failed
@@ -63,6 +67,7 @@ class Drain:
         timing: Timing,
     ) -> None:
         self._shards = list(shards)
+        self._stops = {shard.stop for shard in shards}
         self._names = list(names)
         self._neurons = list(neurons)
         self._dtype = numpy_dtype(dtype)
@@ -76,10 +81,14 @@ class Drain:
         self.failed: dict[int, str] = {}
         self._threads = [
             Thread(target=work, name=f"probecache-{name}", daemon=True)
-            for name, work in (("drain", self._gather), ("write", self._write_all))
+            for name, work in (("shard-assembler", self._gather), ("write", self._write_all))
         ]
         for thread in self._threads:
             thread.start()
+
+    def ends_shard(self, batch: Batch) -> bool:
+        """Whether a batch is the last of its shard: none holds rows of two."""
+        return batch.stop in self._stops
 
     def put(self, rows: Rows) -> None:
         while True:
@@ -121,6 +130,7 @@ class Drain:
                     first = full.shard.start
                     full.reasons = {row: why for row, why in self.failed.items() if row >= first}
                     full.statistics = rows.statistics() if rows.statistics is not None else None
+                    full.losses = {name: found.cpu() for name, found in rows.losses.items()}
                     self._hand_over(full)
                     full = None
         except BaseException as error:

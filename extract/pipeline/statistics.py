@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probecache.extract.pipeline.loader import FAILED, Batch
+from probecache.extract.pipeline.loader import FAILED, OK, Batch
+from probecache.extract.pipeline.shard_assembler import GatheredShard
 from probecache.store.format.metadata import STATISTICS
+from probecache.store.format.moments import partial
 
 AT_ONCE = 2**25  # values that are held as float64
 
@@ -16,7 +18,8 @@ def shard_statistics(rows: Tensor) -> Tensor:
     """float64 (9, neurons), as `store.format.moments.partial` gives for rows (n, neurons) of a stored dtype.
 
     Of each neuron's finite values: count, mean, sum of squared deviations, minimum, maximum, zeros; then the
-    values that are NaN or infinite, those at the dtype's limit or beyond, and zeros for those lost in a cast.
+    values that are NaN or infinite, those at the dtype's limit or beyond, and 0 for those lost in a cast:
+    these rows do not show them.
     """
     limit = torch.finfo(rows.dtype).max
     out = torch.zeros(len(STATISTICS), rows.shape[1], dtype=torch.float64, device=rows.device)
@@ -39,6 +42,22 @@ def shard_statistics(rows: Tensor) -> Tensor:
         for row, part in enumerate(parts):
             out[row, start : start + step] = part
     return out
+
+
+def gathered_statistics(full: GatheredShard) -> dict[str, np.ndarray]:
+    """float64 (9, neurons) of each layer of a shard, taken here where no device took them, with the values
+    that became 0 in the cast (`underflow`), which the stored rows do not show."""
+    read = full.status == OK
+    found = {}
+    for name in full.shard.layers:
+        if full.statistics is None:
+            rows = full.activations[name]
+            found[name] = partial(rows if read.all() else rows[read])
+        else:
+            found[name] = full.statistics[name].copy()
+        if name in full.losses:
+            found[name][STATISTICS.index("underflow")] = full.losses[name][0].numpy()
+    return found
 
 
 class ShardStatistics:

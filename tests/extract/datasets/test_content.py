@@ -120,7 +120,7 @@ def test_splits_of_before_go_on_and_see_what_they_saw(folder, tmp_path, monkeypa
         "data_dir": folder,
         "out": tmp_path / "s.zarr",
     }
-    old = open_images("", folder, choices=Choices(content="some")).content
+    old = open_images("", folder, choices=Choices(digested="some")).content
     assert ":" not in old
     monkeypatch.setattr("probecache.extract.prepare.content_asked", lambda *_: "some")
     store = pc.extract_features("test_resnet", layers=["penultimate"], **options)

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from probecache.extract.datasets.open import open_images
-from probecache.extract.datasets.preprocess import resolve_preprocess
+from probecache.extract.datasets.preprocess import Overrides, resolve_preprocess
 from probecache.extract.pipeline import loader
 from probecache.store.errors import ProbecacheError
 
 
 def loaded(photos, workers):
-    images, preprocess = open_images("", photos), resolve_preprocess(nn.Identity(), img_size=32)
+    images, preprocess = open_images("", photos), resolve_preprocess(nn.Identity(), Overrides(img_size=32))
     ranges = loader.batch_ranges([(0, len(images))], 9)
     found = list(loader.open_batches(images, preprocess, ranges, workers=workers))
     return torch.cat([batch.images for batch in found]), [len(batch.labels) for batch in found]

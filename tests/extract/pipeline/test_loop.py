@@ -13,7 +13,7 @@ from probecache.extract.backbone.layers import describe_layers
 from probecache.extract.pipeline.device import Compute, choose_compute
 from probecache.extract.pipeline.loader import Batch
 from probecache.extract.pipeline.loop import Forward
-from probecache.extract.pipeline.shard_assembler import Drain, Rows
+from probecache.extract.pipeline.shard_assembler import Rows, ShardAssembler
 from probecache.extract.pipeline.timing import Timing
 from probecache.extract.run import extract_features
 from probecache.store.errors import InputError, ProbecacheError
@@ -125,7 +125,7 @@ def test_a_data_set_of_which_nothing_can_be_read_fails(tmp_path, workers):
         extract_features(Net(), Broken(), out=tmp_path / "s.zarr", workers=workers)
 
 
-def test_drain_holds_at_most_its_queue():
+def test_the_assembler_holds_at_most_its_queue():
     started, release = threading.Event(), threading.Event()
 
     def write(*_):
@@ -133,20 +133,20 @@ def test_drain_holds_at_most_its_queue():
         release.wait()
 
     shards = [Shard(i, i, i + 1) for i in range(100)]
-    drain = Drain(shards, ["a"], [2], torch.float32, write, Timing())
+    assembler = ShardAssembler(shards, ["a"], [2], torch.float32, write, Timing())
     rows = [
         Rows(Batch(i, torch.empty(0), np.zeros(1, np.int64), np.ones(1, np.uint8), {}), [torch.zeros(1, 2)])
         for i in range(100)
     ]
     put = []
-    thread = threading.Thread(target=lambda: [put.append(drain.put(r)) for r in rows])
+    thread = threading.Thread(target=lambda: [put.append(assembler.put(r)) for r in rows])
     thread.start()
     started.wait()
     thread.join(0.3)
     assert len(put) <= 6  # one being written, four queued, one under way
     release.set()
     thread.join()
-    drain.close()
+    assembler.close()
     assert len(put) == 100
 
 

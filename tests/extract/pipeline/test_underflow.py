@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 import probecache as pc
+from probecache.store.verify import verify
 
 
 class Scaled(nn.Module):
@@ -22,14 +23,17 @@ class Scaled(nn.Module):
         return self.scale(self.conv(x).mean((2, 3)) * self.factors)
 
 
-def extract(path, factors, **options):
-    images = torch.randint(
-        0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+def images(count):
+    return torch.randint(
+        0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
+
+
+def extract(path, factors, **options):
+    options = {"dataset": TensorDataset(images(8), torch.arange(8) % 2), **options}
     return pc.extract_features(
         model=Scaled(factors),
         layers=["scale"],
-        dataset=TensorDataset(images, torch.arange(8) % 2),
         split="train",
         img_size=32,
         mean=(0.5,) * 3,
@@ -53,17 +57,37 @@ def test_neurons_that_vanish_in_float16_are_refused(tmp_path, factors):
     np.testing.assert_array_equal(zeros, kept.astype(np.float16))
 
 
-def test_what_the_stored_type_does_not_hold_is_counted(tmp_path):
-    factors = [1.0] * 399 + [3e-6]
-    kept = extract(tmp_path / "kept", factors, dtype="float32")
-    plain = kept.matrix("train", "scale")
-    store = extract(tmp_path / "half", factors, allow_saturated=True)
-    expected = int(((plain.astype(np.float16) == 0) & (plain != 0)).sum())
-    assert store.report("train", "scale")["summary"]["lost"]["scale"] == {
-        "underflow": expected,
-        "overflow": 0,
-    }
-    assert kept.report("train", "scale")["summary"]["lost"]["scale"] == {"underflow": 0, "overflow": 0}
+@pytest.mark.parametrize("compiled", [None, "eager"])
+def test_what_the_stored_type_does_not_hold_is_counted_once_for_every_row_that_was_read(tmp_path, compiled):
+    """By the definition, in the layer's report, whatever shards there are, and however it is computed."""
+
+    class Broken(Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, row):
+            if row == 5:
+                raise OSError("gone")
+            return images(8)[row], row % 2
+
+    factors = [1.0] * 398 + [3e-6, 1e-9]
+    plain = extract(tmp_path / "kept", factors, dtype="float32").matrix("train", "scale")
+    gone = (plain.astype(np.float16) == 0) & (plain != 0)
+    assert gone[5].any()
+    gone[5] = False  # a blank image in the place of one that cannot be read loses nothing
+    options = {"dataset": Broken(), "allow_failed": True, "allow_saturated": True, "torchcompile": compiled}
+    report = extract(tmp_path / "half", factors, shard_rows=4, batch_size=3, **options).report(
+        "train", "scale"
+    )
+    assert report["underflow"] == gone.sum() > 0
+    assert "lost" not in report["summary"]
+    assert pc.open_store(tmp_path / "kept").report("train", "scale")["underflow"] == 0
+    assert not list(verify(tmp_path / "half"))
+
+
+def test_compiled_features_that_vanish_are_refused_too(tmp_path):
+    with pytest.raises(pc.ProbecacheError, match=r"layer 'scale'.*became 0, and 8 of 8 neurons"):
+        extract(tmp_path / "s", [1e-9] * 8, torchcompile="eager")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
