@@ -47,6 +47,9 @@ def sweep(
     save_predictions: str = typer.Option(
         None, "--save-predictions", help="Keep each test sample's class; =scores keeps its scores too."
     ),
+    groups: str = typer.Option(
+        None, "--groups", help="Target that says which test samples belong together, kept with predictions."
+    ),
     control: str = typer.Option(None, "--control", help="Labels that say nothing: shuffled or random."),
     tol: float = typer.Option(None, "--tol", help="Relative gap at which a logistic probe has converged."),
     l2: str = typer.Option(None, "--l2", help="Comma list of penalties, or auto  [1e-4]"),
@@ -83,6 +86,7 @@ def sweep(
         "refit": refit,
         "metric": names_of(metric),
         "save_predictions": save_predictions,
+        "groups": groups,
         "control": control,
         "tol": tol,
         "train": train,
@@ -244,7 +248,10 @@ def compare(
     shots: str = typer.Option(None, "--shots", help="One for both, or A,B."),
     fraction: str = typer.Option(None, "--fraction", help="One for both, or A,B."),
     l2: str = typer.Option(None, "--l2", help="One for both, or A,B."),
-    groups: Path = typer.Option(None, "--groups", help="CSV: sample, group. Resampled as wholes."),
+    pairs: str = typer.Option(None, "--pairs", help="A dimension: each value of A with each later one of B."),
+    groups: Path = typer.Option(
+        None, "--groups", help="CSV: sample, group. Resampled as wholes  [those of the sweep]"
+    ),
     bootstrap: int = typer.Option(5000, "--bootstrap", help="Resamples."),
     out: Path = typer.Option(None, "--out", help="Folder to write, or FILE.csv."),
 ) -> None:
@@ -252,7 +259,8 @@ def compare(
     from probecache.analyze.comparison.cli_output import compare_results
 
     chosen = {"layer": layer, "selection": selection, "shots": shots, "fraction": fraction, "l2": l2}
-    compare_results(a, b, chosen | {"target": target}, groups=groups, bootstrap=bootstrap, out=out)
+    chosen |= {"target": target}
+    compare_results(a, b, chosen, pairs=pairs, groups=groups, bootstrap=bootstrap, out=out)
 
 
 def report(

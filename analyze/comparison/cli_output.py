@@ -19,6 +19,7 @@ def compare_results(
     b: str,
     chosen: Mapping[str, str | None],
     *,
+    pairs: str | None = None,
     groups: Path | None = None,
     bootstrap: int = 5000,
     out: Path | None = None,
@@ -33,7 +34,13 @@ def compare_results(
     for dim, text in chosen.items():
         if text is not None:
             sides = [_select(side, dim, text, i) for i, side in enumerate(sides)]
-    found = compare(*sides, groups=None if groups is None else _groups(groups), bootstrap=bootstrap)
+    if Path(a).resolve() == Path(b).resolve() and pairs is None and _same(*sides):
+        raise InputError(
+            f"got {a} twice, and nothing in which the two sides differ; give --layer A,B (or --target, "
+            "--selection, --shots, --fraction, --l2), or --pairs layer"
+        )
+    given = None if groups is None else _groups(groups)
+    found = compare(*sides, pairs=pairs, groups=given, bootstrap=bootstrap)
     tell_comparison(found)
     if out is not None:
         if out.suffix == ".csv":
@@ -41,6 +48,11 @@ def compare_results(
         else:
             save_dataset(found, out)
         print(f"written: {out}")
+
+
+def _same(one: xr.Dataset, other: xr.Dataset) -> bool:
+    """Whether both have the same coordinates, and so the same probes."""
+    return all(one[dim].equals(other[dim]) for dim in one.dims if dim in one.coords)
 
 
 def _select(results: xr.Dataset, dim: str, text: str, side: int) -> xr.Dataset:
@@ -81,16 +93,22 @@ def _groups(path: Path) -> dict[str, str]:
     return dict(zip(table["sample"], table["group"], strict=True))
 
 
+def _span(counts: np.ndarray) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def tell_comparison(found: xr.Dataset) -> None:
     """What differs, then a line per coordinate: both accuracies, their difference, its interval and p."""
     known = ("samples_left_out", "confidence", "bootstrap", "seed")
     for name, text in found.attrs.items():
         if name not in known:
             print(f"{name}: {text}")
-    n, g, left = int(found["n_samples"]), int(found["n_groups"]), found.attrs["samples_left_out"]
+    left = found.attrs["samples_left_out"]
+    n, g = (_span(found[name].values) for name in ("n_samples", "n_groups"))
     print(
-        f"{n:,} test samples"
-        + (f" in {g:,} groups" if g != n else "")
+        f"{n} test samples"
+        + (f" in {g} groups" if g != n else "")
         + (f", {left:,} that only one has left out" if left else "")
     )
     print(f"{'a':>7} {'b':>7} {'a - b':>8}  {'95% interval':19} {'p':>7} {'Holm':>7}")

@@ -1,5 +1,6 @@
 """Paired comparison of two probes, or of two sweeps', by what each predicts for the same test samples."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from probecache.analyze.comparison.intervals import (
     mcnemar,
     wilson,
 )
-from probecache.analyze.comparison.sides import Results, aligned, group_numbers, paired, sides
+from probecache.analyze.comparison.sides import (
+    Results,
+    Side,
+    aligned,
+    given_groups,
+    group_numbers,
+    paired,
+    sides,
+)
 from probecache.store.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ def compare(
     groups: Any = None,
     store: "Store | str | tuple[Store | str, Store | str] | None" = None,
     split: str = "test",
+    pairs: str | None = None,
     bootstrap: int = 5000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -43,15 +53,20 @@ def compare(
         Two RESULTS of sweeps that kept predictions; two fitted probes, with `store`; or two arrays of
         predictions, with `truth`. Results are matched by the values of each coordinate; along one where the
         two have one value each they may differ, and that is what is compared: two layers, say, as
-        results.sel(layer=["layer3"]) and results.sel(layer=["layer4"]).
+        results.sel(layer=["layer3"]) and results.sel(layer=["layer4"]). Each target that both hold is
+        compared on its own samples; those that are not of classes are left out.
     truth : array (samples,) or None
         For arrays.
-    groups : (samples,), {sample name: group} or None
-        What samples belong together (a subject, a video). Groups are then resampled as wholes.
+    groups : (samples,), {sample name: group}, str or None
+        What samples belong together (a subject, a video). Groups are then resampled as wholes. A text is a
+        target of `store`. None: those that the results keep (`sweep(groups=...)`), else each by itself.
     store : Store, path, two of them, or None
         For fitted probes, what they predict; two stores where their backbones differ.
     split : str
         Of `store`, "test" by default.
+    pairs : str or None
+        A dimension of results, "layer" say: each of its values in `a` against each later one in `b`, which
+        may be the same results.
     bootstrap : int
         Resamples, 5000 by default.
     confidence : float
@@ -66,8 +81,8 @@ def compare(
         `accuracy_b` with Wilson bounds `_low` and `_high`; `difference` with bounds (percentiles of the
         bootstrap over samples) and `p`, two-sided, of the same; `p_holm`, corrected for all comparisons in
         the Dataset. With `seed`: `only_a`, `only_b`, samples that only one got right, `p_mcnemar` (exact) and
-        `p_mcnemar_holm`; it takes samples as independent, whatever their groups. `n_samples`, `n_groups`. NaN
-        where either was not measured.
+        `p_mcnemar_holm`; it takes samples as independent, whatever their groups. `n_samples`, `n_groups`, of
+        several targets one each. With `pairs` a dimension `pair`, "A - B". NaN where either was not measured.
 
     Raises
     ------
@@ -84,11 +99,29 @@ def compare(
     """
     if not 0 < confidence < 1 or bootstrap < 100:
         raise InputError(f"got confidence {confidence}, bootstrap {bootstrap}; allowed: (0, 1), 100 or more")
-    left, right = sides(a, b, truth, store, split)
-    numbers = group_numbers(groups, left)
-    rows, left_out = paired(left, right)
-    left, right = left.take(rows[0]), right.take(rows[1])
-    numbers = np.unique(numbers[rows[0]], return_inverse=True)[1]
+    how = (bootstrap, confidence, seed)
+    if pairs is not None:
+        parts = {
+            name: compare(*two, groups=groups, **_how(*how)) for name, two in _pairs(a, b, pairs).items()
+        }
+        return _joined(list(parts.values()), "pair", list(parts))
+    found, targets = [], []
+    for left, right in sides(a, b, truth, store, split):
+        given = given_groups(groups, left, store, split)
+        rows, left_out = paired(left, right)
+        left, right = left.take(rows[0]), right.take(rows[1])
+        part = _compared(left, right, group_numbers(given, left, right), how)
+        found.append(part.assign_attrs(samples_left_out=left_out))
+        targets.append(str(left.right["target"].values.ravel()[0]) if "target" in left.right.coords else "")
+    return found[0] if len(found) == 1 else _joined(found, "target", targets)
+
+
+def _how(bootstrap: int, confidence: float, seed: int) -> dict[str, Any]:
+    return {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
+
+
+def _compared(left: Side, right: Side, groups: np.ndarray, how: tuple[int, float, int]) -> xr.Dataset:
+    """Of two sides whose samples are paired, with their group numbers (samples,)."""
     first, second, contrast = aligned(left.right, right.right)
     for name in sorted(left.about.keys() & right.about.keys()):
         if left.about[name] != right.about[name]:
@@ -97,11 +130,57 @@ def compare(
     first, second = first.where(known), second.where(known)
     out = _mcnemar(first, second)
     over = [d for d in ("seed",) if d in first.dims]
-    out = out.merge(_bootstrap(first.mean(over), second.mean(over), numbers, bootstrap, confidence, seed))
+    out = out.merge(_bootstrap(first.mean(over), second.mean(over), groups, *how))
     out["n_samples"] = (), first.sizes["sample"]
-    out["n_groups"] = (), len(np.unique(numbers))
-    about = {"samples_left_out": left_out, "confidence": confidence, "bootstrap": bootstrap, "seed": seed}
-    return out.assign_attrs(contrast | about)
+    out["n_groups"] = (), len(np.unique(groups))
+    return out.assign_attrs(contrast | _how(*how))
+
+
+def _pairs(a: Any, b: Any, dim: str) -> dict[str, tuple[xr.Dataset, xr.Dataset]]:
+    """Each value of `dim` in `a` with each that comes later in `b`, or is there alone."""
+    from probecache.analyze.results.join import as_results
+
+    if not all(isinstance(x, xr.Dataset | str | os.PathLike) for x in (a, b)):
+        raise InputError(f"got pairs {dim!r} for {type(a).__name__}; give two RESULTS, which may be the same")
+    one, other = as_results(a), as_results(b)
+    if dim not in one.dims or dim not in other.dims or dim == "seed":
+        known = [str(d) for d in one["accuracy" if "accuracy" in one else "predictions"].dims]
+        raise InputError(
+            f"got pairs {dim!r}; allowed: {', '.join(d for d in known if d not in ('seed', 'sample'))}"
+        )
+    mine, theirs = one[dim].values.tolist(), other[dim].values.tolist()
+    found = {}
+    for i, left in enumerate(mine):
+        for j, right in enumerate(theirs):
+            if right != left and not (right in mine[:i] and left in theirs):
+                two = (one.isel({dim: [i]}), other.isel({dim: [j]}))
+                found[f"{_text(left)} - {_text(right)}"] = two
+    if not found:
+        raise InputError(f"got one {dim} only, {_text(mine[0])!r}; pairs need two")
+    return found
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _joined(parts: list[xr.Dataset], dim: str, names: list[str]) -> xr.Dataset:
+    """Several comparisons along `dim`, their p corrected for all of them."""
+    if len(parts) > 1:
+        counts = ["n_samples", "n_groups"]
+        wide = [
+            part.expand_dims({dim: [name]})
+            if dim not in part.dims
+            else part.assign({c: part[c].expand_dims({dim: [name]}) for c in counts})
+            for part, name in zip(parts, names, strict=True)
+        ]
+        joined = xr.concat(wide, dim, data_vars="all", join="outer", combine_attrs="drop_conflicts")
+    else:
+        joined = parts[0].expand_dims({dim: names})
+    for name in ("p", "p_mcnemar"):
+        joined[f"{name}_holm"] = joined[name].copy(data=holm(joined[name].values))
+    left_out = sum(part.attrs["samples_left_out"] for part in parts)
+    return joined.assign_attrs(samples_left_out=left_out)
 
 
 def _mcnemar(first: xr.DataArray, second: xr.DataArray) -> xr.Dataset:

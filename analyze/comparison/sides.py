@@ -1,5 +1,6 @@
 """Two things that are compared, as what each got right for the same test samples: matched, or refused."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from probecache.store.reader import Store
 
 Results = xr.Dataset | str | os.PathLike[str]
+GROUP = "group"  # the coordinate of results that says what test samples belong together
 
 
 @dataclass(frozen=True)
@@ -22,20 +24,24 @@ class Side:
     """What one of the two got right, (..., sample): 1 or 0, NaN where a probe was not measured.
 
     truth: (sample,), what is right, as text; samples: their names, or None where they have none.
-    about: what made it, to be told where the two differ.
+    about: what made it, to be told where the two differ. groups: (sample,), what each sample belongs to,
+    where results keep it.
     """
 
     right: xr.DataArray
     truth: np.ndarray
     samples: np.ndarray | None
     about: Mapping[str, str] = field(default_factory=dict)
+    groups: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Side":
-        samples = None if self.samples is None else self.samples[rows]
-        return replace(self, right=self.right.isel(sample=rows), truth=self.truth[rows], samples=samples)
+        samples, groups = (None if v is None else v[rows] for v in (self.samples, self.groups))
+        right = self.right.isel(sample=rows)
+        return replace(self, right=right, truth=self.truth[rows], samples=samples, groups=groups)
 
 
-def sides(a: Any, b: Any, truth: Any, store: Any, split: str) -> tuple[Side, Side]:
+def sides(a: Any, b: Any, truth: Any, store: Any, split: str) -> list[tuple[Side, Side]]:
+    """The two that are compared, of each target that results hold."""
     from probecache.analyze.probes.fitted import FittedProbe
 
     probes = [isinstance(x, FittedProbe) for x in (a, b)]
@@ -43,12 +49,12 @@ def sides(a: Any, b: Any, truth: Any, store: Any, split: str) -> tuple[Side, Sid
         if not all(probes) or store is None:
             raise InputError("got a fitted probe; give two, and the store that they predict")
         of = (store, store) if not isinstance(store, tuple) else store
-        return _of_probe(a, of[0], split), _of_probe(b, of[1], split)
+        return [(_of_probe(a, of[0], split), _of_probe(b, of[1], split))]
     results = [isinstance(x, xr.Dataset | str | os.PathLike) for x in (a, b)]
     if any(results):
         if not all(results):
             raise InputError("got results beside something else; give two RESULTS, probes or arrays")
-        return _of_results(a), _of_results(b)
+        return _of_targets(a, b)
     if truth is None:
         raise InputError(
             f"got {type(a).__name__} and {type(b).__name__}; give two RESULTS, two fitted probes and "
@@ -65,7 +71,7 @@ def sides(a: Any, b: Any, truth: Any, store: Any, split: str) -> tuple[Side, Sid
         Side(xr.DataArray((x == known).astype(np.float64), dims="sample"), texts_of(known), None)
         for x in arrays
     )
-    return first, second
+    return [(first, second)]
 
 
 def _of_probe(probe: "FittedProbe", store: "Store | str", split: str) -> Side:
@@ -86,33 +92,70 @@ def _of_probe(probe: "FittedProbe", store: "Store | str", split: str) -> Side:
     return Side(xr.DataArray(right, dims="sample"), truth, samples, about)
 
 
-def _of_results(results: Results) -> Side:
+def _of_targets(a: Results, b: Results) -> list[tuple[Side, Side]]:
+    """Both sides of each target that both hold and that is of classes; of the two where each holds one."""
+    both = [_opened(a), _opened(b)]
+    held = [[str(v) for v in one["target"].values] if "target" in one.dims else [] for one in both]
+    if not all(held) or [len(names) for names in held] == [1, 1]:
+        return [(_of_results(both[0]), _of_results(both[1]))]
+    common = [name for name in held[0] if name in held[1]]
+    if not common:
+        raise InputError(
+            f"got no target that both have ({', '.join(held[0])} and {', '.join(held[1])}); choose one of "
+            "each, results.sel(target=[...])"
+        )
+    places = [(held[0].index(name), held[1].index(name)) for name in common]
+    found = [
+        (_of_results(both[0].isel(target=[i])), _of_results(both[1].isel(target=[j]))) for i, j in places
+    ]
+    of_classes = [(left, right) for left, right in found if len(left.truth) and len(right.truth)]
+    if not of_classes:
+        raise InputError(
+            f"got target {', '.join(common)}, none of which is of classes; predictions of classes can be "
+            "compared"
+        )
+    return of_classes
+
+
+def _opened(results: Results) -> xr.Dataset:
     from probecache.analyze.results.join import as_results
 
-    results = as_results(results)
-    if "predictions" not in results:
+    opened = as_results(results)
+    if "predictions" not in opened:
         raise InputError(
             "got results without predictions; sweep with save_predictions=True (--save-predictions)"
         )
-    if results.sizes.get("target", 1) > 1:
-        names = ", ".join(str(v) for v in results["target"].values)
-        raise InputError(f"the results hold target {names}: choose one, results.sel(target=[...])")
-    found = results[["predictions"] + (["truth"] if "truth" in results else [])].load()
-    predicted = found["predictions"].transpose(..., "sample")
-    if "truth" not in found:
+    if "truth" not in opened:
         raise InputError("got results without the variable truth: nothing says what is right")
-    known = found["truth"]
+    return opened
+
+
+def _of_results(results: xr.Dataset) -> Side:
+    """What the probes of one target got right."""
+    found = results[["predictions", "truth"]].load()
+    predicted, known = found["predictions"].transpose(..., "sample"), found["truth"]
     known = known.squeeze([d for d in known.dims if d != "sample"], drop=True)
     labelled = np.flatnonzero(known.values >= 0)
     predicted, known = predicted.isel(sample=labelled), known.isel(sample=labelled)
     texts = texts_of(known.values)
-    if "class" in results.coords and len(labelled):
-        texts = texts_of(results["class"].values)[known.values]
+    names = _class_names(results)
+    if len(names) and len(labelled):
+        texts = names[known.values]
     measured = (predicted >= 0).all("sample")
     right = (predicted == known).astype(np.float64).where(measured).transpose(..., "sample")
     about = {name: str(results.attrs[name]) for name in ("probe", "store") if name in results.attrs}
     samples = texts_of(results["sample"].values[labelled])
-    return Side(right.drop_vars("sample", errors="ignore"), texts, samples, about)
+    groups = texts_of(results[GROUP].values[labelled]) if GROUP in results.coords else None
+    return Side(right.drop_vars(["sample", GROUP], errors="ignore"), texts, samples, about, groups)
+
+
+def _class_names(results: xr.Dataset) -> np.ndarray:
+    """Names of the one target's classes: its own, where the coordinate only counts those of several."""
+    listed = json.loads(str(results.attrs.get("targets", "{}")))
+    own = listed.get(str(results["target"].values.ravel()[0])) if "target" in results.coords else None
+    if own is not None and own["names"]:
+        return texts_of(own["names"])
+    return texts_of(results["class"].values) if "class" in results.coords else np.array([])
 
 
 def texts_of(values: Any) -> np.ndarray:
@@ -169,20 +212,54 @@ def aligned(first: xr.DataArray, second: xr.DataArray) -> tuple[xr.DataArray, xr
     return first, second.transpose(*first.dims), contrast
 
 
-def group_numbers(groups: Any, side: Side) -> np.ndarray:
-    """A group number for each of the side's samples, from 0; its own where there are no groups."""
-    n = len(side.truth)
+def group_numbers(groups: Any, left: Side, right: Side) -> np.ndarray:
+    """A group number for each sample of both sides, which are paired, from 0; its own where there are no
+    groups. groups: those of the caller, which come before what results keep."""
+    n = len(left.truth)
     if groups is None:
-        return np.arange(n)
-    if hasattr(groups, "to_dict"):  # a pandas Series
-        groups = groups.to_dict()
+        kept = [side.groups for side in (left, right) if side.groups is not None]
+        if not kept:
+            return np.arange(n)
+        if (differing := np.flatnonzero(kept[0] != kept[-1])).size:
+            name = "" if left.samples is None else f", first {str(left.samples[differing[0]])!r}"
+            raise InputError(
+                f"got results with other groups for {differing.size} of {n} samples{name}; give the groups"
+            )
+        groups = kept[0]
     if isinstance(groups, Mapping):
-        if side.samples is None:
+        if left.samples is None:
             raise InputError("got groups by sample name for samples without names; give one group per sample")
-        missing = [name for name in side.samples if name not in groups]
+        missing = [name for name in left.samples if name not in groups]
         if missing:
             raise InputError(f"got no group for {len(missing)} of {n} samples, first {str(missing[0])!r}")
-        groups = [groups[name] for name in side.samples]
-    if len(groups) != n:
-        raise InputError(f"got {len(groups)} groups for {n} samples; needed: one each")
+        groups = [groups[name] for name in left.samples]
     return np.unique(texts_of(groups), return_inverse=True)[1]
+
+
+def given_groups(groups: Any, side: Side, store: Any, split: str) -> Any:
+    """The caller's groups, as {sample name: group}, or one for each sample where these have no names."""
+    if isinstance(groups, str):
+        return _groups_of_store(groups, store, split)
+    if hasattr(groups, "to_dict"):  # a pandas Series
+        groups = groups.to_dict()
+    if groups is None or isinstance(groups, Mapping):
+        return groups
+    if len(groups) != len(side.truth):
+        raise InputError(f"got {len(groups)} groups for {len(side.truth)} samples; needed: one each")
+    return groups if side.samples is None else dict(zip(side.samples.tolist(), groups, strict=True))
+
+
+def _groups_of_store(target: str, store: Any, split: str) -> dict[str, str]:
+    if store is None:
+        raise InputError(
+            f"got groups {target!r} without a store; give one, {{sample name: group}}, or results of a sweep "
+            "with groups"
+        )
+    from probecache.analyze.tasks.groups import load_groups
+    from probecache.store.reader import open_store
+
+    opened = open_store(store[0] if isinstance(store, tuple) else store)
+    names = [str(name) for name in opened.samples(split)]
+    return {
+        name: group for name, group in zip(names, load_groups(opened, split, target), strict=True) if group
+    }

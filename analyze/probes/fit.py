@@ -88,7 +88,7 @@ def fit_request(task: Task, request: ProbeRequest, shared: SharedState | None = 
 
 
 def fit_together(states: list[SharedState], request: ProbeRequest) -> list[BlockResult]:
-    """`fit_request` of several tasks of two classes over the same rows, by a kind that has `fit_several`."""
+    """`fit_request` of several tasks over the same rows, by a kind that has `fit_several`."""
     first = states[0]
     request = request.on(first.task.n_neurons)
     for state in states:
@@ -178,13 +178,15 @@ def task_moments(
     memory_limit: int | None = None,
     found: Moments | None = None,
     known: SharedState | None = None,
+    gram: Moments | None = None,
 ) -> SharedState:
     """What every block of a task shares, for `fit_block(shared=...)`: compute it once per task.
 
     found: the task's moments where they are known, standardised as `standardize` says. known: what is shared
-    of the same rows with another target, whose Gram matrix serves.
+    of the same rows with another target, whose Gram matrix serves; gram: moments of the same rows with other
+    targets, or with none.
     """
-    return share(task, standardize, pick_device(device), memory_limit, found, known)
+    return share(task, standardize, pick_device(device), memory_limit, found, known, gram)
 
 
 def pick_device(device: str) -> torch.device:

@@ -14,6 +14,7 @@ protocol, and `claims` asks for:
     strongly_convex   its objective is l2-strongly convex in the weights: gradient and l2 bound the gap
     closed_form       the probe without some neurons follows from the one with all (`attribution`)
     fit_several       `fit` of several tasks of two classes over the same rows, in shared products
+    fits_any_together   `fit_several` takes tasks of any classes, labels and numbers
 """
 
 from dataclasses import dataclass, replace

@@ -189,18 +189,20 @@ def share(
     memory_limit: int | None = None,
     found: Moments | None = None,
     known: SharedState | None = None,
+    gram: Moments | None = None,
 ) -> SharedState:
     """One pass over the training rows. memory_limit: bytes for all that this process holds.
 
     found: the task's moments where they were computed already, by `sweeps.distributed_moments` on a cluster.
     known: what is shared of the same rows with another target: the Gram matrix serves, and rows on a GPU.
+    gram: moments of the same rows, whose Gram matrix serves.
     """
     labels = torch.from_numpy(task.train_labels).to(device)
     targets = task_targets(task, labels)
     held = known.rows if known is not None else resident(task_panels(task, standardize, device), memory_limit)
     if found is None:
         weights = task_weights(task, device)
-        gram = None if known is None else known.moments
+        gram = gram if known is None else known.moments
         found = moments(held or task_panels(task, standardize, device), targets, weights, gram)
     else:
         found = found.to(device)
@@ -299,7 +301,10 @@ def task_targets(task: Task, labels: Tensor) -> Tensor:
 
 
 def share_labels(shared: SharedState, tasks: list[Task]) -> list[SharedState]:
-    """What is shared of tasks over the same rows as another's, without weights: one pass for all of them."""
+    """What is shared of tasks over the same rows as another's, without weights: one pass for all of them.
+
+    The other test rows of a task are not those that are on the device already.
+    """
     if not tasks:
         return []
     labels = [torch.from_numpy(task.train_labels).to(shared.device) for task in tasks]

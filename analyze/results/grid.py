@@ -48,7 +48,7 @@ class Grid:
     neurons: d of each layer; names: of each target's classes or labels, the training split's, in label order,
     or of the columns of numbers. metrics: names of further scores, each a float64 variable. samples: names of
     all test samples, and truth: what is right for them under each target (`packed`), where predictions are
-    kept; scores: whether the test scores are kept too.
+    kept; scores: whether the test scores are kept too; groups: what each of the samples belongs to, by name.
     """
 
     target: tuple[str, ...]
@@ -64,6 +64,7 @@ class Grid:
     samples: tuple[str, ...] = ()
     truth: tuple[str, ...] = ()
     scores: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, plan: SweepPlan, neurons: Mapping[str, int], names: Mapping[str, tuple[str, ...]]) -> "Grid":
@@ -152,7 +153,7 @@ class Grid:
 
     def union(self, other: "Grid") -> "Grid":
         """The smallest grid that holds both: fractions and l2 sorted, the rest in order of appearance."""
-        for name in ("metrics", "samples", "scores"):
+        for name in ("metrics", "samples", "scores", "groups"):
             mine, new = getattr(self, name), getattr(other, name)
             if mine != new:
                 raise FingerprintMismatch(

@@ -88,6 +88,8 @@ def fixed_arrays(
         found["class"] = (None, ("class",), "")
     if grid.samples:
         found["sample"] = (None, ("sample",), "")
+    if grid.groups:
+        found["group"] = (None, ("sample",), "what each test sample belongs to: resampled as wholes")
     if grid.truth:
         about = "position of each test sample's class; -1 where it has none"
         truth = np.stack([unpacked(text) for text in grid.truth])
@@ -107,7 +109,7 @@ def fixed_arrays(
 
 
 def texts_of(grid: Grid, name: str) -> tuple[str, ...]:
-    found = {"class": grid.classes, "sample": grid.samples}
+    found = {"class": grid.classes, "sample": grid.samples, "group": grid.groups}
     return found[name] if name in found else getattr(grid, name)
 
 

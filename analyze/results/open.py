@@ -59,7 +59,8 @@ def dataset(path: str | Path, found: Checked) -> xr.Dataset:
         variables[variable.name] = xr.Variable(variable.dims, lazy, {"long_name": variable.about})
     if known_claims(str(found.attributes.get("probe")), "strongly_convex"):
         variables[BOUND] = _bound(grid, found)
-    coordinates = {*DIMS, *(("class",) if grid.classes else ()), *(("sample",) if grid.samples else ())}
+    further = {"class": grid.classes, "sample": grid.samples, "group": grid.groups}
+    coordinates = {*DIMS, *(name for name, values in further.items() if values)}
     attributes = {name: value for name, value in found.attributes.items() if name != "results"}
     return xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
 

@@ -25,7 +25,7 @@ def settings_attributes(there: Mapping[str, Any], now: Mapping[str, Any]) -> dic
     digests = there.get("digests", {}) | now["digests"]
     settings = {**now, "digests": digests}
     named = {name: str(now[name]) for name in ("probe", "train", "test", "standardize", "tol")}
-    named |= {name: str(now[name]) for name in ("control",) if now.get(name)}
+    named |= {name: str(now[name]) for name in ("control", "groups") if now.get(name)}
     return named | {
         "settings": json.dumps(settings, sort_keys=True),
         "fingerprint": ", ".join(f"{layer}: {digest}" for layer, digest in sorted(digests.items())),

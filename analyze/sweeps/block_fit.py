@@ -11,7 +11,7 @@ from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.fit import fit_together
 from probecache.analyze.probes.kind import ProbeRequest
 from probecache.analyze.probes.select_l2 import FOLDED, Fit, best_penalty, fit_chosen, refit
-from probecache.analyze.probes.shared_state import SharedState
+from probecache.analyze.probes.shared_state import SharedState, share_labels
 from probecache.analyze.selections.projections import Selection, select
 from probecache.analyze.selections.subsets import sizes
 from probecache.analyze.sweeps.blocks import Block
@@ -30,13 +30,14 @@ NOT_SCORED = -1  # the predicted class of a test sample that has none: it failed
 
 @dataclass(frozen=True)
 class Drawn:
-    """A task with the seeds that it holds for, what its blocks share, and the same with the validation rows
-    as test rows."""
+    """A task with the seeds that it holds for, what its blocks share (None where seeds draw rows), and the
+    same of the validation rows as test rows."""
 
     seeds: tuple[int, ...]
     task: Task
     shared: SharedState | None
     validation: Task | None
+    validation_shared: SharedState | None
 
 
 def fit_cells(block: Block, job: Job, cache: Cache, found: "Moments | None" = None) -> dict[str, Any]:
@@ -48,24 +49,66 @@ def fit_cells(block: Block, job: Job, cache: Cache, found: "Moments | None" = No
 
 
 def _fit_targets(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[str, Any]:
-    """Targets of two classes over the same rows, whose probes share passes and products."""
+    """Targets over the same rows, whose probes share passes and products."""
     plan = job.plan
-    loaded = load_together(cache, job, block.layer, block.targets, found if block.target == "label" else None)
-    (picked,) = select(loaded[0].task, block.selection, block.seeds, standardize=plan.standardize)
-    results = fit_together([one.shared for one in loaded], _request(block, job, picked))
-    parts = []
-    for one, result in zip(loaded, results, strict=True):
-        arrays = {name: values[None] for name, values in result.arrays.items()}
-        parts.append(_spread(arrays | {"attrs": dict(result.attrs)}, one.test_keep))
-    return join(parts, 0)
+    found = found if block.target == "label" and plan.val is None else None
+    final = load_together(cache, job, block.layer, block.targets, (_fitted_on(job), plan.test), found)
+    chooser = []
+    if plan.val is not None:
+        chooser = load_together(cache, job, block.layer, block.targets, (plan.train, plan.val))
+    parts: list[list[dict[str, Any]]] = [[] for _ in final]
+    for seeds in [(seed,) for seed in block.seeds] if block.redrawn else [block.seeds]:
+        states, choosers = (_states(block, loaded, seeds) for loaded in (final, chooser))
+        (picked,) = select(states[0].task, block.selection, seeds, standardize=plan.standardize)
+        for own, arrays in zip(parts, _fit_states(block, job, picked, states, choosers), strict=True):
+            own.append(arrays)
+    spread = [_spread(join(own, 0), loaded.test_keep) for own, loaded in zip(parts, final, strict=True)]
+    alone = [
+        {name: value if name == "attrs" else value[None] for name, value in one.items()} for one in spread
+    ]
+    return join(alone, 0)
+
+
+def _states(block: Block, loaded: list[Loaded], seeds: tuple[int, ...]) -> list[SharedState]:
+    """What is shared of each target's task, or of its control task under one seed."""
+    if not block.redrawn or not loaded:
+        return [one.shared for one in loaded]
+    return share_labels(loaded[0].shared, [_redraw(block, one, seeds[0]) for one in loaded])
+
+
+def _fit_states(
+    block: Block, job: Job, picked: Selection, states: list[SharedState], choosers: list[SharedState]
+) -> list[dict[str, Any]]:
+    """Arrays (s, f, p) of each target; with choosers each probe's l2 is the best of the path there."""
+    request = _request(block, job, picked)
+    if not choosers:
+        results = fit_together(states, request)
+        return [dict(result.arrays) | {"attrs": dict(result.attrs)} for result in results]
+    path = np.unique(request.l2s)
+    fit: Fit = partial(solve, solver=job.plan.solver)
+    found = []
+    for state, tried in zip(states, fit_together(choosers, _plain(request, path)), strict=True):
+        chosen = best_penalty(tried.score, path)
+        result = refit(state.task, request, chosen, state, fit)
+        found.append(dict(result.arrays) | {"chosen_l2": chosen[..., None], "attrs": dict(result.attrs)})
+    return found
+
+
+def _plain(request: ProbeRequest, path: np.ndarray) -> ProbeRequest:
+    """A request for accuracies alone along a path."""
+    return replace(request, l2s=path, metrics=(), return_predictions=False, return_scores=False)
+
+
+def _fitted_on(job: Job) -> str:
+    plan = job.plan
+    return plan.train if plan.refit == "train" else f"{plan.train}+{plan.val}"
 
 
 def _fit_target(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[str, Any]:
     plan = job.plan
     if block.target != "label" or block.redrawn or plan.val is not None:
         found = None  # what a cluster summed up is of all rows and of the labels that came with them
-    union = plan.train if plan.refit == "train" else f"{plan.train}+{plan.val}"
-    final = load(cache, job, block.layer, block.target, union, plan.test, found)
+    final = load(cache, job, block.layer, block.target, _fitted_on(job), plan.test, found)
     chooser = None
     if plan.val is not None:
         chooser = load(cache, job, block.layer, block.target, plan.train, plan.val, found)
@@ -77,13 +120,25 @@ def _fit_target(block: Block, job: Job, cache: Cache, found: "Moments | None") -
 
 def _drawn(block: Block, final: Loaded, chooser: Loaded | None) -> Iterator[Drawn]:
     """The tasks of the block's seeds: one for all, or one for each where rows or labels are drawn."""
+    both = (final, chooser)
     if not block.redrawn:
-        yield Drawn(block.seeds, final.task, final.shared, None if chooser is None else chooser.task)
+        tasks = [None if one is None else one.task for one in both]
+        states = [None if one is None else one.shared for one in both]
+        assert tasks[0] is not None
+        yield Drawn(block.seeds, tasks[0], states[0], tasks[1], states[1])
         return
     for seed in block.seeds:
-        tasks = [None if one is None else _redraw(block, one, seed) for one in (final, chooser)]
+        tasks = [None if one is None else _redraw(block, one, seed) for one in both]
+        states = [_relabelled(block, *pair) for pair in zip(both, tasks, strict=True)]
         assert tasks[0] is not None
-        yield Drawn((seed,), tasks[0], None, tasks[1])
+        yield Drawn((seed,), tasks[0], states[0], tasks[1], states[1])
+
+
+def _relabelled(block: Block, loaded: Loaded | None, task: Task | None) -> SharedState | None:
+    """What is shared of a control task: its rows are all rows, whose Gram matrix is there."""
+    if loaded is None or task is None or block.shots != ALL or task.weights is not None:
+        return None
+    return share_labels(loaded.shared, [task])[0]
 
 
 def _redraw(block: Block, loaded: Loaded, seed: int) -> Task:
@@ -143,11 +198,14 @@ def _fit_validated(
     """l2 by the validation split, then the fit on train or on both: arrays (s, f, 1) and the chosen l2."""
     assert drawn.validation is not None
     path = np.unique(request.l2s)
-    plain = replace(request, l2s=path, metrics=(), return_predictions=False, return_scores=False)
+    plain = _plain(request, path)
     rows = list(select(drawn.validation, block.selection, picked.seeds, standardize=job.plan.standardize))
-    scores = np.concatenate([fit(one.task, replace(plain, orders=one.orders), None).score for one in rows])
+    known = [drawn.validation_shared if one.task is drawn.validation else None for one in rows]
+    tried = zip(rows, known, strict=True)
+    scores = np.concatenate([fit(one.task, replace(plain, orders=one.orders), s).score for one, s in tried])
     chosen = best_penalty(scores, path)  # (s, f)
-    return refit(picked.task, request, chosen, None, fit), chosen[..., None]
+    shared = drawn.shared if picked.task is drawn.task else None
+    return refit(picked.task, request, chosen, shared, fit), chosen[..., None]
 
 
 def _spread(arrays: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:

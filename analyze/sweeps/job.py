@@ -27,6 +27,7 @@ class Job:
     device: str
     memory_limit: int | None
     digests: tuple[tuple[str, str], ...]
+    rows_differ: bool = False
 
     @property
     def working_memory(self) -> int | None:

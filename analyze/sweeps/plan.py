@@ -47,7 +47,8 @@ class SweepPlan:
     refit is "train+val". class_weight: as in `weigh_classes`.
     train and test may be unions, "train+val". target and layer may be globs. shots: training rows of each
     class, or shares of them, drawn by the seed. metric: computed beside accuracy. control: labels that say
-    nothing (`analyze.tasks.control`). save_predictions: "classes", or "scores" too.
+    nothing (`analyze.tasks.control`). save_predictions: "classes", or "scores" too. groups: a target that
+    says which test samples belong together; kept beside the predictions, to be resampled as wholes.
     Raises InputError, one line that says what was got and what is allowed.
     """
 
@@ -71,6 +72,7 @@ class SweepPlan:
     refit: str = "train"
     control: str | None = None
     save_predictions: str | bool | None = None
+    groups: str | None = None
 
     def __post_init__(self) -> None:
         fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -124,6 +126,13 @@ class SweepPlan:
         if kept not in (None, "classes", "scores"):
             raise InputError(f"got save_predictions {kept!r}; allowed: classes, scores")
         fix("save_predictions", kept)
+        if self.groups is not None and (not isinstance(self.groups, str) or not self.groups):
+            raise InputError(f"got groups {self.groups!r}; needed: the name of a target of the test split")
+        if self.groups is not None and kept is None:
+            raise InputError(
+                f"got groups {self.groups!r} without save_predictions (--save-predictions), beside which "
+                "they are kept; give both"
+            )
 
     def _check_penalties(self, fix: Any) -> None:
         allowed: tuple[str, Any] = ("0 or above, finite", lambda v: 0 <= v < math.inf)
@@ -158,7 +167,7 @@ class SweepPlan:
         """What must agree for two runs to share one RESULTS: everything but the grid's coordinates."""
         names = ("train", "test", "probe", "solver", "standardize", "class_weight", "tol", "control")
         choice = None if self.l2_path is None else [self._choice(), *self.l2_path]
-        kept = {"predictions": self.save_predictions, "metric": list(self.metric)}
+        kept = {"predictions": self.save_predictions, "metric": list(self.metric), "groups": self.groups}
         return {name: getattr(self, name) for name in names} | {"l2_choice": choice} | kept
 
     def _choice(self) -> str:

@@ -27,6 +27,7 @@ from probecache.analyze.sweeps.job import Job, layer_digest, target_digest, used
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.solvers import check_solver
 from probecache.analyze.tasks.class_weights import check_named
+from probecache.analyze.tasks.groups import load_groups
 from probecache.analyze.tasks.labels import Labels, load_labels, splits_of
 from probecache.analyze.tasks.shots import shot_rows
 from probecache.analyze.tasks.size import LayerSize
@@ -51,7 +52,8 @@ class Sized:
     grid: Grid
     digests: dict[str, str]
     kinds: dict[str, str]  # of each target: classes, labels, numbers
-    alike: tuple[tuple[str, ...], ...] = ()  # targets of two classes over the same rows, fitted together
+    alike: tuple[tuple[str, ...], ...] = ()  # targets over the same rows that are fitted together
+    rows_differ: bool = False  # whether the targets label different rows
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -107,6 +109,7 @@ class Sized:
             device,
             memory,
             tuple(self.digests.items()),
+            self.rows_differ,
         )
 
 
@@ -146,19 +149,33 @@ def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
         f"target:{name}": target_digest(store, name, *used) for name in plan.target if name != "label"
     }
     kinds = {name: found.kind for name, found in labels.items()}
-    return Sized(plan, store, layers, grid, digests, kinds, _alike(plan, labels))
+    labelled = {name: _rows_of(plan, store, name, found) for name, found in labels.items()}
+    differ = len({own[0] for own in labelled.values()}) > 1
+    return Sized(plan, store, layers, grid, digests, kinds, _alike(plan, labels, labelled), differ)
 
 
-def _alike(plan: SweepPlan, labels: dict[str, Labels]) -> tuple[tuple[str, ...], ...]:
-    """Targets of two classes that label the same rows, for kinds and plans that can fit them together."""
-    each = plan.shots != ("all",) or plan.control or plan.val or plan.class_weight or plan.l2_path
-    if each or plan.solver not in ("auto", "torch") or not claims(plan.kind, "fit_several"):
+def _rows_of(plan: SweepPlan, store: "Store", name: str, found: Labels) -> tuple[bytes, ...]:
+    """Which rows of each split a target labels: of train, test, and of what chooses l2."""
+    masks = [found.train_keep, found.test_keep]
+    if plan.val is not None:
+        chooser = load_labels(store, plan.train, plan.val, name)
+        masks += [chooser.train_keep, chooser.test_keep]
+    return tuple(np.packbits(mask).tobytes() for mask in masks)
+
+
+def _alike(
+    plan: SweepPlan, labels: dict[str, Labels], rows: dict[str, tuple[bytes, ...]]
+) -> tuple[tuple[str, ...], ...]:
+    """Targets of one kind and as many classes that label the same rows, for kinds and plans that can fit them
+    together. Shots and held-out rows are drawn by class, class weights make a Gram matrix of their own."""
+    apart = plan.shots != ("all",) or plan.class_weight or (plan.l2_path and plan.val is None)
+    if apart or plan.solver not in ("auto", "torch") or not claims(plan.kind, "fit_several"):
         return ()
-    groups: dict[tuple[bytes, bytes], list[str]] = {}
+    any_kind = claims(plan.kind, "fits_any_together")
+    groups: dict[tuple[object, ...], list[str]] = {}
     for name, found in labels.items():
-        if found.kind == "classes" and len(found.classes) == 2:
-            rows = (np.packbits(found.train_keep).tobytes(), np.packbits(found.test_keep).tobytes())
-            groups.setdefault(rows, []).append(name)
+        if any_kind or (found.kind == "classes" and len(found.classes) == 2):
+            groups.setdefault((rows[name], found.kind, len(found.classes)), []).append(name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
@@ -175,8 +192,6 @@ def _labels(plan: SweepPlan, store: "Store", target: str) -> Labels:
     """What the probes of a target are fitted on and scored by, checked against the plan."""
     union = plan.train if plan.refit == "train" else f"{plan.train}+{plan.val}"
     found = load_labels(store, union, plan.test, target)
-    if plan.val is not None:
-        load_labels(store, plan.train, plan.val, target)
     kind = plan.kind
     if found.kind not in kind.targets:
         raise InputError(
@@ -223,7 +238,9 @@ def _grid(plan: SweepPlan, store: "Store", neurons: dict[str, int], labels: dict
         if found.kind == "classes":
             whole[found.test_keep] = found.test
         truth.append(packed(whole))
-    return replace(grid, samples=samples, truth=tuple(truth), scores=("scores",) if scored else ())
+    groups = () if plan.groups is None else tuple(load_groups(store, plan.test, plan.groups))
+    kept = ("scores",) if scored else ()
+    return replace(grid, samples=samples, truth=tuple(truth), scores=kept, groups=groups)
 
 
 def check_finite(sized: Sized) -> None:

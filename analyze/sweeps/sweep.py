@@ -79,6 +79,7 @@ def sweep(
                             all (refit="train+val": on both); `chosen_l2` says which
         tol=5e-6            the relative gap of the objective at which a logistic probe has converged
         metric=()           computed beside accuracy; save_predictions=True, or "scores": kept per sample
+        groups=None         with predictions, a target that says which test samples belong together
         class_weight=None   'balanced', or class names with weights: the mean becomes a weighted mean
         control=None        "shuffled" or "random": labels that say nothing
 

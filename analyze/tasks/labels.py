@@ -35,6 +35,11 @@ class Labels:
     train: np.ndarray
     test: np.ndarray
 
+    @property
+    def task_classes(self) -> tuple[str, ...]:
+        """`classes` as a task has them: none of numbers."""
+        return () if self.kind == "numbers" else self.classes
+
 
 def splits_of(name: str) -> tuple[str, ...]:
     """The splits of a union: 'train+val' is ('train', 'val')."""

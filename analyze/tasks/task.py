@@ -107,7 +107,7 @@ class Task:
             object.__setattr__(self, "scale", scale)
 
     def relabelled(self, train: np.ndarray, test: np.ndarray, classes: tuple[str, ...]) -> "Task":
-        """The task with other classes for the same rows, which are neither copied nor checked again."""
+        """The task with other labels for the same rows, which are neither copied nor checked again."""
         made = copy(self)
         for name, value in (("train_labels", train), ("test_labels", test), ("classes", classes)):
             object.__setattr__(made, name, value)
@@ -221,8 +221,7 @@ def load_task(
 
 def make_task(train: "Rows", test: "Rows", found: Labels, layer: str) -> Task:
     """Rows of two splits with what they are labelled with; the rows are shared, not copied."""
-    classes = () if found.kind == "numbers" else found.classes
-    given = (train.matrix, found.train, test.matrix, found.test, classes, layer)
+    given = (train.matrix, found.train, test.matrix, found.test, found.task_classes, layer)
     return Task(*given, train.mean, train.scale)  # type: ignore[arg-type]
 
 
@@ -240,18 +239,29 @@ class Rows:
 
 
 def load_rows(
-    store: "Store", layer: str, keeps: dict[str, np.ndarray], memory_limit: int | None = None
+    store: "Store",
+    layer: str,
+    keeps: dict[str, np.ndarray],
+    memory_limit: int | None = None,
+    known: dict[str, Rows] | None = None,
 ) -> dict[str, Rows]:
-    """The kept rows of each split, in memory; or left in the store where all of them are too large."""
+    """The kept rows of each split, in memory; or left in the store where all of them are too large.
+
+    known: rows of some of the splits that are in memory, and are not read again.
+    """
     width = int(store.shape(splits_of(next(iter(keeps)))[0], layer)[1])
     shapes = {split: (int(keep.sum()), width) for split, keep in keeps.items()}
     stream = stays_on_disk(sum(4 * n * d for n, d in shapes.values()), memory_limit)
     found: dict[str, Rows] = {}
     for union, keep in keeps.items():
+        there = (known or {}).get(union)
+        if there is not None and stream == isinstance(there.matrix, StoredRows):
+            found[union] = there
+            continue
         if stream:
             # what stays on disk is not read twice for moments that extraction kept
-            known = _moments_known(store, union, keep)
-            mean, scale = stored_moments(store, union, layer) if known else (None, None)
+            all_of_them = _moments_known(store, union, keep)
+            mean, scale = stored_moments(store, union, layer) if all_of_them else (None, None)
             found[union] = Rows(StoredRows(store, union, layer, keep, shapes[union]), mean, scale)
             continue
         parts, first = [], 0

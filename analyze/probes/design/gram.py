@@ -53,6 +53,17 @@ class Moments:
         picked = slice(column, column + 1)
         return Moments(self.gram, self.cross[:, picked], self.square[picked], self.count)
 
+    def in_units(self, shift: Tensor, ratio: Tensor) -> "Moments":
+        """The moments of columns  ratio * column + shift,  float64 (d,) each: standardised by other rows."""
+        mean = ratio * self.gram[0, 1:]
+        both = mean + shift
+        gram = torch.empty_like(self.gram)
+        gram[0, 0], gram[0, 1:], gram[1:, 0] = self.gram[0, 0], both, both
+        gram[1:, 1:] = torch.outer(ratio, ratio) * self.gram[1:, 1:]
+        gram[1:, 1:] += torch.outer(both, both) - torch.outer(mean, mean)
+        cross = torch.cat([self.cross[:1], ratio[:, None] * self.cross[1:] + shift[:, None] * self.cross[:1]])
+        return Moments(gram, cross, self.square, self.count)
+
     def without(self, part: "Moments") -> "Moments":
         """The moments of the other rows: a fold's are subtracted instead of read again."""
         count = self.count - part.count

@@ -108,6 +108,7 @@ class Ridge:
     probabilities = False
     order_free = True
     closed_form = True
+    fits_any_together = True
     counts = "solves"
 
     def orders_per_batch(self, shared: SharedState, request: ProbeRequest) -> int:

@@ -242,8 +242,11 @@ def test_two_fitted_probes(tmp_path):
         (lambda d: (np.zeros(0), np.zeros(0), np.zeros(0)), "not empty"),
         (lambda d: (d, "no/such/results"), "no/such/results"),
         (
-            lambda d: (xr.concat([d, d.assign_coords(target=["other"])], "target"), d),
-            "hold target label, other",
+            lambda d: (
+                xr.concat([d, d.assign_coords(target=["other"])], "target"),
+                d.assign_coords(target=["third"]),
+            ),
+            r"no target that both have \(label, other and third\)",
         ),
     ],
 )

@@ -111,6 +111,43 @@ def test_few_shots_are_fits_on_those_rows_alone(store, probe):
         sweep(store, shots=100)
 
 
+def test_few_shots_of_several_targets_are_fits_on_each_targets_rows_alone(store):
+    results = sweep(store, target=["label", "bright", "both"], shots=[24, 0.5], tol=1e-7)
+    assert (results.state == 1).all()
+    for name, shots, seed in (
+        ("label", "24", 0),
+        ("bright", "24", 1),
+        ("bright", "0.5", 0),
+        ("both", "24", 1),
+    ):
+        task = load_task(store, "a", "train", "test", target=name)
+        rows = shot_rows(task.train_labels, shots, seed)
+        assert rows.sum() == {"label": 96, "bright": 48, "both": 24}[name] or shots == "0.5"
+        few = Task(task.train[rows], task.train_labels[rows], task.test, task.test_labels, task.classes)
+        alone = fit_block(few, permutation(D, seed)[None], sizes(FRACTIONS, D), [1e-2], tol=1e-7)
+        swept = results.sel(target=name, shots=shots, seed=seed).squeeze()
+        np.testing.assert_allclose(swept.objective, alone.objective[0, :, 0], rtol=1e-6)
+        np.testing.assert_allclose(swept.accuracy, alone.accuracy[0, :, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("refit", ["train", "train+val"])
+def test_a_validation_split_chooses_l2_for_each_of_several_targets(store, refit):
+    path, names = [1e-3, 1e-1, 10.0], ["label", "bright", "both"]
+    results = sweep(store, target=names, l2="auto", l2_path=path, val="val", refit=refit, tol=1e-7)
+    order, ks = permutation(D, 0)[None], sizes(FRACTIONS, D)
+    for name in names:
+        chooser = load_task(store, "a", "train", "val", target=name)
+        scores = fit_block(chooser, order, ks, path, tol=1e-7).accuracy[0]
+        final = load_task(store, "a", refit, "test", target=name)
+        for f, fraction in enumerate(FRACTIONS):
+            best = max(l2 for l2, score in zip(path, scores[f], strict=True) if score == scores[f].max())
+            found = results.sel(target=name, fraction=fraction, seed=0).squeeze()
+            assert float(found.chosen_l2) == best
+            alone = fit_block(final, order, ks[f : f + 1], [best], tol=1e-7)
+            assert float(found.objective) == pytest.approx(alone.objective.item(), rel=1e-6)
+            assert float(found.accuracy) == pytest.approx(alone.accuracy.item(), abs=1e-12)
+
+
 def test_a_union_of_splits_is_their_rows_one_after_the_other(store, tmp_path):
     rows = [np.asarray(store.matrix(s, "a")) for s in ("train", "val")]
     labels = np.concatenate([store.labels(s) for s in ("train", "val")])
