@@ -15,6 +15,8 @@ from torch import Tensor
 from probecache.analyze.probes.design.upload import to_device
 from probecache.analyze.tasks.task import Matrix, row_blocks
 
+CACHED = 256  # rows that are arranged while they are in cache
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -44,11 +46,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows from `start` on: x is (1 + k, rows), their first columns; `take(rows)` is (1 + d, a) of some."""
+    """Rows from `start` on: x is (1 + k, rows), their first columns; `take(rows)` is (1 + d, a) of some;
+    whole: (1 + d, rows), where it is at hand."""
 
     start: int
     x: Tensor
     take: Callable[[Tensor], Tensor]
+    whole: Tensor | None = None
 
     @property
     def rows(self) -> slice:
@@ -100,10 +104,11 @@ class Panels:
             yield from self._held
             return
         made = []
-        for start, base in self._stored():
-            if self.keep and len(self._orders) == 1:
+        once = self.keep and len(self._orders) == 1
+        for start, base in self._stored(ordered=once):
+            if once:
                 # Only the ordered columns are kept: the stored order would double the memory.
-                panel = Panel(start, base[self._orders[0]], (), {})
+                panel = Panel(start, base, (), {})
             else:
                 panel = Panel(start, base, self._orders, {} if self.keep else None)
             if self.keep:
@@ -111,20 +116,26 @@ class Panels:
             yield panel
         self._held = made
 
-    def _stored(self) -> Iterator[tuple[int, Tensor]]:
-        """(start, standardised rows (1 + d, rows) with columns as stored)."""
+    def _stored(self, ordered: bool) -> Iterator[tuple[int, Tensor]]:
+        """(start, standardised rows (1 + d, rows) with columns as stored, or in the one order)."""
         if self.source is not None:
-            yield from ((panel.start, panel.base) for panel in self.source)
+            for panel in self.source:
+                yield panel.start, panel.base[self._orders[0]] if ordered else panel.base
             return
         for start, block in row_blocks(self.matrix, self.rows):
-            yield start, self.standardised(block)
+            if not ordered:
+                yield start, self.standardised(block)
+            elif self.device.type == "cpu":
+                yield start, self._ordered(block)
+            else:
+                yield start, self.standardised(block)[self._orders[0]]
 
     def strips(self, k: int) -> Iterator["Strip"]:
         """The rows in pieces for who wants k columns of all of them and all columns of some."""
         if self.source is not None or self.keep:
             for panel in self:
                 base = panel.of(0)
-                yield Strip(panel.start, base[: 1 + k], lambda rows, base=base: base[:, rows])  # type: ignore[misc]
+                yield Strip(panel.start, base[: 1 + k], lambda rows, base=base: base[:, rows], base)  # type: ignore[misc]
             return
         for start, block in row_blocks(self.matrix, self.rows):
             x = self.standardised(block[:, :k])
@@ -140,6 +151,18 @@ class Panels:
         if self.mean is not None and self.scale is not None:
             panel[1:] -= torch.from_numpy(self.mean[: len(columns)]).to(self.device)[:, None]
             panel[1:] /= torch.from_numpy(self.scale[: len(columns)]).to(self.device)[:, None]
+        return panel
+
+    def _ordered(self, block: np.ndarray) -> Tensor:
+        """`standardised(block)` in the one order, on the CPU: a few rows at a time, which stay in cache."""
+        order = self._orders[0][1:] - 1
+        panel = torch.empty(1 + len(order), len(block))
+        panel[0] = 1
+        for start in range(0, len(block), CACHED):
+            rows = torch.from_numpy(block[start : start + CACHED])
+            if self.mean is not None and self.scale is not None:
+                rows = torch.sub(rows, torch.from_numpy(self.mean)).div_(torch.from_numpy(self.scale))
+            panel[1:, start : start + CACHED] = rows.T.contiguous()[order]
         return panel
 
     def _design(self, block: np.ndarray) -> Tensor:

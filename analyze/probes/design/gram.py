@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probecache.analyze.probes.design import bfloat16_product
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.tasks.task import row_blocks
 
@@ -132,13 +133,18 @@ def _centred(panels: Panels) -> Iterator[tuple[int, Tensor]]:
 
 
 def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 4) -> None:
-    """Adds left right', which must be symmetric, to gram (w, w): blocks above the diagonal, mirrored."""
+    """Adds left right', which must be symmetric, to gram (w, w): blocks above the diagonal, mirrored.
+
+    bfloat16 is added to a float32 gram, where `bfloat16_product` is available.
+    """
     width = gram.shape[0]
     step = -(-width // blocks)
     for a in range(0, width, step):
         b = min(a + step, width)
         strip = gram[a:b, a:]
-        if gram.dtype == left.dtype:
+        if left.dtype == torch.bfloat16:
+            bfloat16_product.add_product(left[a:b], right[a:].T, strip)
+        elif gram.dtype == left.dtype:
             strip.addmm_(left[a:b], right[a:].T)
         else:
             strip += left[a:b] @ right[a:].T

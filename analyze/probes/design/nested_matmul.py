@@ -5,8 +5,8 @@ probe's own columns. The columns are cut where probes end; segment j is multipli
 probes that reach it, one wide product. Cuts closer than `MIN_SEGMENT` columns are merged: a product that is
 too narrow costs more than the zeros it would save.
 
-Products of bfloat16 inputs are summed in float32 over the segments. On a CPU each is rounded once; on CUDA
-none is, since its units give float32 sums for nothing.
+Products of bfloat16 inputs are summed in float32 over the segments, on CUDA and on CPUs with tiles
+(`bfloat16_product.py`) without rounding; on other CPUs each is rounded once.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+from probecache.analyze.probes.design import bfloat16_product
 
 MIN_SEGMENT = 256
 FULL = 256  # weight vectors
@@ -82,13 +84,7 @@ def forward(weights: Tensor, panel: Tensor, parts: list[Segment]) -> Tensor:
     logits = torch.empty(m * c, panel.shape[1], device=panel.device)
     for i, part in enumerate(parts):
         left, right = flat[: part.probes * c, part.start : part.stop], panel[part.start : part.stop]
-        out = logits[: part.probes * c]
-        if panel.dtype != torch.float32:
-            _ = out.copy_(_product(left, right)) if i == 0 else out.add_(_product(left, right))
-        elif i == 0:
-            torch.mm(left, right, out=out)
-        else:
-            out.addmm_(left, right)
+        _add_product(left, right, logits[: part.probes * c], fresh=i == 0)
     return logits.view(m, c, -1)
 
 
@@ -98,10 +94,17 @@ def backward(residual: Tensor, panel: Tensor, parts: list[Segment], out: Tensor)
     flat, total = residual.reshape(m * c, rows), out.view(m * c, -1)
     for part in parts:
         left, right = flat[: part.probes * c], panel[part.start : part.stop].T
-        target = total[: part.probes * c, part.start : part.stop]
-        _ = target.add_(_product(left, right)) if panel.dtype != torch.float32 else target.addmm_(left, right)
+        _add_product(left, right, total[: part.probes * c, part.start : part.stop])
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left right of bfloat16 inputs; float32 on CUDA, which else may add parts of a long sum in bfloat16."""
-    return torch.mm(left, right, out_dtype=torch.float32) if left.is_cuda and FLOAT32_SUMS else left @ right
+def _add_product(left: Tensor, right: Tensor, out: Tensor, fresh: bool = False) -> None:
+    """out plus left right, in place; fresh: instead of what was in it."""
+    if left.dtype == torch.float32:
+        _ = torch.mm(left, right, out=out) if fresh else out.addmm_(left, right)
+    elif not left.is_cuda and bfloat16_product.available():
+        bfloat16_product.add_product(left, right, out, fresh)
+    else:
+        # CUDA may else add parts of a long sum in bfloat16.
+        on_cuda = left.is_cuda and FLOAT32_SUMS
+        found = torch.mm(left, right, out_dtype=torch.float32) if on_cuda else left @ right
+        _ = out.copy_(found) if fresh else out.add_(found)

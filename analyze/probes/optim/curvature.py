@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.probes.design import bfloat16_product
+from probecache.analyze.probes.design.design_matrix import CACHED, Panels, Strip
 from probecache.analyze.probes.design.gram import add_gram
 from probecache.analyze.probes.design.nested_matmul import forward, segments
 
@@ -24,6 +25,7 @@ ROWS_PER_NEURON = 6
 # A class with a smaller share of its wanted rows has the Gram matrix. A third still preconditions better:
 # 112 evaluations instead of 173 on 10,000 rows of 1,280 neurons.
 FEW = 1 / 12
+DENSE = 4  # rows for each one drawn up to which columns in memory are multiplied whole, not gathered
 
 
 def class_grams(
@@ -33,10 +35,10 @@ def class_grams(
     wanted: list[int],
     gram: Tensor,
     weights: Tensor | None = None,
-    seed: int = 0,
+    narrow: bool = False,
 ) -> list[Tensor]:
     """For each pilot, float32 (c, 1 + d, 1 + d): sum_i w_i p_ij (1 - p_ij) x_i x_i' / sum w, estimated by
-    sampling rows. One pass over the rows for all.
+    sampling rows. One pass over the rows for all. narrow: each no wider than its pilot.
 
     panels: one column order, as stored; pilots: weights (c, 1 + k) of probes on their first k columns;
     sample: a panel of some rows, which tells how many rows to expect; wanted: rows per class, of each pilot;
@@ -45,9 +47,10 @@ def class_grams(
     """
     outputs, n, device = len(pilots[0]), panels.n_samples, panels.device
     widest = max(pilot.shape[1] for pilot in pilots)
-    grams = [torch.zeros(outputs, panels.width, panels.width, device=device) for _ in pilots]
+    widths = [pilot.shape[1] if narrow else panels.width for pilot in pilots]
+    grams = [torch.zeros(outputs, width, width, device=device) for width in widths]
     total = float(n) if weights is None else float(weights.sum(dtype=torch.float64))
-    draws = np.random.default_rng(seed).random(n, dtype=np.float32)
+    draws = np.random.default_rng(0).random(n, dtype=np.float32)
     expected = [found.mean(dim=1, keepdim=True) for found in _curvatures(sample, pilots)]  # (c, 1) each
     found = [torch.zeros(outputs, 2, dtype=torch.float64, device=device) for _ in pilots]  # rows, curvature
     for strip in panels.strips(widest - 1):
@@ -66,14 +69,35 @@ def class_grams(
             for j in range(outputs):
                 rows = chosen[j].nonzero()[:, 0]
                 if len(rows):
-                    a = strip.take(rows)
-                    a *= scale[j, rows]
-                    add_gram(blocks[j], a, a, blocks=1 if a.is_cuda else 8)
+                    _add_weighted(blocks[j], strip, rows, scale[j, rows])
     for blocks, seen, count in zip(grams, found, wanted, strict=True):
         blocks.div_(total)
         few = seen[:, 0] < FEW * count
-        blocks[few] = (seen[few, 1] / total).float()[:, None, None] * gram.float()
+        blocks[few] = (seen[few, 1] / total).float()[:, None, None] * gram[
+            : len(blocks[0]), : len(blocks[0])
+        ].float()
     return grams
+
+
+def _add_weighted(gram: Tensor, strip: Strip, rows: Tensor, scale: Tensor) -> None:
+    """Adds the Gram matrix of some rows, each times its scale. Where bfloat16 products have float32 sums, of
+    rounded rows: that is a Gram matrix too, which noise of 2^-9 does not harm as a preconditioner."""
+    if gram.is_cuda or not bfloat16_product.available():
+        a = strip.take(rows)[: len(gram)]
+        a *= scale
+        add_gram(gram, a, a, blocks=1 if a.is_cuda else 8)
+        return
+    if strip.whole is not None and DENSE * len(rows) > strip.whole.shape[1]:
+        every = torch.zeros(strip.whole.shape[1])
+        every[rows] = scale
+        whole = strip.whole[: len(gram)]
+        rounded = torch.mul(whole, every, out=torch.empty_like(whole, dtype=torch.bfloat16))
+    else:
+        rounded = torch.empty(len(rows), len(gram), dtype=torch.bfloat16).T
+        for start in range(0, len(rows), CACHED):
+            part = slice(start, start + CACHED)
+            torch.mul(strip.take(rows[part])[: len(gram)], scale[part], out=rounded[:, part])
+    add_gram(gram, rounded, rounded, blocks=4)
 
 
 def _curvatures(x: Tensor, pilots: list[Tensor]) -> list[Tensor]:
