@@ -1,8 +1,6 @@
 """Multinomial logistic probes: the kind. `optim.fit_logistic` fits them."""
 
 import math
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +11,14 @@ from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.optim import kernel_newton
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.fit_logistic import fit_logistic
-from probecache.analyze.probes.optim.lbfgs import Solution
 from probecache.analyze.probes.optim.logistic_start import ALIKE, precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
 from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
-from probecache.analyze.probes.optim.preconditioner import Preconditioner
+from probecache.analyze.probes.optim.path import FOUND, fit_path
 from probecache.analyze.probes.shared_state import (
     GRAM_LIMIT,
     SharedState,
     one_label,
-    prepare_together,
     task_weights,
 )
 from probecache.analyze.tasks.size import LayerSize
@@ -38,12 +34,6 @@ CURVATURE = (
     9  # classes d^3 products of one penalty's class Grams: 7.9 d rows for each class, half of a square
 )
 HISTORY = 100  # copies of a probe's weights that the solver holds at its peak: 98 counted
-# Evaluations that the class Grams of two classes cost: of a task by itself, and of one among many, whose
-# evaluations are a share of a wide product.
-PLAIN, PLAIN_TOGETHER = 15, 40
-REUSE = 3.0  # ratio of penalties up to which one's factors serve the other, from a start that is near
-NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
-FOUND = ("objective", "grad_norm", "n_iter", "converged")
 
 
 class Logistic:
@@ -118,7 +108,7 @@ class Logistic:
             task_weights(task, device),
             targets,
         )
-        whole = self._fit_path(tasks, orders, batch, request)
+        whole = fit_path(tasks, orders, batch, request)
         assert whole.weights is not None
         own = [(targets == t).nonzero()[:, 0].to(device) for t in range(count)]
         return [
@@ -152,7 +142,7 @@ class Logistic:
                 return Fitted(**found, weights=kernel.x)
         several = len(l2s.unique()) > 1 or batch.outputs == 1
         if batch.panels.in_memory and not shared.is_scarce and several:
-            return self._fit_path([shared], orders, batch, request)
+            return fit_path([shared], orders, batch, request)
         preconditioner, start = precondition_and_start([shared], orders, batch)
         # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
         search = torch.float32 if shared.is_scarce else search_dtype(device, batch.flops)
@@ -182,40 +172,6 @@ class Logistic:
         found["converged"] &= ~batch.has_no_minimum(found["objective"])
         return Fitted(**found, weights=x)
 
-    def _fit_path(
-        self, tasks: list[SharedState], orders: list[np.ndarray], batch: Batch, request: ProbeRequest
-    ) -> Fitted:
-        """One penalty after the other, the largest first: each starts where the parabola through its
-        neighbours' solutions, over log l2, leads, and takes a neighbour's factors where it is nearer still;
-        only one penalty's are held. On disk all share each pass."""
-        x = torch.zeros(len(batch.l2), batch.outputs, batch.width, device=batch.truth.device)
-        found: dict[str, torch.Tensor] = {}
-        done: list[tuple[float, torch.Tensor]] = []
-        held = torch.inf
-        factors: Preconditioner | None = None
-        how: dict[str, Any] = {"tol": request.tol, "search": search_dtype(tasks[0].device)}
-        penalties = batch.l2.unique().flip(0)
-        for at in penalties.split(1) if batch.panels.in_memory else [penalties]:
-            l2 = float(at[0])
-            mine = torch.isin(batch.l2, at).nonzero()[:, 0]
-            part = batch.part(mine)
-            near = _foretold(done, l2)
-            if batch.outputs == 1:
-                fit = _fit_two_classes(tasks, orders, part, near, request.max_iter, how)
-            else:
-                start = near
-                if factors is None or start is None or held > REUSE * l2:
-                    factors, start = precondition_and_start(tasks, orders, part, near)
-                    held = l2
-                fit = fit_logistic(part, factors, start, max_iter=request.max_iter, **how)
-            x[mine] = fit.x
-            done = [*done[-2:], (l2, fit.x)]
-            for name in FOUND:
-                values = getattr(fit, name)
-                found.setdefault(name, values.new_empty(len(batch.l2)))[mine] = values
-        found["converged"] &= ~batch.has_no_minimum(found["objective"])
-        return Fitted(**found, weights=x)
-
     def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:
         evaluations = SCARCE if size.is_scarce else EVALUATIONS
         factor = float(ks.max()) ** 3 / 3  # Cholesky
@@ -238,63 +194,6 @@ class Logistic:
         grams = 0 if size.is_scarce else min(3 * l2s * each, max(GRAM_LIMIT // each, 0) * each)
         factors = 1.3 * l2s * each if grams else 4 * l2s * square
         return int(work + grams + factors)
-
-
-def _foretold(done: list[tuple[float, torch.Tensor]], l2: float) -> torch.Tensor | None:
-    """Weights for a penalty from those of larger ones that are near, the nearest last; None without any."""
-    known: list[tuple[float, torch.Tensor]] = []
-    after = l2
-    for value, weights in reversed(done):
-        if not 0 < value <= NEAR * after:
-            break
-        known.append((math.log(value), weights))
-        after = value
-    if not known:
-        return None
-    near = torch.zeros_like(known[0][1])
-    for i, (place, weights) in enumerate(known):  # the polynomial through them, as Lagrange writes it
-        others = [other for j, (other, _) in enumerate(known) if j != i]
-        near += weights * math.prod((math.log(l2) - other) / (place - other) for other in others)
-    return near
-
-
-def _fit_two_classes(
-    tasks: list[SharedState],
-    orders: list[np.ndarray],
-    batch: Batch,
-    near: torch.Tensor | None,
-    max_iter: int,
-    how: dict[str, Any],
-) -> Solution:
-    """The batch's probes from `near`, or from where the moments say; how: `fit_logistic`'s other arguments.
-
-    Of two classes the Gram matrix, which all tasks share, is often as good as class Grams (4 to 8 evaluations
-    for 5 to 7), which cost as much as so many evaluations: they are made for what it leaves unfinished.
-    """
-    plain = PLAIN if len(tasks) == 1 else PLAIN_TOGETHER
-    if not tasks[0].levels or plain >= max_iter:
-        return fit_logistic(
-            batch, *precondition_and_start(tasks, orders, batch, near), max_iter=max_iter, **how
-        )
-    start = precondition_and_start(tasks, orders, batch, near, curved=False)
-    fit = fit_logistic(batch, *start, max_iter=plain, **how)
-    left = (~fit.converged).nonzero()[:, 0].cpu()
-    if not len(left):
-        return fit
-    part, unfinished = batch.part(left), tasks
-    if part.targets is not None:
-        numbers, own = part.targets.unique(return_inverse=True)
-        part = replace(part, truth=batch.truth[numbers], targets=own)
-        unfinished = [tasks[number] for number in numbers.tolist()]
-    for l2 in part.l2.unique().tolist():
-        prepare_together(unfinished, l2)
-    start = precondition_and_start(unfinished, orders, part, fit.x[left])
-    more = fit_logistic(part, *start, max_iter=max_iter - plain, **how)
-    fit.x[left, :, : part.width] = more.x
-    fit.n_iter[left] += more.n_iter
-    for name in ("objective", "grad_norm", "converged"):
-        getattr(fit, name)[left] = getattr(more, name)
-    return fit
 
 
 KIND = Logistic()

@@ -65,6 +65,12 @@ class Anchor:
                 backward(moved, columns, span.segments, change[span.probes])
         return batch.penalise(self.point[here] + step, chosen, loss, pull + change)
 
+    def put(self, rows: Tensor, later: "Anchor") -> None:
+        """The probes at positions `rows`, on the CPU, as a later anchor has them, in place."""
+        there = rows.to(self.point.device)
+        for name in ("point", "objective", "gradient", "pull", "logits", "residual"):
+            getattr(self, name)[there] = getattr(later, name)
+
 
 def anchor(batch: Batch, probes: Tensor, point: Tensor) -> Anchor:
     """The probes `probes` (a,) of the batch, which is in memory, at `point` (a, c, w): one float32 pass."""

@@ -6,14 +6,15 @@ until a float32 pass finds that they have ended at the minimum: two such passes 
 always comes from float32 products.
 """
 
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from probecache.analyze.probes.optim.anchor import anchor
-from probecache.analyze.probes.optim.lbfgs import Solution, lbfgs
-from probecache.analyze.probes.optim.lbfgs_history import dot
+from probecache.analyze.probes.optim.anchor import Anchor, anchor
+from probecache.analyze.probes.optim.lbfgs import Known, Rounding, Solution, lbfgs
+from probecache.analyze.probes.optim.lbfgs_history import History, dot
 from probecache.analyze.probes.optim.multinomial import Batch
 from probecache.analyze.probes.optim.newton import newton
 from probecache.analyze.probes.optim.preconditioner import Preconditioner
@@ -25,10 +26,20 @@ LOOSE = 5e-4  # a tol that rounding does not hide: the search's own estimate of 
 PATIENCE = 150  # evaluations after which a probe of few parameters is left to Newton's method
 ROUNDS = 5  # float32 passes that correct; what is left then is iterated in float32
 NEAR_NOISE = 1e-5  # relative rounding of an objective near an anchor
+NEAR_MAX = 20  # evaluations near an anchor: what is not done then is too far for bfloat16's differences
 MARGIN = 0.5  # of tol, near an anchor: the float32 pass that follows should find it
 HELD = (
     2**28
 )  # bytes of logits and residuals that anchors hold at a time; on a GPU a sixteenth of what is free
+
+
+@dataclass(frozen=True)
+class Trail:
+    """What a fit leaves to one of the same probes with penalties that are near: what it learnt of the
+    curvature, and the float32 pass that found it converged."""
+
+    history: History
+    anchor: Anchor
 
 
 def fit_logistic(
@@ -45,18 +56,80 @@ def fit_logistic(
     tol: estimated relative gap of the objective. max_iter: evaluations per probe. search: the dtype of the
     search's products, torch.float32 for none but exact ones.
     """
-    problems = [batch.problem(probe) for probe in range(len(start))]
-    limit = torch.tensor([min(max_iter, PATIENCE) if p.is_small else max_iter for p in problems])
-    limit = limit.to(start.device)
+    how = How(tol, _limits(batch, max_iter), search)
     if search == torch.float32:
-        solution = lbfgs(batch.evaluate, preconditioner.solve, start, tol, limit)
+        found = lbfgs(batch.evaluate, preconditioner.solve, start, tol, how.limit)
     else:
-        searched = search_roughly(batch, preconditioner, start, tol, max_iter, search)
-        solution = _finish(batch, preconditioner, searched, tol, limit, search)
-    left = [i for i in (~solution.converged).nonzero()[:, 0].tolist() if problems[i].is_small]
-    if left and max_iter > PATIENCE:
+        found = search_roughly(batch, preconditioner, start, tol, max_iter, search)
+        _finish(batch, preconditioner, found, replace(how, limit=how.limit + found.n_iter))
+    return _newton(batch, found, tol, max_iter)
+
+
+def fit_after(
+    batch: Batch,
+    preconditioner: Preconditioner,
+    start: Tensor,
+    trail: Trail | None,
+    *,
+    tol: float,
+    max_iter: int,
+    search: torch.dtype,
+) -> tuple[Solution, Trail | None]:
+    """`fit_logistic` of one penalty of a path, in memory, and what it leaves to the next one.
+
+    With the trail of a penalty that is near, the search is steps from its float32 pass, whose products are of
+    the difference and round nothing else: one more float32 pass ends it as a rule.
+    """
+    each = 8 * batch.outputs * batch.panels.n_samples
+    if search == torch.float32 or each * len(start) > HELD:
+        return fit_logistic(batch, preconditioner, start, tol=tol, max_iter=max_iter, search=search), None
+    how = How(tol, _limits(batch, max_iter), search)
+    if trail is None:
+        found = search_roughly(batch, preconditioner, start, tol, max_iter, search)
+        how = replace(how, limit=how.limit + found.n_iter)
+    else:
+        here = replace(trail.anchor, batch=batch)
+        found = lbfgs(
+            partial(here.near, dtype=search),
+            preconditioner.solve,
+            start - here.point,
+            tol,
+            how.limit.clamp(max=NEAR_MAX),
+            Rounding(NEAR_NOISE, search, margin=MARGIN),
+            Known(trail.history.of_another()),
+        )
+        _level(found)
+        found.x += here.point
+    last = _finish(batch, preconditioner, found, how)
+    left = None if last is None or found.history is None else Trail(found.history, last)
+    return _newton(batch, found, tol, max_iter), left
+
+
+@dataclass(frozen=True)
+class How:
+    """tol as `fit_logistic`'s; limit: evaluations int64 (m,), each probe's; search: below float32."""
+
+    tol: float
+    limit: Tensor
+    search: torch.dtype
+
+
+def _limits(batch: Batch, max_iter: int) -> Tensor:
+    """Evaluations of each probe: fewer where Newton's method takes over."""
+    small = [batch.problem(probe).is_small for probe in range(len(batch.l2))]
+    limit = torch.tensor([min(max_iter, PATIENCE) if one else max_iter for one in small])
+    return limit.to(batch.truth.device)
+
+
+def _newton(batch: Batch, solution: Solution, tol: float, max_iter: int) -> Solution:
+    """The solution with what is small and has not converged brought to its end by Newton's method."""
+    if max_iter <= PATIENCE:
+        return solution
+    undone = (~solution.converged).nonzero()[:, 0].tolist()
+    left = [i for i in undone if batch.problem(i).is_small]
+    if left:
         for i in left:
-            solution.x[i], used, solution.converged[i] = newton(problems[i], solution.x[i], tol)
+            solution.x[i], used, solution.converged[i] = newton(batch.problem(i), solution.x[i], tol)
             solution.n_iter[i] += used
         solution.objective[left], gradient = batch.evaluate(solution.x[left], torch.tensor(left))
         solution.grad_norm[left] = dot(gradient, gradient).sqrt()
@@ -76,9 +149,7 @@ def search_roughly(
         start,
         max(tol, SEARCH_TOL),
         min(max_iter, SEARCH_MAX),
-        noise=SEARCH_NOISE,
-        grid=dtype,
-        coarse=tol < LOOSE,
+        Rounding(SEARCH_NOISE, dtype, coarse=tol < LOOSE),
     )
     _level(found)
     return found
@@ -98,63 +169,55 @@ def _level(found: Solution) -> None:
         steps -= steps.mean(dim=2, keepdim=True)
 
 
-def _finish(
-    batch: Batch,
-    preconditioner: Preconditioner,
-    found: Solution,
-    tol: float,
-    limit: Tensor,
-    dtype: torch.dtype,
-) -> Solution:
-    """From a search's solution to the minimum; evaluations are added to the search's."""
-    history = found.history
-    assert history is not None
-    searched = found.n_iter.clone()
-    left = torch.arange(len(found.x))
+def _finish(batch: Batch, preconditioner: Preconditioner, found: Solution, how: How) -> Anchor | None:
+    """From a search's solution to the minimum, in place; evaluations are added to the search's.
+
+    Returns the float32 passes where the probes are left, if these ended all and were held together.
+    """
+    left, last = torch.arange(len(found.x)), None
     if batch.panels.in_memory:
         for _ in range(ROUNDS):
-            left = _correct(batch, preconditioner, found, left, tol, limit + searched, dtype)
+            undone, here = _correct(batch, preconditioner, found, left, how)
+            if last is None:
+                last = here
+            elif here is not None:
+                last.put(left, here)
+            left = undone
             if not len(left):
-                return found
+                return last
+    assert found.history is not None
     rest = lbfgs(
         lambda x, which: batch.evaluate(x, left[which]),
         lambda gradient, which: preconditioner.solve(gradient, left[which]),
         found.x[left],
-        tol,
-        (limit + searched - found.n_iter)[left].clamp(min=1),
-        history=history.pick(left),
+        how.tol,
+        (how.limit - found.n_iter)[left].clamp(min=1),
+        known=Known(found.history.pick(left)),
     )
     _put(found, left, rest)
-    return found
+    return None
 
 
 def _correct(
-    batch: Batch,
-    preconditioner: Preconditioner,
-    found: Solution,
-    left: Tensor,
-    tol: float,
-    limit: Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
-    """One float32 pass over the probes `left`, and steps near it; returns those that are not done."""
+    batch: Batch, preconditioner: Preconditioner, found: Solution, left: Tensor, how: How
+) -> tuple[Tensor, Anchor | None]:
+    """One float32 pass over the probes `left`, and steps near it; returns those that are not done, and the
+    pass, if it held them all together."""
     assert found.history is not None
     each = 8 * batch.outputs * batch.panels.n_samples
-    undone = []
+    undone, here = [], None
     room = torch.cuda.mem_get_info(found.x.device)[0] // 16 if found.x.is_cuda else 0
-    for probes in left.split(max(1, max(HELD, room) // each)):
+    parts = left.split(max(1, max(HELD, room) // each))
+    for probes in parts:
         here = anchor(batch, probes, found.x[probes])
         steps = lbfgs(
-            partial(here.near, dtype=dtype),
+            partial(here.near, dtype=how.search),
             lambda gradient, which, probes=probes: preconditioner.solve(gradient, probes[which]),
             torch.zeros_like(here.point),
-            tol,
-            (limit - found.n_iter)[probes].clamp(min=1),
-            noise=NEAR_NOISE,
-            history=found.history.pick(probes),
-            grid=dtype,
-            first=(here.objective, here.gradient),
-            margin=MARGIN,
+            how.tol,
+            (how.limit - found.n_iter)[probes].clamp(1, NEAR_MAX),
+            Rounding(NEAR_NOISE, how.search, margin=MARGIN),
+            Known(found.history.pick(probes), (here.objective, here.gradient)),
         )
         assert steps.history is not None
         _level(steps)
@@ -162,7 +225,7 @@ def _correct(
         found.history.put(probes, steps.history)
         undone.append(probes[(steps.n_iter > 1).cpu()])
         _put(found, probes, steps)
-    return torch.cat(undone)
+    return torch.cat(undone), here if len(parts) == 1 else None
 
 
 def _put(found: Solution, probes: Tensor, part: Solution) -> None:

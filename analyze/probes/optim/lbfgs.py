@@ -45,18 +45,43 @@ class Solution:
         return replace(self, **{name: getattr(self, name).to(device) for name in told})
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """What the arithmetic of an evaluation leaves of it.
+
+    noise: relative rounding of the objective; a rise below it does not fail a line search.
+    grid: every iterate is rounded to this dtype, so that an evaluation may multiply in it and lose nothing of
+    x; the solution then has a history.
+    coarse: rounding hides the last digits of what is found: a decrement or gain below tol ends it.
+    margin: of tol, for points other than the start.
+    """
+
+    noise: float = 1e-6
+    grid: torch.dtype | None = None
+    coarse: bool = False
+    margin: float = 1.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known before the first evaluation: the history of an earlier solution of the same m problems,
+    to go on from, which may be changed; objective and gradient at the start."""
+
+    history: History | None = None
+    first: tuple[Tensor, Tensor] | None = None
+
+
+EXACT, NOTHING = Rounding(), Known()
+
+
 def lbfgs(
     evaluate: Evaluate,
     solve: Solve,
     start: Tensor,
     tol: float,
     max_iter: int | Tensor,
-    noise: float = 1e-6,
-    history: History | None = None,
-    grid: torch.dtype | None = None,
-    coarse: bool = False,
-    first: tuple[Tensor, Tensor] | None = None,
-    margin: float = 1.0,
+    rounding: Rounding = EXACT,
+    known: Known = NOTHING,
 ) -> Solution:
     """Minimise m convex problems from `start` (m, ...).
 
@@ -65,24 +90,16 @@ def lbfgs(
     solve(gradient, which) -> the preconditioner's inverse applied.
     tol: a problem has converged when its estimated gap (`History.gap`) is at most tol * objective.
     max_iter: evaluations per problem, or int64 (m,), each one's; those left then report converged = False.
-    noise: relative rounding of the objective; a rise below it does not fail a line search.
-    history: an earlier solution's, of the same m problems, to go on from.
-    grid: every iterate is rounded to this dtype, so that `evaluate` may multiply in it and lose nothing of x;
-    the solution then has a history.
-    coarse: rounding hides the last digits of what `evaluate` finds: a decrement or gain below tol ends it.
-    first: objective and gradient at `start`, where they are known already.
-    margin: of tol, for points other than `start`.
     """
     m, device = start.shape[0], start.device
     zeros = torch.zeros(m, dtype=torch.float64)
     done = Solution(start.clone(), zeros, zeros.clone(), zeros.clone(), zeros.long(), zeros.bool())
-    if grid is not None:
-        done.history = History.empty(start)
+    grid = rounding.grid
     active = torch.arange(m)
     limit = torch.as_tensor(max_iter).cpu().expand(m)
-    history = History.empty(start) if history is None else history
+    history = History.empty(start) if known.history is None else known.history
     x = _on_grid(start.clone(), grid)
-    objective, g = evaluate(x, active) if first is None else first
+    objective, g = evaluate(x, active) if known.first is None else known.first
     f, solved = objective.cpu(), solve(g, active)
     used, stuck = torch.ones(m, dtype=torch.int64), torch.zeros(m, dtype=torch.bool)
     gain = torch.full_like(f, torch.inf)
@@ -97,12 +114,12 @@ def lbfgs(
             slope[lost] = dot(g[rows], direction[rows]).cpu()
         decrement = -0.5 * slope
         # A decrement that stops at the rounding would look like slow progress.
-        gap = decrement if coarse else history.gap(decrement)
+        gap = decrement if rounding.coarse else history.gap(decrement)
         if not history.order:  # without a step, a gradient has no scale
             gap = torch.full_like(gap, torch.inf)
-        enough = tol * f.abs() * torch.where(used > 1, margin, 1.0)
+        enough = tol * f.abs() * torch.where(used > 1, rounding.margin, 1.0)
         within = gap <= enough
-        if coarse and history.order:
+        if rounding.coarse and history.order:
             within |= gain <= enough  # what rounding hides is left to a finer search
         finished = within | stuck | (used >= limit) | ~torch.isfinite(slope)
         if bool(finished.any()):
@@ -112,7 +129,10 @@ def lbfgs(
             done.gap[ids] = (gap / f.abs().clamp(min=1e-300))[gone]
             done.grad_norm[ids] = dot(g[there], g[there]).sqrt().cpu()
             done.n_iter[ids], done.converged[ids] = used[gone], within[gone]
-            if done.history is not None:
+            if grid is not None and len(gone) == m:
+                done.history = history  # all at once, as they often do: not copied
+            elif grid is not None:
+                done.history = History.empty(start) if done.history is None else done.history
                 done.history.put(ids, history.pick(gone))
             if not len(keep):
                 return done.on(device)
@@ -122,7 +142,8 @@ def lbfgs(
             )
             history = history.pick(keep)
         old_x, old_f, old_g, old_solved = x, f, g, solved
-        x, f, g, cost, stuck = _search(evaluate, active, x, f, g, direction, slope, noise, grid)
+        line = Line(x, f, g, direction, slope)
+        x, f, g, cost, stuck = _search(evaluate, active, line, rounding)
         used, gain = used + cost, old_f - f
         solved = solve(g, active)
         history.push(x - old_x, g - old_g, solved - old_solved, decrement)
@@ -136,29 +157,33 @@ def _spread(scalars: Tensor, like: Tensor) -> Tensor:
     return scalars.to(like).view(-1, *[1] * (like.dim() - 1))
 
 
+@dataclass(frozen=True)
+class Line:
+    """From x (a, ...) along `direction`: objective and slope float64 (a,) on the CPU, gradient at x."""
+
+    x: Tensor
+    objective: Tensor
+    gradient: Tensor
+    direction: Tensor
+    slope: Tensor
+
+
 def _search(
-    evaluate: Evaluate,
-    active: Tensor,
-    x: Tensor,
-    f: Tensor,
-    g: Tensor,
-    direction: Tensor,
-    slope: Tensor,
-    noise: float,
-    grid: torch.dtype | None,
+    evaluate: Evaluate, active: Tensor, line: Line, rounding: Rounding
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One backtracking line search per problem, from step 1: (x, f, g, evaluations, stuck). f, slope and what
-    comes back but x and g lie on the CPU.
+    """One backtracking line search per problem, from step 1: (x, f, g, evaluations, stuck). What comes back
+    but x and g lies on the CPU.
 
     Only problems that did not descend are evaluated again. One whose step underflows keeps its x and is
     stuck: the arithmetic sees no descent.
     """
+    x, f, direction, slope, grid = line.x, line.objective, line.direction, line.slope, rounding.grid
     t = torch.ones_like(f)
     new_x = _on_grid(x + direction, grid)
     objective, new_g = evaluate(new_x, active)
     new_f, same = torch.stack([objective, _same(new_x, x).to(objective)]).cpu()
     used = torch.ones_like(f, dtype=torch.int64)
-    slack = noise * f.abs()
+    slack = rounding.noise * f.abs()
     for _ in range(HALVINGS if grid is None else ON_GRID):
         again = _where(~(new_f <= f + ARMIJO * t * slope + slack))
         if not len(again):
@@ -176,7 +201,7 @@ def _search(
     stuck = ~(new_f <= f + ARMIJO * t * slope + slack)
     if bool(stuck.any()):
         rows = _where(stuck).to(x.device)
-        new_x[rows], new_f[stuck], new_g[rows] = x[rows], f[stuck], g[rows]
+        new_x[rows], new_f[stuck], new_g[rows] = x[rows], f[stuck], line.gradient[rows]
     return new_x, new_f, new_g, used, stuck | same.bool()
 
 

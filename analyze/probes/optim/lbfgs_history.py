@@ -10,7 +10,8 @@ where gamma is the median of s'y / y'v over the newest pairs. So the vectors are
 whatever the history, and P^-1 g is the only solve.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
@@ -52,14 +53,31 @@ class History:
         return cls(s, y, v, products, scales, usable, decrements)
 
     def pick(self, keep: Tensor) -> "History":
-        """The problems `keep`, positions on the CPU."""
+        """The problems `keep`, positions on the CPU. All of them are not copied."""
+        if len(keep) == len(self.decrements) and bool((keep == torch.arange(len(keep))).all()):
+            return self
         there = keep.to(self.steps.device)
         s, y, v = (part[:, there] for part in (self.steps, self.changes, self.solved))
         products, scales, usable = (part[there] for part in (self.products, self.scales, self.usable))
         return History(s, y, v, products, scales, usable, self.decrements[keep], list(self.order))
 
+    def of_another(self) -> "History":
+        """The pairs, for problems that are nearly the same: what the steps brought down is not theirs."""
+        return replace(self, decrements=torch.full_like(self.decrements, torch.nan), order=list(self.order))
+
+    def solve_again(self, solve: Callable[[Tensor], Tensor], shape: torch.Size) -> None:
+        """Have the pairs of another preconditioner, in place; solve: its inverse, of what has this shape."""
+        for slot in self.order:
+            self.solved[slot] = solve(self.changes[slot].view(shape)).flatten(1)
+        for slot in self.order:
+            self.scales[:, slot] = self.scales[:, :, slot] = _dots(self.solved, self.changes[slot])
+            own = dot(self.solved[slot], self.changes[slot])
+            self.scales[:, slot, slot] = torch.where(self.usable[:, slot], own, 0.0)
+
     def put(self, rows: Tensor, part: "History") -> None:
         """The pairs of `part` as those of the problems `rows`, on the CPU, slot by slot, newest first."""
+        if part is self:
+            return
         slots, there = part.order, rows.to(self.steps.device)
         n = len(slots)
         for mine, theirs in (

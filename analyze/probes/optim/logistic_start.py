@@ -21,12 +21,14 @@ def precondition_and_start(
     batch: Batch,
     near: Tensor | None = None,
     curved: bool = True,
+    alike: float | None = None,
 ) -> tuple[Preconditioner, Tensor]:
     """The preconditioner and the starting weights (m, c, w) of a batch.
 
     tasks: one, or one of two classes for each of the batch's targets, over the same rows.
     near: weights (m, c, w) to start from instead, where they are known. curved: by the class Grams of each
-    task, where there are any; else by the Gram matrix that all share.
+    task, where there are any; else by the Gram matrix that all share. alike: the penalty whose class Grams
+    serve instead of the batch's own.
     """
     shared, groups, all_widths, l2s = tasks[0], batch.groups, batch.widths, batch.l2
     classes, device = len(shared.task.classes), shared.device
@@ -40,24 +42,27 @@ def precondition_and_start(
     plain = shared.is_scarce and shared.standardize and shared.moments.effective_rank > ALIKE
     which = torch.zeros_like(groups)
     start = torch.zeros(len(which), batch.outputs, 1 + len(orders[0]), device=device)
-    sample = shared.sampled(chosen)
+    sample = shared.sampled(chosen) if near is None else None
+    by_gram = near is None or not curved or not shared.levels
     for g, order in enumerate(orders):
         part = shared.moments.take(order)
         index = torch.from_numpy(np.concatenate([[0], order + 1])).to(device)
-        panel = sample[index]
+        panel = None if sample is None else sample[index]
         for l2 in l2s[groups == g].unique().tolist():
-            gram = Preconditioner([gram_factor(part, l2, classes)], torch.zeros_like(which), mask)
+            plainly = [gram_factor(part, l2, classes)] if by_gram else []
+            gram = Preconditioner([*plainly], torch.zeros_like(which), mask)
             for t, task in enumerate(tasks):
                 probes = ((groups == g) & (l2s == l2) & (targets == t)).nonzero()[:, 0]
                 widths = all_widths[probes]
                 if near is None:
+                    assert panel is not None
                     known = Moments(part.gram, task.moments.cross[index], task.moments.square, part.count)
                     truth = indicator(task.sample_labels[rows], batch.outputs)
                     x = newton_start(known, gram, probes)
                     start[probes] = best_scale(x, widths, l2s[probes], panel, truth)
                 else:
                     start[probes] = near[probes]
-                levels = task.curvature(l2) if curved else []
+                levels = task.curvature(l2 if alike is None else alike) if curved else []
                 limits = [shared.narrow] if plain else [c.widest for c in levels]
                 served = torch.bucketize(widths - 1, torch.tensor(limits, dtype=torch.int64))
                 for i in served.unique().tolist():

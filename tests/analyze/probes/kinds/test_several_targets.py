@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from probecache.analyze.probes.fit import fit_block, task_moments
-from probecache.analyze.probes.kinds import logistic
+from probecache.analyze.probes.optim import path
 from probecache.analyze.tasks.task import Task
 
 SIZES, ORDERS = np.array([4, 11, 24]), np.stack([np.random.default_rng(s).permutation(24) for s in range(2)])
@@ -29,7 +29,7 @@ def entropy(x, y, coef, intercept, l2):
 @pytest.mark.parametrize("patience", [40, 2])  # after two evaluations, most are left to class Grams
 @pytest.mark.parametrize("weighted", [False, True])
 def test_labels_together_are_labels_alone(monkeypatch, patience, weighted):
-    monkeypatch.setattr(logistic, "PLAIN_TOGETHER", patience)
+    monkeypatch.setattr(path, "PLAIN_TOGETHER", patience)
     x, y = attributes()
     weights = np.random.default_rng(1).integers(0, 3, 600).astype(float) if weighted else None
     whole = Task(x[:600], y[:600], x[600:], y[600:], weights=weights)
@@ -60,7 +60,7 @@ def test_a_single_attribute_left_to_its_class_gram(monkeypatch):
     how = {"l2s": np.array([1e-4]), "device": "cpu", "tol": 1e-7}
     shared = task_moments(task, device="cpu")
     plain = fit_block(task, ORDERS, SIZES, shared=shared, **how)
-    monkeypatch.setattr(logistic, "PLAIN", 2)
+    monkeypatch.setattr(path, "PLAIN", 2)
     curved = fit_block(task, ORDERS, SIZES, shared=shared, **how)
     assert shared.curvatures
     assert plain.converged.all()
@@ -74,22 +74,25 @@ def test_a_path_starts_on_the_parabola_through_its_neighbours():
         return torch.tensor([[[1 + 2 * z - 0.5 * z**2]]], dtype=torch.float64)
 
     far, *near = [(l2, of(l2)) for l2 in (100.0, 8.0, 4.0, 2.0)]
-    np.testing.assert_allclose(logistic._foretold(near, 1.2), of(1.2))
-    np.testing.assert_allclose(logistic._foretold([far, near[2]], 1.0), of(2.0))  # too far apart for a line
-    assert logistic._foretold([far], 1.0) is None
-    assert logistic._foretold(near, 0.0) is None
-    assert logistic._foretold([], 1.0) is None
+    np.testing.assert_allclose(path._foretold(near, 1.2), of(1.2))
+    np.testing.assert_allclose(path._foretold([far, near[2]], 1.0), of(2.0))  # too far apart for a line
+    assert path._foretold([far], 1.0) is None
+    assert path._foretold(near, 0.0) is None
+    assert path._foretold([], 1.0) is None
 
 
-def test_probes_of_a_path_are_those_of_each_penalty():
+@pytest.mark.parametrize("hard", [path.HARD, 0])  # 0: class Grams of the solutions themselves
+def test_probes_of_a_path_are_those_of_each_penalty(hard, monkeypatch):
+    monkeypatch.setattr(path, "HARD", hard)
+    monkeypatch.setattr(path, "REUSE", 3.0)
     x, _ = attributes()
     y = np.digitize(x[:, 0] + 0.5 * x[:, 1], [-2, 2])
     task = Task(x[:600], y[:600], x[600:], y[600:])
     l2s = np.geomspace(1e-4, 1e-1, 9)
     how = {"device": "cpu", "tol": 1e-7}
     shared = task_moments(task, device="cpu")
-    path = fit_block(task, ORDERS, SIZES, l2s, shared=shared, **how)
-    assert path.converged.all()
+    together = fit_block(task, ORDERS, SIZES, l2s, shared=shared, **how)
+    assert together.converged.all()
     for p, l2 in enumerate(l2s):
         alone = fit_block(task, ORDERS, SIZES, np.array([l2]), shared=shared, **how)
-        np.testing.assert_allclose(path.objective[..., p], alone.objective[..., 0], rtol=2e-6)
+        np.testing.assert_allclose(together.objective[..., p], alone.objective[..., 0], rtol=2e-6)

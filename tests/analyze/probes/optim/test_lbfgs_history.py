@@ -56,6 +56,21 @@ def test_directions_are_those_of_the_two_loops(pushes, seed):
         np.testing.assert_allclose(got[m], want, rtol=2e-3, atol=2e-3 * np.abs(want).max())
 
 
+def test_pairs_under_another_preconditioner_are_those_it_would_have_given():
+    rng = np.random.default_rng(0)
+    hessian, _ = quadratic(rng, 2, 6)
+    old, new = (torch.from_numpy(rng.uniform(0.5, 2, size=6).astype(np.float32)) for _ in range(2))
+    kept, fresh = History.empty(torch.zeros(2, 6)), History.empty(torch.zeros(2, 6))
+    for _ in range(LENGTH + 2):
+        s = torch.from_numpy(rng.normal(size=(2, 6)).astype(np.float32))
+        y = torch.einsum("mij,mj->mi", torch.from_numpy(hessian).float(), s)
+        kept.push(s, y, old * y, torch.ones(2))
+        fresh.push(s, y, new * y, torch.ones(2))
+    kept.solve_again(lambda changes: new * changes, torch.Size((2, 6)))
+    g = torch.ones(2, 6)
+    torch.testing.assert_close(kept.direction(g, new * g), fresh.direction(g, new * g), rtol=1e-4, atol=1e-5)
+
+
 def test_a_pair_without_curvature_is_skipped_for_its_problem_only():
     history = History.empty(torch.zeros(2, 3))
     s = torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])

@@ -1,0 +1,197 @@
+"""Logistic probes for a path of penalties, in memory: what one penalty has found serves the next.
+
+From the largest penalty down, each starts where the parabola over log l2 through its neighbours' solutions
+leads. It goes on with what L-BFGS has learnt of the curvature there, by steps from the float32 pass that
+ended the one before (`fit_after`): three to five evaluations where a penalty by itself takes twenty. Factors
+serve penalties up to `REUSE` apart. Class Grams serve until a penalty has been hard with them; from there
+they are of the solutions themselves, by width, since a pilot is like the widest probes alone.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probecache.analyze.probes.kind import Fitted, ProbeRequest
+from probecache.analyze.probes.optim.curvature import ROWS_PER_NEURON, class_grams
+from probecache.analyze.probes.optim.fit_logistic import Trail, fit_after, fit_logistic
+from probecache.analyze.probes.optim.lbfgs import Solution
+from probecache.analyze.probes.optim.logistic_start import precondition_and_start
+from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
+from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner, cholesky
+from probecache.analyze.probes.shared_state import (
+    FEWEST,
+    SAMPLE_ROWS,
+    SharedState,
+    prepare_together,
+    some_rows,
+)
+
+# Evaluations that the class Grams of two classes cost: of a task by itself, and of one among many, whose
+# evaluations are a share of a wide product.
+PLAIN, PLAIN_TOGETHER = 15, 40
+REUSE = 10.0  # ratio of penalties up to which one's factors serve the other: the history makes up for it
+NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
+HARD = 12  # evaluations of a probe after which class Grams are made anew
+SHARES = (0.25, 0.5, 0.75)  # of the widest probe's columns: where class Grams of solutions change
+FOUND = ("objective", "grad_norm", "n_iter", "converged")
+
+
+def fit_path(
+    tasks: list[SharedState], orders: list[np.ndarray], batch: Batch, request: ProbeRequest
+) -> Fitted:
+    """Fit the batch, one penalty after the other; only one's factors are held. On disk all share each pass.
+
+    tasks: one, or one of two classes for each of the batch's targets, over the same rows.
+    """
+    x = torch.zeros(len(batch.l2), batch.outputs, batch.width, device=batch.truth.device)
+    found: dict[str, Tensor] = {}
+    done: list[tuple[float, Tensor]] = []
+    factors = Factors(tasks, orders)
+    trail: Trail | None = None
+    how: dict[str, Any] = {"tol": request.tol, "search": search_dtype(tasks[0].device)}
+    penalties = batch.l2.unique().flip(0)
+    for at in penalties.split(1) if batch.panels.in_memory else [penalties]:
+        l2 = float(at[0])
+        mine = torch.isin(batch.l2, at).nonzero()[:, 0]
+        part = batch.part(mine)
+        near = _foretold(done, l2)
+        if batch.outputs == 1:
+            fit = _fit_two_classes(tasks, orders, part, near, request.max_iter, how)
+        elif not batch.panels.in_memory:
+            fit = fit_logistic(
+                part, *precondition_and_start(tasks, orders, part), max_iter=request.max_iter, **how
+            )
+        else:
+            trail = trail if near is not None else None
+            solver, start = factors.at(part, near, done[-1][1] if done else None, trail)
+            fit, trail = fit_after(part, solver, start, trail, max_iter=request.max_iter, **how)
+            factors.hardest = int(fit.n_iter.max())
+        x[mine] = fit.x
+        done = [*done[-2:], (l2, fit.x)]
+        for name in FOUND:
+            values = getattr(fit, name)
+            found.setdefault(name, values.new_empty(len(batch.l2)))[mine] = values
+    found["converged"] &= ~batch.has_no_minimum(found["objective"])
+    return Fitted(**found, weights=x)
+
+
+class Factors:
+    """The preconditioner along a path: factors of one penalty, and the penalty whose class Grams they hold.
+
+    hardest: evaluations of the probe that took the most of them at the last penalty.
+    """
+
+    def __init__(self, tasks: list[SharedState], orders: list[np.ndarray]) -> None:
+        self.tasks, self.orders = tasks, orders
+        self.hardest = 0
+        self._l2, self._grams_of = math.inf, math.inf
+        self._held: Preconditioner | None = None
+
+    def at(
+        self, batch: Batch, near: Tensor | None, before: Tensor | None, trail: Trail | None
+    ) -> tuple[Preconditioner, Tensor]:
+        """The preconditioner of the batch, of one penalty, and its start: near where that is known.
+
+        before: solutions of the penalty before; trail: what they left, which learns of a new preconditioner.
+        """
+        l2 = float(batch.l2[0])
+        if self._held is not None and near is not None and self._l2 <= REUSE * l2:
+            return self._held, near
+        if near is None or before is None:
+            self._held, start = precondition_and_start(self.tasks, self.orders, batch)
+            self._grams_of = l2
+        elif self.hardest > HARD and batch.weights is None and not batch.truth.is_cuda:
+            self._held, start = curved_by(self.tasks[0], batch, before), near
+        else:
+            self._held, start = precondition_and_start(
+                self.tasks, self.orders, batch, near, alike=self._grams_of
+            )
+        self._l2 = l2
+        if trail is not None:
+            held, every = self._held, torch.arange(len(start))
+            trail.history.solve_again(lambda changes: held.solve(changes, every), start.shape)
+        return self._held, start
+
+
+def curved_by(task: SharedState, batch: Batch, solutions: Tensor) -> Preconditioner:
+    """Factors from the class Grams at solutions (m, c, w) of the batch's probes for a larger penalty, which
+    are softer; of the widest probe in each of some ranges of width. One column order."""
+    limits = torch.tensor([round(share * (batch.width - 1)) for share in SHARES])
+    ranges, which = torch.bucketize(batch.widths - 1, limits).unique(return_inverse=True)
+    first = [int((which == i).nonzero()[0, 0]) for i in range(len(ranges))]
+    widths = [int(batch.widths[probe]) for probe in first]
+    rows = some_rows(batch.panels.n_samples, SAMPLE_ROWS)
+    panel = torch.cat([panel.of(0) for panel in batch.panels], dim=1)
+    sample = panel if rows is None else panel[:, torch.from_numpy(rows)]
+    grams = class_grams(
+        batch.panels,
+        [solutions[probe, :, :width] for probe, width in zip(first, widths, strict=True)],
+        sample,
+        [ROWS_PER_NEURON * max(width, FEWEST) for width in widths],
+        torch.eye(batch.width),
+        narrow=True,
+    )
+    l2 = float(batch.l2[0])
+    factors: list[Tensor | None] = [cholesky(gram, l2, most=1e-2, least=NULL) for gram in grams]
+    return Preconditioner(factors, which, batch.mask).for_products()
+
+
+def _foretold(done: list[tuple[float, Tensor]], l2: float) -> Tensor | None:
+    """Weights for a penalty from those of larger ones that are near, the nearest last; None without any."""
+    known: list[tuple[float, Tensor]] = []
+    after = l2
+    for value, weights in reversed(done):
+        if not 0 < value <= NEAR * after:
+            break
+        known.append((math.log(value), weights))
+        after = value
+    if not known:
+        return None
+    near = torch.zeros_like(known[0][1])
+    for i, (place, weights) in enumerate(known):  # the polynomial through them, as Lagrange writes it
+        others = [other for j, (other, _) in enumerate(known) if j != i]
+        near += weights * math.prod((math.log(l2) - other) / (place - other) for other in others)
+    return near
+
+
+def _fit_two_classes(
+    tasks: list[SharedState],
+    orders: list[np.ndarray],
+    batch: Batch,
+    near: Tensor | None,
+    max_iter: int,
+    how: dict[str, Any],
+) -> Solution:
+    """The batch's probes from `near`, or from where the moments say; how: `fit_logistic`'s other arguments.
+
+    Of two classes the Gram matrix, which all tasks share, is often as good as class Grams (4 to 8 evaluations
+    for 5 to 7), which cost as much as so many evaluations: they are made for what it leaves unfinished.
+    """
+    plain = PLAIN if len(tasks) == 1 else PLAIN_TOGETHER
+    if not tasks[0].levels or plain >= max_iter:
+        return fit_logistic(
+            batch, *precondition_and_start(tasks, orders, batch, near), max_iter=max_iter, **how
+        )
+    start = precondition_and_start(tasks, orders, batch, near, curved=False)
+    fit = fit_logistic(batch, *start, max_iter=plain, **how)
+    left = (~fit.converged).nonzero()[:, 0].cpu()
+    if not len(left):
+        return fit
+    part, unfinished = batch.part(left), tasks
+    if part.targets is not None:
+        numbers, own = part.targets.unique(return_inverse=True)
+        part = replace(part, truth=batch.truth[numbers], targets=own)
+        unfinished = [tasks[number] for number in numbers.tolist()]
+    for l2 in part.l2.unique().tolist():
+        prepare_together(unfinished, l2)
+    start = precondition_and_start(unfinished, orders, part, fit.x[left])
+    more = fit_logistic(part, *start, max_iter=max_iter - plain, **how)
+    fit.x[left, :, : part.width] = more.x
+    fit.n_iter[left] += more.n_iter
+    for name in ("objective", "grad_norm", "converged"):
+        getattr(fit, name)[left] = getattr(more, name)
+    return fit
