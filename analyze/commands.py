@@ -76,7 +76,7 @@ def sweep(
     layers, targets = known_names(
         store, config, splits_named(train or "train", test or "test", val), layer, target
     )
-    from probecache.analyze.sweeps.launch import run_sweep
+    from probecache.analyze.sweeps import launch
 
     given: dict[str, Any] = {
         "layer": layers or None,
@@ -103,21 +103,11 @@ def sweep(
     }
     if seeds is not None and "," not in seeds:
         given["seeds"] = number_of(seeds)
-    return run_sweep(
-        store,
-        {name: value for name, value in given.items() if value is not None},
-        out=out,
-        config=config,
-        device=device,
-        workers=workers,
-        scheduler=scheduler,
-        gpus=gpus,
-        memory_limit=memory_limit,
-        performance_report=performance_report,
-        dry_run=dry_run,
-        max_hours=max_hours,
-        preset=preset,
-    )
+    given = {name: value for name, value in given.items() if value is not None}
+    plan = launch.read_plan(store, given, config, preset)
+    limit = None if memory_limit is None else launch.parse_bytes(memory_limit)
+    how = launch.Launch(out, device, workers, scheduler, gpus, limit, performance_report, max_hours)
+    return launch.dry_run(plan, store, how) if dry_run else launch.run_sweep(plan, store, how)
 
 
 def cka(

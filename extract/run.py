@@ -23,10 +23,10 @@ from probecache.extract.prepare import Setup, build_features, prepare, stored_da
 from probecache.extract.settings import Options, Settings, show_options
 from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError, ProbecacheError
-from probecache.store.layout import SHARD_ROWS, Geometry, Shard
+from probecache.store.layout import SHARD_ROWS, Geometry, Shard, SplitSpec
 from probecache.store.progress import Progress, check_progress
 from probecache.store.reader import Store, open_store
-from probecache.store.writer import SplitWriter, open_writer
+from probecache.store.writer import SplitWriter, open_split_writer
 
 LOGGER = logging.getLogger("probecache.extract")
 
@@ -131,18 +131,16 @@ def extract_features(
     if rows is None:  # more processes than shards: the others make the store
         return wait_for_split(out, settings.split)
     batch_sizes = layer_batch_sizes(setup, out)
-    writer = open_writer(
-        out,
-        split=settings.split,
+    spec = SplitSpec(
+        name=settings.split,
         n_samples=setup.n_samples,
         layers=setup.specs(batch_sizes),
         class_names=setup.images.class_names(),
         fingerprint=setup.fingerprint(),
-        rows=rows,
         shard_rows=geometry.shard_rows,
         compression=settings.compression,
-        allow_saturated=settings.allow_saturated,
     )
+    writer = open_split_writer(out, spec, rows=rows, allow_saturated=settings.allow_saturated)
     with writer:
         shards = list(writer.pending())
         summary = _compute(setup, shards, batch_sizes, writer, progress) if shards else None

@@ -12,7 +12,7 @@ STORE/                            group      fingerprint of backbone and compute
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from probecache.store.errors import InputError
-from probecache.store.fingerprint import canonical
+from probecache.store.fingerprint import Fingerprint, canonical
 
 MISSING, OK, FAILED = 0, 1, 2
 SHARD_ROWS = 8192
@@ -72,6 +72,37 @@ class LayerSpec:
     @property
     def itemsize(self) -> int:
         return DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """One split as it is to be written: its rows, the layers of this writer, and what decides the values.
+
+    shard_rows   rows per shard; None: what the split has, or 8192
+    compression  "zstd", or None: what a stored layer has, else none
+    """
+
+    name: str
+    n_samples: int
+    layers: Sequence[LayerSpec]
+    class_names: Sequence[str]
+    fingerprint: Fingerprint
+    shard_rows: int | None = None
+    compression: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [spec.name for spec in self.layers]
+        if not names or len(set(names)) != len(names):
+            raise InputError(f"layers to write: {names}: name at least one, each once")
+        if self.compression not in COMPRESSIONS:
+            raise InputError(f"compression {self.compression!r:.40}: allowed none or zstd")
+        check_name(self.name, "split")
+        _ = self.geometry
+
+    @property
+    def geometry(self) -> "Geometry":
+        """As it is asked for here; a split that is there has its own rows per shard."""
+        return Geometry(self.n_samples, SHARD_ROWS if self.shard_rows is None else self.shard_rows)
 
 
 @dataclass(frozen=True)

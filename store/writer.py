@@ -15,20 +15,10 @@ import numpy as np
 from probecache.store import catalog
 from probecache.store.claims import Claims
 from probecache.store.errors import FingerprintMismatch, InputError
-from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.chunks import BadChunk, Pieces
 from probecache.store.format.groups import Layer, Split
 from probecache.store.format.index import stamp_key
-from probecache.store.layout import (
-    COMPRESSIONS,
-    FAILED,
-    OK,
-    SHARD_ROWS,
-    Geometry,
-    LayerSpec,
-    Shard,
-    check_name,
-)
+from probecache.store.layout import FAILED, OK, Geometry, Shard, SplitSpec
 from probecache.store.reader import Store, open_store
 from probecache.store.reading import commits
 from probecache.store.reading.read_index import indexed_commits, read_stamp
@@ -43,25 +33,17 @@ from probecache.store.writing.write_index import touch, write_indexes
 Array = np.ndarray[Any, Any]
 
 
-def open_writer(
+def open_split_writer(
     path: str | os.PathLike[str],
+    spec: SplitSpec,
     *,
-    split: str,
-    n_samples: int,
-    layers: Sequence[LayerSpec],
-    class_names: Sequence[str],
-    fingerprint: Fingerprint,
     rows: tuple[int, int] | None = None,
-    shard_rows: int | None = None,
-    compression: str | None = None,
     resume: bool = True,
     allow_saturated: bool = False,
 ) -> "SplitWriter":
-    """Open or create STORE for writing `layers` of one split; nothing is computed twice.
+    """Open or create STORE for writing the layers of one split; nothing is computed twice.
 
     rows             whole shards to write, (start, stop); default all. One writer per shard: InputError else
-    shard_rows       rows per shard; default what the split has, or 8192
-    compression      "zstd", or None: what a stored layer has, else none
     resume           False: InputError if any of the layers has a committed shard
     allow_saturated  store non-finite or saturated float16 values (counted) instead of refusing
 
@@ -69,18 +51,13 @@ def open_writer(
     fingerprint, class list or layer setting raises FingerprintMismatch.
     """
     files = open_files(path)
-    if not layers or len({spec.name for spec in layers}) != len(layers):
-        raise InputError(f"layers to write: {[spec.name for spec in layers]}: name at least one, each once")
-    if compression not in COMPRESSIONS:
-        raise InputError(f"compression {compression!r:.40}: allowed none or zstd")
-    check_name(split, "split")
-    geometry = Geometry(n_samples, SHARD_ROWS if shard_rows is None else shard_rows)
-    asked = Split(split, geometry, tuple(class_names), dict(fingerprint.data))
-    stored = open_split(files, asked, fingerprint, shard_rows, rows, [spec.name for spec in layers])
-    target = replace(stored, geometry=Geometry(n_samples, stored.geometry.shard_rows))
+    asked = Split(spec.name, spec.geometry, tuple(spec.class_names), dict(spec.fingerprint.data))
+    names = [layer.name for layer in spec.layers]
+    stored = open_split(files, asked, spec.fingerprint, spec.shard_rows, rows, names)
+    target = replace(stored, geometry=Geometry(spec.n_samples, stored.geometry.shard_rows))
     if rows is not None:
         target.geometry.require_whole_shards(rows)
-    opened = open_layers(files, stored, layers, compression)
+    opened = open_layers(files, stored, spec.layers, spec.compression)
     return SplitWriter(files, target, opened, stored.geometry, rows, resume, allow_saturated)
 
 

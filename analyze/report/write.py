@@ -44,23 +44,18 @@ def write_report(
         raise InputError("got no results: a report needs at least one RESULTS")
     known = list((tasks or {}).values()) if tasks else task_names(list(results.values()))
     named = with_slugs(list(results), [(tasks or {}).get(n, t) for n, t in zip(results, known, strict=False)])
-    return _write(
-        named, list(results.values()), out, similarities or {}, attributions or {}, delta, title, commands
-    )
+    check_folder(out)
+    studies = _studies(named, list(results.values()), similarities or {}, attributions or {})
+    return _write(studies, out, delta, title, commands)
 
 
-def _write(
+def _studies(
     named: Sequence[Named],
     results: Sequence[xr.Dataset],
-    out: str | Path,
     similarities: Mapping[str, xr.Dataset],
     attributions: Mapping[str, xr.Dataset],
-    delta: float,
-    title: str,
-    commands: Sequence[str],
-) -> Path:
-    check_folder(out)
-    studies = [
+) -> list[Study]:
+    return [
         Study(
             n.name,
             n.task,
@@ -71,6 +66,11 @@ def _write(
         )
         for n, data in zip(named, results, strict=True)
     ]
+
+
+def _write(
+    studies: list[Study], out: str | Path, delta: float, title: str, commands: Sequence[str]
+) -> Path:
     differences = paired_differences(studies)
     payload = build_payload(studies, delta=delta) | {"differences_table": differences_table(differences)}
     points = pareto({s.name: s.results for s in studies}, task_of={s.name: s.task for s in studies})
@@ -123,16 +123,8 @@ def report_files(
         line += [word for value in given for word in (flag, value)]
     line += [] if title is None else ["--title", title]
     line += [] if delta == 0.9 else ["--delta", f"{delta:g}"]
-    return _write(
-        named,
-        [data for _, data in results],
-        out,
-        similarities,
-        attributions,
-        delta,
-        TITLE if title is None else title,
-        [shlex.join(line)],
-    )
+    studies = _studies(named, [data for _, data in results], similarities, attributions)
+    return _write(studies, out, delta, TITLE if title is None else title, [shlex.join(line)])
 
 
 def _belongs(beside: xr.Dataset, results: xr.Dataset) -> bool:

@@ -3,7 +3,8 @@
 import dataclasses
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,61 +26,59 @@ from probecache.store.reader import open_store
 from probecache.store.stop import end_after
 
 
-def run_sweep(
-    store: str,
-    given: dict[str, Any],
-    *,
-    out: Path | None,
-    config: Path | None,
-    device: str,
-    workers: int | None,
-    scheduler: str | None,
-    gpus: str | None,
-    memory_limit: str | None,
-    performance_report: Path | None,
-    dry_run: bool,
-    max_hours: float | None = None,
-    preset: str | None = None,
-) -> int:
-    """Run the sweep of the command line; 0, or 1 where blocks failed. OutOfTime by --max-hours."""
+@dataclass(frozen=True)
+class Launch:
+    """Where a sweep of the command line runs, into what, and for how long; texts as they were typed."""
+
+    out: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    scheduler: str | None = None
+    gpus: str | None = None
+    memory_limit: int | None = None  # bytes, for all processes of this machine
+    performance_report: Path | None = None
+    max_hours: float | None = None
+
+
+def read_plan(store: str, given: dict[str, Any], config: Path | None, preset: str | None) -> SweepPlan:
+    """The plan of the flags `given`, which win over the file's lines, which win over the preset's."""
     where = "the command line" if config is None else f"{config} and the command line"
     given = (read_config(config) if config else {}) | given
     if preset is not None:
         given = with_preset(preset, given, open_store(store))
-    plan = SweepPlan.from_mapping(given, where)
-    if out is None and not dry_run:
+    return SweepPlan.from_mapping(given, where)
+
+
+def run_sweep(plan: SweepPlan, store: str, launch: Launch) -> int:
+    """Run the sweep of the command line; 0, or 1 where blocks failed. OutOfTime by --max-hours."""
+    out = launch.out
+    if out is None:
         raise InputError("got no --out; give the folder that RESULTS should be written to")
-    limit = None if memory_limit is None else parse_bytes(memory_limit)
-    end_after(max_hours)
-    if dry_run:
-        return _dry_run(plan, store, out, device, workers, limit)
+    end_after(launch.max_hours)
     sized = size_up(plan, store)
     plan = sized.plan
     for line in sized.left_out:
         print(f"probecache: {line}", file=sys.stderr)
     missing = missing_in(out, sized.grid, sized.settings)
     with ExitStack() as stack:
-        if missing.any():
-            client = stack.enter_context(connect(workers, scheduler, gpus, limit))
-        else:  # nothing to compute: no cluster is started for it
-            check_choice(workers, scheduler, gpus)
-            client = None
+        client = stack.enter_context(_cluster(launch, bool(missing.any())))
         if client is not None:
             print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
-            limit = None  # it was shared out among the workers
-        if performance_report is not None and missing.any():
+        if launch.performance_report is not None and missing.any():
             if client is None:
                 raise InputError("got --performance-report without a cluster; add --workers or --scheduler")
             from distributed import performance_report as report
 
             stack.enter_context(client.as_current())
-            stack.enter_context(report(filename=str(performance_report)))
+            stack.enter_context(report(filename=str(launch.performance_report)))
         progress = stack.enter_context(probe_bar())
-        if client is None and device in ("auto", "cpu") and missing.any():
+        if client is None and launch.device in ("auto", "cpu") and missing.any():
             progress = _adjusting(progress)
-        seconds = None if max_hours is None else 3600 * max_hours
-        how = Running(client, out, device, limit, progress, seconds=seconds, tell=_tell)
-        ran = execute(sized, how)
+        seconds = None if launch.max_hours is None else 3600 * launch.max_hours
+        limit = launch.memory_limit if client is None else None  # it was shared out among the workers
+        ran = execute(
+            sized, Running(client, out, launch.device, limit, progress, seconds=seconds, tell=_tell)
+        )
     if ran.failed:
         print(f"probecache: {ran.failures}", file=sys.stderr)
     print(summary(ran.results))
@@ -87,10 +86,18 @@ def run_sweep(
     print(f"results: {out} ({plan.n_probes:,} probes, {took} in all)")
     if ran.left:
         raise OutOfTime(
-            f"--max-hours {max_hours:g} are over, {ran.left:,} of {plan.n_probes:,} probes are left; the "
-            "same command continues"
+            f"--max-hours {launch.max_hours:g} are over, {ran.left:,} of {plan.n_probes:,} probes are left; "
+            "the same command continues"
         )
     return 1 if ran.failed else 0
+
+
+def _cluster(launch: Launch, needed: bool) -> AbstractContextManager[Any]:
+    """The client that was asked for, or None; no cluster is started for nothing."""
+    if needed:
+        return connect(launch.workers, launch.scheduler, launch.gpus, launch.memory_limit)
+    check_choice(launch.workers, launch.scheduler, launch.gpus)
+    return nullcontext()
 
 
 def _tell(line: str) -> None:
@@ -110,21 +117,20 @@ def _adjusting(progress: Told) -> Told:
     return then
 
 
-def _dry_run(
-    plan: SweepPlan, store: str, out: Path | None, device: str, workers: int | None, limit: int | None
-) -> int:
-    machine = machine_for(None, device, limit)
-    if workers is not None and workers > 1:
-        machine = dataclasses.replace(
-            machine, workers=workers, memory=machine.memory // workers, flops=machine.flops / workers
-        )
+def dry_run(plan: SweepPlan, store: str, launch: Launch) -> int:
+    """Print what the sweep would cost; refuse what the sweep would refuse."""
+    end_after(launch.max_hours)
+    machine = machine_for(None, launch.device, launch.memory_limit)
+    if launch.workers is not None and launch.workers > 1:
+        n = launch.workers
+        machine = dataclasses.replace(machine, workers=n, memory=machine.memory // n, flops=machine.flops / n)
     sized = size_up(plan, store)
     plan = sized.plan
     print(describe(), file=sys.stderr)
     check_finite(sized)  # a plan that would be refused has no cost
-    missing = missing_in(out, sized.grid, sized.settings)
+    missing = missing_in(launch.out, sized.grid, sized.settings)
     if not missing.any():
-        print(f"nothing is left to compute: {out} holds all {sized.plan.n_probes:,} probes")
+        print(f"nothing is left to compute: {launch.out} holds all {sized.plan.n_probes:,} probes")
         return 0
     projected = projection(sized, machine, missing)
     print(projected)

@@ -64,20 +64,15 @@ def sweep_start(path: str) -> None:
 
 def resume(path: str, shards: int) -> None:
     """Until the writer knows what is missing, and holds its claims on that."""
-    from probecache.store.layout import LayerSpec
-    from probecache.store.writer import open_writer
+    from probecache.store.layout import LayerSpec, SplitSpec
+    from probecache.store.writer import open_split_writer
 
     opened = pc.open_store(path, partial=True)
-    writer = open_writer(
-        path,
-        split="train",
-        n_samples=shards * ROWS,
-        layers=[LayerSpec("late", NEURONS, "float16", opened.layer_info("train", "late").spec.attrs)],
-        class_names=opened.class_names("train"),
-        fingerprint=opened.fingerprint.__class__(
-            opened.fingerprint.backbone, opened.fingerprint.compute, opened.fingerprint.data["train"]
-        ),
-    )
+    found = opened.fingerprint
+    made = type(found)(found.backbone, found.compute, found.data["train"])
+    layer = LayerSpec("late", NEURONS, "float16", opened.layer_info("train", "late").spec.attrs)
+    spec = SplitSpec("train", shards * ROWS, [layer], opened.class_names("train"), made)
+    writer = open_split_writer(path, spec)
     assert list(writer.pending())
     writer.close()
 

@@ -42,11 +42,11 @@ from probecache.analyze.results.saved import save_dataset
 from probecache.analyze.results.verify import verify_results
 from probecache.store import claims
 from probecache.store.fingerprint import Fingerprint
-from probecache.store.layout import LayerSpec
+from probecache.store.layout import LayerSpec, SplitSpec
 from probecache.store.storage import local, writer_identity
 from probecache.store.storage.local import LocalFiles
 from probecache.store.verify import verify
-from probecache.store.writer import open_writer
+from probecache.store.writer import open_split_writer
 
 
 def kills(n: int, chance: random.Random, base: Path) -> dict[str, Any]:
@@ -211,15 +211,9 @@ def stopped_clocks(n: int, base: Path) -> dict[str, int]:
     for k in range(n):
         path = base / f"clock{k}"
         names = [str(i) for i in range(N)]
-        arguments: dict[str, Any] = {
-            "split": "t",
-            "n_samples": N,
-            "layers": [LayerSpec("l", 24, "float32")],
-            "class_names": ["a", "b", "c"],
-            "fingerprint": Fingerprint({"source": "arrays"}),
-            "shard_rows": 32,
-        }
-        first = open_writer(path, **arguments)
+        made = Fingerprint({"source": "arrays"})
+        spec = SplitSpec("t", N, [LayerSpec("l", 24, "float32")], ["a", "b", "c"], made, shard_rows=32)
+        first = open_split_writer(path, spec)
         pending = list(first.pending())
         for s in pending[: k % 5]:
             at = slice(s.start, s.stop)
@@ -229,7 +223,7 @@ def stopped_clocks(n: int, base: Path) -> dict[str, int]:
             mock.patch.object(claims, "alive", return_value=None),  # as another machine sees it
             mock.patch.object(LocalFiles, "age", lambda self, key, wild=wild: 2 * claims.LEASE + abs(wild)),
             mock.patch.object(time, "time", return_value=wild),
-            open_writer(path, **arguments) as second,
+            open_split_writer(path, spec) as second,
         ):
             for s in second.pending():
                 at = slice(s.start, s.stop)

@@ -31,8 +31,8 @@ from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.launch import parse_bytes
 from probecache.analyze.tasks.task import stays_on_disk
 from probecache.store.fingerprint import Fingerprint
-from probecache.store.layout import OK, LayerSpec
-from probecache.store.writer import open_writer
+from probecache.store.layout import OK, LayerSpec, SplitSpec
+from probecache.store.writer import open_split_writer
 
 CLASSES = 10
 TEST_ROWS = 10_000
@@ -44,13 +44,15 @@ def write(path: Path, rows: int, neurons: int) -> None:
     means = random.normal(size=(CLASSES, neurons)).astype(np.float32) * 0.15
     noise = random.normal(size=(8192, neurons)).astype(np.float32)
     for split, count in (("train", rows), ("test", TEST_ROWS)):
-        writer = open_writer(
+        writer = open_split_writer(
             path,
-            split=split,
-            n_samples=count,
-            layers=[LayerSpec("synthetic", neurons, "float16", {})],
-            class_names=[str(c) for c in range(CLASSES)],
-            fingerprint=Fingerprint({"synthetic": 0}, {}, {split: {"rows": count}}),
+            SplitSpec(
+                name=split,
+                n_samples=count,
+                layers=[LayerSpec("synthetic", neurons, "float16", {})],
+                class_names=[str(c) for c in range(CLASSES)],
+                fingerprint=Fingerprint({"synthetic": 0}, {}, {split: {"rows": count}}),
+            ),
         )
         for shard in writer.pending():
             size = shard.stop - shard.start

@@ -13,13 +13,13 @@ from probecache.store.errors import InputError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.groups import Split
 from probecache.store.importing.formats.matrix import Matrix
-from probecache.store.layout import DTYPES, OK, SHARD_ROWS, LayerSpec, Shard
+from probecache.store.layout import DTYPES, OK, SHARD_ROWS, LayerSpec, Shard, SplitSpec
 from probecache.store.progress import Progress, check_progress, reporting
 from probecache.store.reader import Store
 from probecache.store.storage.files import open_files
 from probecache.store.streaming.batch import as_numpy
 from probecache.store.targets import MAX_CLASSES, make_target
-from probecache.store.writer import open_writer
+from probecache.store.writer import open_split_writer
 from probecache.store.writing.layer_shards import require_fits
 from probecache.store.writing.merge_rows import require_same_split
 
@@ -119,16 +119,18 @@ def write_arrays(
         where = f"layer {layer!r} of split {split!r}"
         first, last = rows or (0, n)
         _require_fits(values, status, dtype or own, where, range(first, last, max(step, 1)))
-    with open_writer(
+    with open_split_writer(
         path,
-        split=split,
-        n_samples=n,
-        layers=[LayerSpec(layer, d, dtype or own, attrs or {})],
-        class_names=class_names,
-        fingerprint=fingerprint or Fingerprint(backbone={"source": "arrays"}),
+        SplitSpec(
+            name=split,
+            n_samples=n,
+            layers=[LayerSpec(layer, d, dtype or own, attrs or {})],
+            class_names=class_names,
+            fingerprint=fingerprint or Fingerprint(backbone={"source": "arrays"}),
+            shard_rows=shard_rows,
+            compression=compression,
+        ),
         rows=rows,
-        shard_rows=shard_rows,
-        compression=compression,
         allow_saturated=allow_saturated,
     ) as writer:
 

@@ -15,7 +15,7 @@ from probecache.store import catalog
 from probecache.store.claims import Claims
 from probecache.store.errors import FingerprintMismatch, InputError, UnfinishedSplit
 from probecache.store.format.groups import Split
-from probecache.store.layout import DTYPES, SHARD_ROWS, Geometry, LayerSpec, Shard
+from probecache.store.layout import DTYPES, SHARD_ROWS, Geometry, LayerSpec, Shard, SplitSpec
 from probecache.store.reader import Store
 from probecache.store.reading.read_rows import read_rows
 from probecache.store.storage.files import open_files
@@ -23,8 +23,7 @@ from probecache.store.streaming.batch import Batch, ShardBuffer, as_batch
 from probecache.store.streaming.columns import column_array, finish_column, write_column
 from probecache.store.streaming.plan import Stream
 from probecache.store.streaming.stored import require_same, whole_rows
-from probecache.store.writer import SplitWriter
-from probecache.store.writer import open_writer as open_shards
+from probecache.store.writer import SplitWriter, open_split_writer
 from probecache.store.writing.create import grow_split, open_split
 from probecache.store.writing.targets import TARGETS
 
@@ -296,15 +295,17 @@ class StreamWriter:
             if self._buffer
             else None
         )
-        return open_shards(
+        return open_split_writer(
             self._path,
-            split=asked.split,
-            n_samples=n_samples,
-            layers=specs or self._specs(),
-            class_names=split.class_names,
-            fingerprint=asked.fingerprint,
+            SplitSpec(
+                name=asked.split,
+                n_samples=n_samples,
+                layers=specs or self._specs(),
+                class_names=split.class_names,
+                fingerprint=asked.fingerprint,
+                compression=asked.compression,
+            ),
             rows=rows,
-            compression=asked.compression,
             allow_saturated=asked.allow_saturated,
         )
 

@@ -11,7 +11,7 @@ from probecache.store.errors import InputError, NotAStore
 from probecache.store.fingerprint import Fingerprint, require_equal
 from probecache.store.format import metadata
 from probecache.store.format.groups import Layer, Split
-from probecache.store.layout import COMPRESSIONS, LayerSpec
+from probecache.store.layout import LayerSpec
 from probecache.store.storage.files import Files
 
 
@@ -90,8 +90,6 @@ def open_layers(
 
     One without a row is made anew instead: what was refused (overflow, say) may be tried in another dtype.
     """
-    if compression not in COMPRESSIONS:
-        raise InputError(f"compression {compression!r:.40}: allowed none or zstd")
     layers = []
     for spec in specs:
         key = f"{split.name}/{spec.name}"

@@ -9,9 +9,10 @@ import numpy as np
 
 from probecache.store.errors import InputError, close_names
 from probecache.store.fingerprint import Fingerprint, digest
+from probecache.store.layout import SplitSpec
 from probecache.store.reader import Store, open_store
 from probecache.store.storage.safe_read import read_text, require_readable
-from probecache.store.writer import open_writer
+from probecache.store.writer import open_split_writer
 from probecache.store.writing.targets import store_targets
 
 
@@ -45,16 +46,18 @@ def write_subset(
         attrs = {**form.spec.attrs, "columns": digest(kept.tolist()), "of": d}
         labels, samples, status = source.row_arrays(split)
         fingerprint = source.fingerprint
-        with open_writer(
+        with open_split_writer(
             out,
-            split=split,
-            n_samples=n,
-            layers=[replace(form.spec, neurons=len(kept), attrs=attrs)],
-            class_names=info.class_names,
-            fingerprint=Fingerprint(fingerprint.backbone, fingerprint.compute, info.data),
-            shard_rows=info.geometry.shard_rows,
-            compression=form.compression,
-            allow_saturated=True,  # the source was checked when it was written
+            SplitSpec(
+                name=split,
+                n_samples=n,
+                layers=[replace(form.spec, neurons=len(kept), attrs=attrs)],
+                class_names=info.class_names,
+                fingerprint=Fingerprint(fingerprint.backbone, fingerprint.compute, info.data),
+                shard_rows=info.geometry.shard_rows,
+                compression=form.compression,
+            ),
+            allow_saturated=True,
         ) as writer:
             for shard in writer.pending():
                 at = slice(shard.start, shard.stop)

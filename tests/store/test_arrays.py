@@ -10,9 +10,9 @@ import zarr
 import probecache as pc
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.importing.formats.open import open_matrix
-from probecache.store.layout import LayerSpec
+from probecache.store.layout import LayerSpec, SplitSpec
 from probecache.store.verify import verify
-from probecache.store.writer import open_writer
+from probecache.store.writer import open_split_writer
 
 
 @pytest.fixture
@@ -130,13 +130,15 @@ def test_what_the_error_advises_works(tmp_path, features):
 
 def test_a_living_writers_empty_layer_is_not_made_anew(tmp_path, features):
     values, labels = features
-    first = open_writer(
+    first = open_split_writer(
         tmp_path / "a",
-        split="s",
-        n_samples=1000,
-        layers=[LayerSpec("l", 37, "float16")],
-        class_names=[str(i) for i in range(10)],
-        fingerprint=Fingerprint(backbone={"source": "arrays"}),
+        SplitSpec(
+            name="s",
+            n_samples=1000,
+            layers=[LayerSpec("l", 37, "float16")],
+            class_names=[str(i) for i in range(10)],
+            fingerprint=Fingerprint(backbone={"source": "arrays"}),
+        ),
     )
     write = functools.partial(pc.write_arrays, tmp_path / "a", split="s", layer="l", labels=labels)
     with first, pytest.raises(pc.FingerprintMismatch, match="dtype"):

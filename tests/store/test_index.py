@@ -10,13 +10,13 @@ import probecache as pc
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format import metadata
 from probecache.store.format.chunks import decode_commit
-from probecache.store.layout import LayerSpec
+from probecache.store.layout import LayerSpec, SplitSpec
 from probecache.store.reading import commits
 from probecache.store.reading.read_index import load_index
 from probecache.store.repair import repair
 from probecache.store.storage.local import LocalFiles
 from probecache.store.verify import verify
-from probecache.store.writer import open_writer
+from probecache.store.writer import open_split_writer
 
 N, ROWS = 150, 4  # 38 shards: more than are asked for one by one
 X = np.random.default_rng(0).standard_normal((N, 5)).astype(np.float32)
@@ -142,13 +142,15 @@ def test_a_commit_that_was_deleted_by_hand_is_missed_though_the_index_has_it(pat
 def test_a_writer_that_began_ends_the_index_and_one_that_finished_makes_it(path):
     store = pc.open_store(path)
     spec = store.layer_info("t", "l").spec
-    with open_writer(
+    with open_split_writer(
         path,
-        split="t",
-        n_samples=N,
-        layers=[LayerSpec("m", 5, "float32")],
-        class_names=store.class_names("t"),
-        fingerprint=Fingerprint({"source": "arrays"}),
+        SplitSpec(
+            name="t",
+            n_samples=N,
+            layers=[LayerSpec("m", 5, "float32")],
+            class_names=store.class_names("t"),
+            fingerprint=Fingerprint({"source": "arrays"}),
+        ),
     ) as writer:
         assert indexed(path) == {"t", "t/l"}  # the rows stay as they are, and so does the other layer
         for s in list(writer.pending())[:-1]:

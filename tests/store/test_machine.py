@@ -15,13 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import probecache as pc
 from probecache.store.fingerprint import Fingerprint
-from probecache.store.layout import FAILED, OK, LayerSpec
+from probecache.store.layout import FAILED, OK, LayerSpec, SplitSpec
 from probecache.store.reading import commits
 from probecache.store.repair import repair
 from probecache.store.storage import local
 from probecache.store.storage import writer_identity as process
 from probecache.store.verify import verify
-from probecache.store.writer import open_writer
+from probecache.store.writer import open_split_writer
 
 SHARD_ROWS, MOST = 8, 40
 LAYERS = {"a": (3, "float32"), "b.c": (5, "float16"), "d+max": (2, "bfloat16")}
@@ -103,14 +103,16 @@ class Store(RuleBasedStateMachine):
                     # a partial shard that grows is written anew: until then it may be missing, never wrong
                     for index in [i for i, stop in held.items() if stop < min((i + 1) * SHARD_ROWS, n)]:
                         reopened[layer, index] = held.pop(index)
-                writer = open_writer(
+                writer = open_split_writer(
                     self.path,
-                    split=split,
-                    n_samples=n,
-                    layers=[source(split, layer)[0] for layer in sorted(layers)],
-                    class_names=["x", "y", "z"],
-                    fingerprint=Fingerprint({"model": "m"}, {}, {"dataset": split}),
-                    shard_rows=SHARD_ROWS,
+                    SplitSpec(
+                        name=split,
+                        n_samples=n,
+                        layers=[source(split, layer)[0] for layer in sorted(layers)],
+                        class_names=["x", "y", "z"],
+                        fingerprint=Fingerprint({"model": "m"}, {}, {"dataset": split}),
+                        shard_rows=SHARD_ROWS,
+                    ),
                 )
                 self.fill(writer, split, shards)
         except Killed:

@@ -147,11 +147,11 @@ def test_repair_that_cannot_mend_says_so_and_mends_the_rest(original, tmp_path):
 WRITER = """
 import sys, time, numpy as np, probecache as pc
 from probecache.store.fingerprint import Fingerprint
-from probecache.store.layout import LayerSpec
-from probecache.store.writer import open_writer
+from probecache.store.layout import LayerSpec, SplitSpec
+from probecache.store.writer import open_split_writer
 path, n, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-writer = open_writer(path, split="t", n_samples=n, layers=[LayerSpec("l", 4, "float32")],
-                     class_names=["x"], fingerprint=Fingerprint({"m": 1}), shard_rows=8)
+spec = SplitSpec("t", n, [LayerSpec("l", 4, "float32")], ["x"], Fingerprint({"m": 1}), shard_rows=8)
+writer = open_split_writer(path, spec)
 values = np.arange(n * 4, dtype=np.float32).reshape(n, 4)
 print("open", flush=True)
 for s in writer.pending():

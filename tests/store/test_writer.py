@@ -16,12 +16,12 @@ from probecache.store import claims
 from probecache.store.claims import BEAT, LEASE, Claims
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.chunks import commit_token
-from probecache.store.layout import FAILED, OK, LayerSpec
+from probecache.store.layout import FAILED, OK, LayerSpec, SplitSpec
 from probecache.store.storage import local, writer_identity
 from probecache.store.storage.files import open_files
 from probecache.store.storage.local import LocalFiles
 from probecache.store.verify import verify
-from probecache.store.writer import open_writer
+from probecache.store.writer import open_split_writer
 
 ROOT = Path(__file__).parents[2]
 N, D = 100, 6
@@ -36,15 +36,10 @@ def made_by(model="m", amp="float32", dataset="d"):
 
 
 def opened(path, *, layers=("a",), n=N, dtype="float32", attrs=None, fingerprint=None, **options):
-    return open_writer(
-        path,
-        split="s",
-        n_samples=n,
-        layers=[LayerSpec(name, D, dtype, attrs or {}) for name in layers],
-        class_names=["x", "y"],
-        fingerprint=fingerprint or made_by(),
-        **{"shard_rows": 16, **options},
-    )
+    how = {name: options.pop(name) for name in ("shard_rows", "compression") if name in options}
+    specs = [LayerSpec(name, D, dtype, attrs or {}) for name in layers]
+    spec = SplitSpec("s", n, specs, ["x", "y"], fingerprint or made_by(), **{"shard_rows": 16, **how})
+    return open_split_writer(path, spec, **options)
 
 
 def write(writer, shard, source, status=None):

@@ -26,6 +26,21 @@ FAN_IN = 8
 
 
 @dataclass(frozen=True)
+class Standardised:
+    """A layer's rows in units of `mean` and `scale` (d,); each worker reads its own."""
+
+    store: "Store"
+    split: str
+    layer: str
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        block = self.store.matrix(self.split, self.layer, rows=(start, stop), dtype="float32")
+        return (block - self.mean) / self.scale
+
+
+@dataclass(frozen=True)
 class Sums:
     """Over some rows: gram (1 + d, 1 + d), cross (1 + d, t), square (t,), float64, and the count of rows."""
 
@@ -52,10 +67,10 @@ def moments_on(
     mean, scale = stored_moments(store, split, layer)
     if not standardize:
         scale = np.ones_like(scale)  # centred all the same, as by `shared_state.units`
-    classes = int(labels.max()) + 1
+    source, classes = Standardised(store, split, layer, mean, scale), int(labels.max()) + 1
     parts = []
     for start in range(0, len(labels), rows):
-        given = (store, split, layer, start, labels[start : start + rows], classes, mean, scale)
+        given = (source, start, labels[start : start + rows], classes)
         parts.append(client.submit(sum_rows, *given, pure=False, retries=2))
     while len(parts) > 1:
         groups = [parts[i : i + FAN_IN] for i in range(0, len(parts), FAN_IN)]
@@ -63,27 +78,18 @@ def moments_on(
     return client.submit(finish, parts[0], pure=False, retries=2)
 
 
-def sum_rows(
-    store: "Store",
-    split: str,
-    layer: str,
-    first: int,
-    labels: np.ndarray,
-    classes: int,
-    mean: np.ndarray,
-    scale: np.ndarray,
-) -> Sums:
+def sum_rows(source: Standardised, first: int, labels: np.ndarray, classes: int) -> Sums:
     """The sums over the rows from `first` on that have a label of 0 or more."""
-    width, outputs = 1 + len(mean), 1 if classes == 2 else classes
+    width, outputs = 1 + len(source.mean), 1 if classes == 2 else classes
     gram = np.zeros((width, width))
     cross, square = np.zeros((width, outputs)), np.zeros(outputs)
     for at in range(0, len(labels), PRODUCT_ROWS):
         here = labels[at : at + PRODUCT_ROWS]
         kept = here >= 0
-        block = store.matrix(split, layer, rows=(first + at, first + at + len(here)), dtype="float32")[kept]
+        block = source.rows(first + at, first + at + len(here))[kept]
         y = class_targets(torch.from_numpy(here[kept].astype(np.int64)), classes).numpy()
         panel = np.ones((len(block), width), np.float32)
-        panel[:, 1:] = (block - mean) / scale
+        panel[:, 1:] = block
         gram += panel.T @ panel
         cross += panel.T @ y
         square += np.square(y, dtype=np.float64).sum(axis=0)

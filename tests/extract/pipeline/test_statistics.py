@@ -12,9 +12,9 @@ from probecache.extract.pipeline.shard_assembler import numpy_dtype, to_numpy
 from probecache.extract.pipeline.statistics import ShardStatistics, shard_statistics
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.moments import partial
-from probecache.store.layout import LayerSpec
+from probecache.store.layout import LayerSpec, SplitSpec
 from probecache.store.verify import verify
-from probecache.store.writer import open_writer
+from probecache.store.writer import open_split_writer
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -97,14 +97,16 @@ def test_a_store_written_with_known_statistics_is_the_same_and_verifies(tmp_path
     status[[1, 40]] = FAILED
     stores = []
     for known in (False, True):
-        with open_writer(
+        with open_split_writer(
             tmp_path / f"{known}.zarr",
-            split="train",
-            n_samples=60,
-            layers=[LayerSpec("a", 4, "float16")],
-            class_names=["one"],
-            fingerprint=Fingerprint({}),
-            shard_rows=32,
+            SplitSpec(
+                name="train",
+                n_samples=60,
+                layers=[LayerSpec("a", 4, "float16")],
+                class_names=["one"],
+                fingerprint=Fingerprint({}),
+                shard_rows=32,
+            ),
         ) as writer:
             for shard in writer.pending():
                 here = slice(shard.start, shard.stop)
@@ -127,13 +129,15 @@ def test_a_store_written_with_known_statistics_is_the_same_and_verifies(tmp_path
 
 def test_known_statistics_refuse_what_the_stored_dtype_does_not_hold(tmp_path):
     x = np.full((4, 2), np.inf, np.float16)
-    with open_writer(
+    with open_split_writer(
         tmp_path / "s.zarr",
-        split="train",
-        n_samples=4,
-        layers=[LayerSpec("a", 2, "float16")],
-        class_names=["one"],
-        fingerprint=Fingerprint({}),
+        SplitSpec(
+            name="train",
+            n_samples=4,
+            layers=[LayerSpec("a", 2, "float16")],
+            class_names=["one"],
+            fingerprint=Fingerprint({}),
+        ),
     ) as writer:
         (shard,) = writer.pending()
         known = {"a": shard_statistics(torch.from_numpy(x)).numpy()}

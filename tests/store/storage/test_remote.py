@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from probecache.store.layout import LayerSpec
+from probecache.store.layout import LayerSpec, SplitSpec
 from probecache.store.repair import repair
 from probecache.store.verify import verify
-from probecache.store.writer import open_writer
+from probecache.store.writer import open_split_writer
 
 pytest.importorskip("s3fs", reason="the s3 extra is not installed")
 pytest.importorskip("moto.server", reason="moto's server is not installed")
@@ -115,18 +115,12 @@ def test_the_same_bytes_on_s3_as_in_a_folder(server, tmp_path):
 
 def test_one_writer_per_shard_on_s3(server):
     url = "s3://bucket/claims.zarr"
-    arguments = {
-        "split": "s",
-        "n_samples": 64,
-        "layers": [LayerSpec("l", 4)],
-        "class_names": ["a"],
-        "fingerprint": pc.open_store(write("s3://bucket/claims0.zarr")).fingerprint.__class__(),
-        "shard_rows": 16,
-    }
-    with open_writer(url, rows=(0, 32), **arguments):
+    fingerprint = pc.open_store(write("s3://bucket/claims0.zarr")).fingerprint.__class__()
+    spec = SplitSpec("s", 64, [LayerSpec("l", 4)], ["a"], fingerprint, shard_rows=16)
+    with open_split_writer(url, spec, rows=(0, 32)):
         with pytest.raises(pc.InputError, match=rf"shard 1 .* is being written by process {os.getpid()}"):
-            open_writer(url, rows=(16, 64), **arguments)
-        with open_writer(url, rows=(32, 64), **arguments) as other:
+            open_split_writer(url, spec, rows=(16, 64))
+        with open_split_writer(url, spec, rows=(32, 64)) as other:
             assert [s.index for s in other.pending()] == [2, 3]
 
 
