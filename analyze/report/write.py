@@ -68,9 +68,7 @@ def _studies(
     ]
 
 
-def _write(
-    studies: list[Study], out: str | Path, delta: float, title: str, commands: Sequence[str]
-) -> Path:
+def _write(studies: list[Study], out: str | Path, delta: float, title: str, commands: Sequence[str]) -> Path:
     differences = paired_differences(studies)
     payload = build_payload(studies, delta=delta) | {"differences_table": differences_table(differences)}
     points = pareto({s.name: s.results for s in studies}, task_of={s.name: s.task for s in studies})
