@@ -198,6 +198,9 @@ class Store:
 
     def digest(self, split: str, layer: str) -> str:
         """32 hex digits that change when any label, identity, status or activation does."""
+        return self._steady(split, lambda: self._digest(split, layer))
+
+    def _digest(self, split: str, layer: str) -> str:
         info = self.layer_info(split, layer)
         shards = list(info.geometry.shards())
         words = []
@@ -205,6 +208,8 @@ class Store:
             for s, committed in zip(shards, self.commits(owner, shards), strict=True):
                 if isinstance(committed, BadChunk):
                     raise commits.damaged(self.files, owner, s, str(committed))
+                if committed[0] < s.rows and self._finished(info):
+                    raise commits.damaged(self.files, owner, s, "its commit is missing")
                 words.append([committed[0], *committed[1].tolist()])
         return digest(info.spec.dtype, info.geometry.n_samples, self.split_info(split).class_names, words)
 

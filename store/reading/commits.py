@@ -19,7 +19,11 @@ _BYTES_AT_ONCE = 64 << 20
 
 
 def read_commits(files: Files, owner: Split | Layer, shards: list[Shard]) -> list[Committed]:
-    """Rows and crc words of each shard's commit, or what is wrong with it."""
+    """Rows and crc words of each shard's commit, or what is wrong with it.
+
+    A commit of more rows than the split has there is of a growth that was given up: its words vouch for a
+    shard of other rows, so that it is none.
+    """
     if len(shards) > FEW:
         # the listing first: a hostile shape must not make us ask for, or hold, more than there are files
         there = set(files.names(owner.commits_key))
@@ -36,7 +40,7 @@ def read_commits(files: Files, owner: Split | Layer, shards: list[Shard]) -> lis
     for shard in shards:
         try:
             rows, crcs = decode(found.get(shard.index), f"{owner.key}/{shard.index}", n)
-            out.append((min(rows, shard.rows), crcs))
+            out.append((rows, crcs) if rows <= shard.rows else (0, np.zeros(n, np.uint64)))
         except BadChunk as error:
             out.append(error)
     return out

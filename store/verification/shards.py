@@ -27,6 +27,15 @@ def held_shards(files: Files, split: Split) -> dict[str, set[str]]:
     return {n: set(files.names(f"{split.name}/{n}/commit/c")) for n in catalog.layer_names(files, split)}
 
 
+def _holds(files: Files, split: Split, name: str, s: Shard) -> bool:
+    """Whether a layer has a commit of a shard's rows, good or not; not one of a growth that was given up."""
+    try:
+        found = commits.read_commits(files, catalog.read_layer(files, split, name), [s])[0]
+    except ProbecacheError:  # its document is damaged, and is named by itself
+        return files.size(f"{split.name}/{name}/commit/c/{s.index}/0") is not None
+    return isinstance(found, BadChunk) or found[0] > 0
+
+
 def verify_rows(
     files: Files,
     split: Split,
@@ -47,8 +56,7 @@ def verify_rows(
     if committed[0] < s.rows:
         found.append(damage("rows", "not written", "unwritten", s.start + committed[0]))
     if not committed[0]:
-        folders = [n for n, there in held.items() if str(s.index) in there]
-        if any(files.size(f"{split.name}/{n}/commit/c/{s.index}/0") is not None for n in folders):
+        if any(_holds(files, split, n, s) for n, there in held.items() if str(s.index) in there):
             return [damage("commit", "is missing, but layers hold these rows")]
         return found
     try:

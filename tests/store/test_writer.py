@@ -15,8 +15,10 @@ import probecache as pc
 from probecache.store import claims
 from probecache.store.claims import BEAT, LEASE, Claims
 from probecache.store.fingerprint import Fingerprint
+from probecache.store.format import metadata
 from probecache.store.format.chunks import commit_token
 from probecache.store.layout import FAILED, OK, LayerSpec, SplitSpec
+from probecache.store.repair import repair
 from probecache.store.storage import local, writer_identity
 from probecache.store.storage.files import open_files
 from probecache.store.storage.local import LocalFiles
@@ -236,6 +238,46 @@ def test_growth_of_one_layer_among_several_is_refused_and_changes_nothing(tmp_pa
 
 def snapshot(path):
     return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("layout", [1, 2])
+@pytest.mark.parametrize("smaller", [20, 22])
+def test_a_shard_of_an_abandoned_growth_is_none_of_another_growth(tmp_path, monkeypatch, layout, smaller):
+    """Killed while it grows from 3 to 40, grown to fewer rows then: 16 committed rows vouch for no 4 or 6."""
+    monkeypatch.setattr(metadata, "FORMAT", layout)
+    path, source = tmp_path / "s", {"a": values(4, 40)}
+    fill(path, {"a": source["a"][:3]})
+    with opened(path, n=40) as writer:  # shards of 16: the second is committed, the first is not
+        write(writer, list(writer.pending())[1], source)
+    with opened(path, n=smaller) as writer:
+        pending = list(writer.pending())
+        assert [(s.start, s.stop) for s in pending] == [(0, 16), (16, smaller)]
+        write(writer, pending[0], source)
+        store = writer.finish()  # grown, and the second shard is still of the other growth
+    assert {(d.kind, d.shard) for d in verify(path)} == {("unwritten", 1)}
+    assert repair(path) == []
+    with pytest.raises(pc.UnfinishedSplit, match=f"rows 16:{smaller}"):
+        pc.open_store(path).matrix("s", "a")
+    assert np.isnan(store.matrix("s", "a")[16:]).all()
+    assert store.status("s").tolist() == [OK] * 16 + [0] * (smaller - 16)
+    store = fill(path, {"a": source["a"][:smaller]})
+    np.testing.assert_array_equal(store.matrix("s", "a"), source["a"][:smaller])
+    found = store.moments("s", "a")
+    np.testing.assert_allclose(found["mean"], source["a"][:smaller].mean(0), atol=1e-6)
+    np.testing.assert_array_equal(found["maximum"], source["a"][:smaller].max(0))
+    assert list(verify(path)) == []
+    fill(path, source)
+    assert list(verify(path)) == []
+
+
+def test_a_shard_of_an_abandoned_growth_is_overwritten_where_the_next_one_writes_all(tmp_path):
+    path, source = tmp_path / "s", {"a": values(4, 40)}
+    fill(path, {"a": source["a"][:3]})
+    with opened(path, n=40) as writer:
+        write(writer, list(writer.pending())[1], source)
+    store = fill(path, {"a": source["a"][:20]})
+    np.testing.assert_allclose(store.moments("s", "a")["mean"], source["a"][:20].mean(0), atol=1e-6)
+    assert list(verify(path)) == []
 
 
 @pytest.mark.parametrize("shard", [6, 7, 8])
