@@ -196,6 +196,7 @@ def describe(grid: Grid, place: tuple[slice, ...], only: Array | None = None) ->
         if only is not None:
             others = tuple(i for i in range(len(DIMS)) if i != axis)
             values = [v for v, w in zip(values, np.ravel(only[place].any(axis=others)), strict=True) if w]
+        values = sorted(values) if dim in ("fraction", "l2") else values
         named = [value if isinstance(value, str) else f"{value:g}" for value in values]
         parts.append(f"{dim} {named[0]}" if len(named) == 1 else f"{dim} {named[0]} to {named[-1]}")
     return ", ".join(parts)

@@ -28,6 +28,7 @@ SEAL = "_seal"  # behind the name of a wide variable: a hash of its row, which t
 CHUNK_PROBES = 4096  # of a variable's chunk at most: a block rewrites the chunks that it lies in
 CHUNK_SEEDS = 64
 CHUNK_BYTES = 2**20  # of a wide variable's chunk at most, unless one seed's rows are larger
+MOST_SPANS = 16  # chunks that fractions and l2 may lie in by growing, before all are written as one again
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Grid:
     or of the columns of numbers. metrics: names of further scores, each a float64 variable. samples: names of
     all test samples, and truth: what is right for them under each target (`packed`), where predictions are
     kept; scores: whether the test scores are kept too; groups: what each of the samples belongs to, by name.
+    span: how many fractions and l2 a chunk holds, where RESULTS have grown by either, new ones behind those
+    that were there; () all of them.
     """
 
     target: tuple[str, ...]
@@ -65,6 +68,7 @@ class Grid:
     truth: tuple[str, ...] = ()
     scores: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    span: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, plan: SweepPlan, neurons: Mapping[str, int], names: Mapping[str, tuple[str, ...]]) -> "Grid":
@@ -79,6 +83,8 @@ class Grid:
 
     def as_json(self) -> dict[str, list[Any]]:
         found = {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        if not self.span:
+            del found["span"]
         return found | {"names": [list(names) for names in self.names]}
 
     @property
@@ -136,14 +142,14 @@ class Grid:
         return tuple(self.lengths[dim] for dim in variable.dims)
 
     def chunk_of(self, variable: Variable) -> tuple[int, ...]:
-        """Shape of a chunk: one target, layer, selection and shots, whole fractions and l2, some seeds.
+        """Shape of a chunk: one target, layer, selection and shots, `span` fractions and l2, some seeds.
 
-        It does not depend on how many of those or of seeds there are, so that RESULTS grow by them without
-        any chunk being changed.
+        It does not depend on how many of those or of seeds there are, nor on what RESULTS have grown by, so
+        that they grow without any chunk being changed.
         """
         if variable.dims == ORDERS.dims:
             return (1, CHUNK_SEEDS, max(self.neurons))
-        f, p = len(self.fraction), len(self.l2)
+        f, p = self.span or (len(self.fraction), len(self.l2))
         extra = tuple(self.lengths[dim] for dim in variable.dims[len(DIMS) :])
         one = f * p
         seeds = min(CHUNK_SEEDS, CHUNK_PROBES // one)
@@ -152,7 +158,11 @@ class Grid:
         return (1, 1, 1, 1, f, max(1, seeds), p, *extra)
 
     def union(self, other: "Grid") -> "Grid":
-        """The smallest grid that holds both: fractions and l2 sorted, the rest in order of appearance."""
+        """The smallest grid that holds both, in order of appearance, so that what is there keeps its place.
+
+        Where growth by fractions and l2 would have spread them over more than MOST_SPANS chunks they are
+        sorted, and lie in one again: so often as to double what was ever written, at most.
+        """
         for name in ("metrics", "samples", "scores", "groups"):
             mine, new = getattr(self, name), getattr(other, name)
             if mine != new:
@@ -166,10 +176,17 @@ class Grid:
         for dim in DIMS:
             mine, new = getattr(self, dim), getattr(other, dim)
             added = tuple(value for value in new if value not in mine)
-            merged[dim] = tuple(sorted(mine + added)) if dim in ("fraction", "l2") else mine + added
+            merged[dim] = mine + added
+        span = self.span
+        if len(merged["fraction"]) > len(self.fraction) or len(merged["l2"]) > len(self.l2):
+            span = self.span or (len(self.fraction), len(self.l2))
+            if -(-len(merged["fraction"]) // span[0]) * -(-len(merged["l2"]) // span[1]) > MOST_SPANS:
+                span = ()
+                merged |= {dim: tuple(sorted(merged[dim])) for dim in ("fraction", "l2")}
         whole = dataclasses.replace(
             self,
             **merged,
+            span=span,
             neurons=tuple(widths[layer] for layer in merged["layer"]),
             names=self._of_targets(other, "names", merged["target"]),
             truth=self._of_targets(other, "truth", merged["target"]),

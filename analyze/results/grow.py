@@ -1,11 +1,11 @@
 """Lay RESULTS out, new or grown: made beside their place, then put there in one step.
 
-Growing by targets, layers, selections, shots or seeds changes no chunk, so that all are linked into the new
-folder; fractions and l2 are inside chunks, which are then written anew.
+Growing changes no chunk, so that all are linked into the new folder, whatever RESULTS grow by. Only where
+many small steps have spread fractions and l2 over many chunks (`Grid.union`) are these written anew, as one.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from probecache.analyze.results.replace import beside, link_tree, replace_folder
 from probecache.store.format.metadata import render
 from probecache.store.storage.files import Files, open_files
 
-FRACTION, SEED, L2 = 4, 5, 6  # axes
+FRACTION, L2 = 4, 6  # axes
 _AT_ONCE = 256  # files of one write: each is open until all are synced
 
 
@@ -44,8 +44,7 @@ def build(path: Path, grid: Grid, attributes: Mapping[str, Any], source: Grid | 
     _write_orders(files, grid, old if source is not None else None, source)
     if source is not None:
         for variable in grid.variables:
-            same = (source.fraction, source.l2) == (grid.fraction, grid.l2)
-            if not same or source.chunk_of(variable) != grid.chunk_of(variable):
+            if not _in_place(source, grid) or source.chunk_of(variable) != grid.chunk_of(variable):
                 _rewrite(old, source, files, grid, variable)
             elif (path / variable.name / "c").exists():
                 link_tree(path / variable.name / "c", new / variable.name / "c")
@@ -84,37 +83,49 @@ def _write_orders(files: Files, grid: Grid, old: Files | None, source: Grid | No
     files.write({key_of(ORDER_SEAL, (0, 0)): [encode(seals)]})
 
 
+def _in_place(source: Grid, grid: Grid) -> bool:
+    """Whether what `source` holds along fractions and l2 has the same position in `grid`."""
+    pairs = (source.fraction, grid.fraction), (source.l2, grid.l2)
+    return all(new[: len(old)] == old for old, new in pairs)
+
+
 def _rewrite(old: Files, source: Grid, files: Files, grid: Grid, variable: Variable) -> None:
     """A variable's chunks in the new shape, a cell of target, layer, selection and shots at a time."""
     positions = indices(grid, source)
-    seeds = grid.chunk_of(variable)[SEED]
-    shape = grid.shape_of(variable)
+    size = grid.chunk_of(variable)
     for cell in np.ndindex(*source.shape[:FRACTION]):
         whole, there = _read_cell(old, source, variable, cell)
         if not there:
             continue
-        grown = np.full(shape[FRACTION:], variable.fill, variable.dtype)
+        grown = np.full(grid.shape_of(variable)[FRACTION:], variable.fill, variable.dtype)
         grown[np.ix_(positions[FRACTION], range(len(source.seed)), positions[L2])] = whole
         target = tuple(positions[axis][i] for axis, i in enumerate(cell))
         pieces = {}
-        for at in range(0, len(source.seed), seeds):
-            chunk = np.full(grid.chunk_of(variable), variable.fill, variable.dtype)
-            part = grown[:, at : at + seeds]
-            chunk[0, 0, 0, 0, :, : part.shape[1]] = part
-            rest = (0,) * (len(shape) - SEED - 1)
-            pieces[key_of(variable.name, (*target, 0, at // seeds, *rest))] = [encode(chunk)]
+        for rest in _chunks_of_cell(grid, variable):
+            place = chunks.place_of(grid, variable, (*target, *rest))
+            chunk = np.full(size, variable.fill, variable.dtype)
+            chunk[0, 0, 0, 0][chunks.inside(place[FRACTION:])] = grown[place[FRACTION:]]
+            pieces[key_of(variable.name, (*target, *rest))] = [encode(chunk)]
         files.write(pieces)
 
 
 def _read_cell(files: Files, grid: Grid, variable: Variable, cell: tuple[int, ...]) -> tuple[Array, bool]:
     """A variable's values (fraction, seed, l2, ...) of one cell, and whether any were written."""
-    shape, size = grid.shape_of(variable), grid.chunk_of(variable)[SEED]
-    whole, there = np.full(shape[FRACTION:], variable.fill, variable.dtype), False
-    for at in range(0, len(grid.seed), size):
-        index = (*cell, 0, at // size, *(0,) * (len(shape) - SEED - 1))
+    whole = np.full(grid.shape_of(variable)[FRACTION:], variable.fill, variable.dtype)
+    there = False
+    for rest in _chunks_of_cell(grid, variable):
+        index = (*cell, *rest)
         if files.size(key_of(variable.name, index)) is None:
             continue
         there = True
-        chunk = chunks.read_chunk(files, grid, variable, index)[0, 0, 0, 0]
-        whole[:, at : at + size] = chunk[:, : min(size, len(grid.seed) - at)]
+        place = chunks.place_of(grid, variable, index)
+        whole[place[FRACTION:]] = chunks.read_chunk(files, grid, variable, index)[chunks.inside(place)][
+            0, 0, 0, 0
+        ]
     return whole, there
+
+
+def _chunks_of_cell(grid: Grid, variable: Variable) -> Iterator[tuple[int, ...]]:
+    """The last numbers of each chunk of a cell: from the fraction's on."""
+    sizes = zip(grid.shape_of(variable)[FRACTION:], grid.chunk_of(variable)[FRACTION:], strict=True)
+    return np.ndindex(*(-(-n // size) for n, size in sizes))

@@ -7,6 +7,7 @@ RESULTS refuses the second.
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -205,16 +206,20 @@ class Results:
         early: dict[str, list[bytes]] = {}
         late: dict[str, list[bytes]] = {}
         for variable in self.grid.variables:
-            size = self.grid.chunk_of(variable)[5]
+            sizes = self.grid.chunk_of(variable)[len(first) : len(DIMS)]
             pieces = late if variable.name in ("seal", "state") else early
-            for number in sorted({seed // size for seed in seeds}):
-                rest = (0,) * (len(variable.dims) - 6)
-                index = (*first, 0, number, *rest)
-                mine = [i for i, seed in enumerate(seeds) if seed // size == number]
+            numbers = (
+                sorted({i // size for i in axis}) for axis, size in zip((f, seeds, p), sizes, strict=True)
+            )
+            for where in itertools.product(*numbers):
+                index = (*first, *where, *(0,) * (len(variable.dims) - len(DIMS)))
+                parts = list(zip((f, seeds, p), sizes, where, strict=True))
+                mine = [[i for i, at in enumerate(axis) if at // size == n] for axis, size, n in parts]
+                inside = [
+                    [axis[i] % size for i in some] for (axis, size, _), some in zip(parts, mine, strict=True)
+                ]
                 chunk = chunks.read_chunk(self.files, self.grid, variable, index)
-                chunk[0, 0, 0, 0][np.ix_(f, [seeds[i] - number * size for i in mine], p)] = arrays[
-                    variable.name
-                ][:, mine]
+                chunk[0, 0, 0, 0][np.ix_(*inside)] = arrays[variable.name][np.ix_(*mine)]
                 pieces[key_of(variable.name, index)] = [encode(chunk)]
         self.files.write(early, late)
         self._state[np.ix_(*at)] = state

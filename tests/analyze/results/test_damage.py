@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 import probecache as pc
+from probecache.analyze.results import grid
 from probecache.analyze.results.check import check
 from probecache.analyze.results.grid import DIMS, Grid, indices
 from probecache.analyze.results.seals import mix, probe_seals, row_seals
@@ -63,6 +64,14 @@ def files_of(path):
 def same(data, wanted):
     timed = [v for v in ("seconds",) if v in data]
     return data.load().drop_vars(timed).equals(wanted.drop_vars(timed))
+
+
+def alike(data, wanted):
+    """Equal in everything, to rounding where another batch of probes was fitted at once."""
+    names = ["seconds", "grad_norm", "gap_bound"]
+    xr.testing.assert_allclose(
+        data.load().drop_vars(names, errors="ignore"), wanted.drop_vars(names, errors="ignore"), rtol=1e-6
+    )
 
 
 def spoil(file, how, path):
@@ -206,7 +215,51 @@ def test_a_grown_grid_keeps_every_chunk_that_it_need_not_change(store, results):
     pc.sweep(store, **(PLAN | {"layer": ["a", "b"], "selection": ["random", "first"]}), out=path)
     assert (path / "accuracy/c/0/0/0/0/0/0/0").stat().st_ino == inode  # linked, not copied
     assert verify_results(str(path)) == []
-    pc.sweep(store, **(PLAN | {"fractions": [0.2, 0.3, 0.5, 1], "l2": [1e-3, 1e-2, 1e-1]}), out=path)
+    larger = PLAN | {"fractions": [0.2, 0.3, 0.5, 1], "l2": [1e-3, 1e-2, 1e-1]}
+    grown = pc.sweep(store, **larger, out=path)
+    assert verify_results(str(path)) == []
+    assert (path / "accuracy/c/0/0/0/0/0/0/0").stat().st_ino == inode
+    alike(grown, pc.sweep(store, **larger))
+    opened = pc.open_results(path)
+    assert opened["fraction"].values.tolist() == larger["fractions"]
+    assert opened["l2"].values.tolist() == larger["l2"]
+    np.testing.assert_array_equal(
+        opened["class_accuracy"].sel(layer="a", selection="random").isel(fraction=[3, 1]).squeeze(),
+        grown["class_accuracy"].isel(fraction=[3, 1]).squeeze(),
+    )
+    plain = xr.open_zarr(path).sel({dim: grown[dim] for dim in DIMS})
+    np.testing.assert_array_equal(plain["accuracy"], grown["accuracy"])
+
+
+def test_growth_step_by_step_is_the_same_as_at_once_and_in_few_chunks(store, tmp_path, counted, monkeypatch):
+    monkeypatch.setattr(grid, "MOST_SPANS", 3)
+    plan = {"layer": "a", "seeds": 1, "l2": 1e-2, "probe": "ridge"}
+    fractions, counts = [0.1, 0.3, 0.5, 0.8, 1.0], []
+    for fraction in (0.5, 1.0, 0.1, 0.8, 0.3):
+        pc.sweep(store, **plan, fractions=[fraction], out=tmp_path / "r")
+        counts.append(len([f for f in (tmp_path / "r/accuracy/c").rglob("*") if f.is_file()]))
+    assert (counts, counted()) == ([1, 2, 3, 1, 2], 5)
+    assert verify_results(str(tmp_path / "r")) == []
+    at_once = pc.sweep(store, **plan, fractions=fractions)
+    alike(pc.open_results(tmp_path / "r"), at_once)
+
+
+def test_every_file_of_grown_results_is_named_and_mended(store, results):
+    path, _ = results
+    larger = PLAN | {"fractions": [0.2, 0.3, 0.5, 1], "l2": [1e-3, 1e-2, 1e-1]}
+    wanted = pc.sweep(store, **larger, out=path)
+    new = [f for f in files_of(path) if "1" in f.relative_to(path).parts[6:9:2]]
+    assert len(new) > 10
+    for i, file in enumerate(new):
+        raw = file.read_bytes()
+        spoil(file, ["flip", "lost", "zeros"][i % 3], path)
+        assert verify_results(str(path)), file
+        file.write_bytes(raw)
+    spoil(new[0], "flip", path)
+    spoil(path / "state/c/0/0/0/0/1/0/1", "lost", path)
+    assert verify_results(str(path))
+    with pytest.warns(RuntimeWarning, match="fraction 0.3, seed 0 to 1, l2 0.01: its file is missing"):
+        alike(pc.sweep(store, **larger, out=path), wanted)
     assert verify_results(str(path)) == []
 
 
@@ -259,9 +312,10 @@ def test_the_union_of_grids_and_positions_in_it():
     assert (both.layer, both.neurons, both.fraction, both.seed) == (
         ("a", "b"),
         (10, 6),
-        (0.2, 0.5, 1.0),
+        (0.5, 1.0, 0.2),  # what is there keeps its place
         (0, 1, 5),
     )
+    assert (both.span, one.union(one), both.union(one)) == ((2, 1), one, both)
     assert indices(both, two)[:2] == ([0], [1, 0])
     assert Grid.from_json(json.loads(json.dumps(both.as_json()))) == both
     assert tuple(both.lengths[d] for d in DIMS) == both.shape
