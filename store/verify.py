@@ -10,6 +10,7 @@ from probecache.store.errors import ProbecacheError
 from probecache.store.format import moments
 from probecache.store.format.groups import Layer, Split
 from probecache.store.reading import commits
+from probecache.store.reading.commits import Committed
 from probecache.store.storage.files import Files, open_files
 from probecache.store.verification.damage import Damage, settled
 from probecache.store.verification.documents import (
@@ -18,7 +19,7 @@ from probecache.store.verification.documents import (
     verify_root,
     verify_split_documents,
 )
-from probecache.store.verification.indexes import verify_indexes
+from probecache.store.verification.indexes import some_layer_is_whole, verify_index
 from probecache.store.verification.shards import (
     held_shards,
     verify_moments,
@@ -54,8 +55,11 @@ def verify(path: str) -> Iterator[Damage]:
         except ProbecacheError:
             continue
         status: dict[int, Array] = {}
-        yield from _rows(files, split, status)
-        yield from _indexes(files, split)
+        known: list[Committed] = []
+        yield from _rows(files, split, status, known)
+        indexed = split.packed and not split.streaming and some_layer_is_whole(files, split)
+        if indexed:
+            yield from _index(files, split, known)
         if split.streaming:
             yield Damage("unwritten", name, None, None, None, "stream", "was not finished")
         for target in catalog.target_names(files, split):
@@ -74,7 +78,10 @@ def verify(path: str) -> Iterator[Damage]:
                 layer = catalog.read_layer(files, catalog.read_split(files, name), child)
             except ProbecacheError:
                 continue
-            yield from _layer(files, layer, status)
+            known = []
+            yield from _layer(files, layer, status, known)
+            if indexed and layer.complete == layer.geometry.n_samples:
+                yield from _index(files, layer, known)
 
 
 def verify_shard(files: Files, split: str, index: int) -> list[Damage]:
@@ -96,10 +103,13 @@ def verify_shard(files: Files, split: str, index: int) -> list[Damage]:
     return found
 
 
-def _rows(files: Files, split: Split, status: dict[int, Array]) -> Iterator[Damage]:
-    """Labels, identity and status, shard by shard; leaves each good shard's status in `status`."""
+def _rows(files: Files, split: Split, status: dict[int, Array], known: list[Committed]) -> Iterator[Damage]:
+    """Labels, identity and status, shard by shard; leaves each good shard's status in `status`.
+
+    And in `known` what the commits say.
+    """
     shards, held = list(split.geometry.shards()), held_shards(files, split)
-    for s, committed in zip(shards, commits.read_commits(files, split, shards), strict=True):
+    for s, (committed, raw) in zip(shards, commits.read_objects(files, split, shards), strict=True):
 
         def again(index: int = s.index) -> list[Damage]:
             now = catalog.read_split(files, split.name)
@@ -113,21 +123,29 @@ def _rows(files: Files, split: Split, status: dict[int, Array]) -> Iterator[Dama
                 held_shards(files, now),
             )
 
-        yield from settled(files, split.name, verify_rows(files, split, s, committed, status, held), again)
+        known.append(committed)
+        found = verify_rows(files, split, s, committed, status, held, raw)
+        yield from settled(files, split.name, found, again)
 
 
-def _indexes(files: Files, split: Split) -> Iterator[Damage]:
-    """What follows from a finished split's commits against what its shards say: indexes, row arrays."""
+def _index(files: Files, owner: Split | Layer, known: list[Committed]) -> Iterator[Damage]:
+    """What follows from a whole owner's commits against what its shards say: index, row arrays."""
 
-    def look() -> list[Damage]:
-        now = catalog.read_split(files, split.name)
-        return list(verify_indexes(files, now))
+    def again() -> list[Damage]:
+        now: Split | Layer = catalog.read_split(
+            files, owner.name if isinstance(owner, Split) else owner.split
+        )
+        if isinstance(owner, Layer) and isinstance(now, Split):
+            now = catalog.read_layer(files, now, owner.spec.name)
+            if now.complete < now.geometry.n_samples:
+                return []
+        return list(verify_index(files, now))
 
-    if split.packed and not split.streaming:
-        yield from settled(files, split.name, look(), look)
+    split = owner.name if isinstance(owner, Split) else owner.split
+    yield from settled(files, split, list(verify_index(files, owner, known)), again)
 
 
-def _layer(files: Files, layer: Layer, status: dict[int, Array]) -> Iterator[Damage]:
+def _layer(files: Files, layer: Layer, status: dict[int, Array], known: list[Committed]) -> Iterator[Damage]:
     shards, whole = list(layer.geometry.shards()), True
     total: Array | None = None
     parts: list[Array | None] = [None]
@@ -135,7 +153,7 @@ def _layer(files: Files, layer: Layer, status: dict[int, Array]) -> Iterator[Dam
     def fresh() -> Layer:
         return catalog.read_layer(files, catalog.read_split(files, layer.split), layer.spec.name)
 
-    for s, committed in zip(shards, commits.read_commits(files, layer, shards), strict=True):
+    for s, (committed, raw) in zip(shards, commits.read_objects(files, layer, shards), strict=True):
 
         def again(index: int = s.index) -> list[Damage]:
             now = fresh()
@@ -146,7 +164,8 @@ def _layer(files: Files, layer: Layer, status: dict[int, Array]) -> Iterator[Dam
             parts[0], found = verify_values(files, now, shard, committed, status.get(index))
             return found
 
-        parts[0], found = verify_values(files, layer, s, committed, status.get(s.index))
+        known.append(committed)
+        parts[0], found = verify_values(files, layer, s, committed, status.get(s.index), raw)
         yield from settled(files, layer.split, found, again)
         if parts[0] is None:
             whole = False

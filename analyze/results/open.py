@@ -62,12 +62,12 @@ def dataset(path: str | Path, found: Checked) -> xr.Dataset:
     further = {"class": grid.classes, "sample": grid.samples, "group": grid.groups}
     coordinates = {*DIMS, *(name for name, values in further.items() if values)}
     attributes = {name: value for name, value in found.attributes.items() if name != "results"}
-    data = xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
+    opened = xr.Dataset(variables, attrs=attributes).set_coords(sorted(coordinates))
     for dim in ("fraction", "l2"):  # RESULTS that have grown by them hold new ones behind the others
-        values = getattr(grid, dim)
-        if list(values) != sorted(values):
-            data = data.isel({dim: np.argsort(np.array(values))})
-    return data
+        coordinate = getattr(grid, dim)
+        if list(coordinate) != sorted(coordinate):
+            opened = opened.isel({dim: np.argsort(np.array(coordinate))})
+    return opened
 
 
 def _bound(grid: Grid, found: Checked) -> xr.Variable:

@@ -9,7 +9,7 @@ from probecache.store.format import row_object
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Split
 from probecache.store.layout import NAME_BYTES, ROW_ARRAYS, Shard
-from probecache.store.reading.commits import read_commits
+from probecache.store.reading.commits import Raw, read_commits
 from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
@@ -29,11 +29,18 @@ def read_rows(files: Files, split: Split, shard: Shard) -> Rows | None:
         return None
 
 
-def decode_rows(files: Files, split: Split, shard: Shard, committed: tuple[int, Array]) -> Rows:
+def decode_rows(
+    files: Files, split: Split, shard: Shard, committed: tuple[int, Array], raw: Raw = None
+) -> Rows:
     """Labels, identity and status of the committed rows of a shard.
 
-    BadChunk names the array that is damaged.
+    raw  the object that holds them, where it is known. BadChunk names the array that is damaged.
     """
+    if raw is not None and split.packed:
+        full = split.geometry.shard_rows
+        return row_object.decode_row_chunks(
+            row_object.split_row_object(raw, full), committed[1], committed[0], full
+        )
     rows = next(decode_many(files, split, [(shard, *committed)]))
     if isinstance(rows, BadChunk):
         raise rows

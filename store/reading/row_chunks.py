@@ -10,8 +10,8 @@ from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Split
 from probecache.store.format.index import Index
 from probecache.store.layout import NAME_BYTES, ROW_ARRAYS, Shard
-from probecache.store.reading.commits import damaged
-from probecache.store.reading.read_rows import Found, Rows, decode_many
+from probecache.store.reading.commits import damaged, read_objects
+from probecache.store.reading.read_rows import Found, Rows, decode_many, decode_rows
 from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
@@ -25,24 +25,25 @@ def row_chunk_shards(split: Split) -> list[list[Shard]]:
 
 
 def encode_row_chunk(
-    files: Files, split: Split, shards: Sequence[Shard], words: Sequence[tuple[int, Array]]
+    files: Files, split: Split, shards: list[Shard], words: Sequence[tuple[int, Array]]
 ) -> dict[str, bytes]:
     """The chunk that `shards` share of each of CHUNKED; DamagedStore if a shard is damaged."""
     rows = split.row_shards * split.geometry.shard_rows
     labels, names, states = [], [], []
-    found = [(s, *committed) for s, committed in zip(shards, words, strict=True)]
-    for s, part in zip(shards, decode_many(files, split, found), strict=True):
-        if isinstance(part, BadChunk):
-            raise damaged(files, split, s, str(part))
+    table = np.zeros((split.row_shards, 2 + split.n_words), np.uint64)
+    objects = read_objects(files, split, shards)
+    for s, row, committed, (_, raw) in zip(shards, table, words, objects, strict=False):
+        try:
+            if not isinstance(raw, bytes):
+                raise raw or BadChunk("commit: its file is missing")
+            part = decode_rows(files, split, s, committed, raw)
+        except BadChunk as error:
+            raise damaged(files, split, s, str(error)) from None
         labels.append(part[0])
         names += part[1]
         states.append(part[2])
+        row[:] = np.frombuffer(raw, "<u8", len(row))
     parts = row_object.encode_row_chunks(np.concatenate(labels), names, np.concatenate(states), rows)
-    table = np.zeros((split.row_shards, 2 + split.n_words), np.uint64)
-    heads = files.read_heads([split.commit_key(s) for s in shards], 8 * table.shape[1])
-    for row, raw in zip(table, heads, strict=False):
-        if isinstance(raw, bytes) and len(raw) == row.nbytes:
-            row[:] = np.frombuffer(raw, "<u8")
     return {**parts, "commit": chunks.sealed(table.astype("<u8").tobytes())[0]}
 
 

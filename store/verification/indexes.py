@@ -8,38 +8,40 @@ from probecache.store.format import index
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Layer, Split
 from probecache.store.format.index import Index
-from probecache.store.reading.commits import read_commits
+from probecache.store.reading.commits import Committed, read_commits
 from probecache.store.reading.read_index import read_stamp
 from probecache.store.reading.row_chunks import CHUNKED, encode_row_chunk, row_chunk_shards
 from probecache.store.storage.files import Files
 from probecache.store.verification.damage import Damage
 
 
-def verify_indexes(files: Files, split: Split) -> Iterator[Damage]:
-    """What is not as the shards say; nothing where a shard is damaged, which is named by itself.
-
-    Only of a split that some layer fills: before, neither is written.
-    """
-    layers = []
+def some_layer_is_whole(files: Files, split: Split) -> bool:
+    """Whether indexes are there to be: before a layer fills its split none is written."""
     for name in catalog.layer_names(files, split):
         try:
-            layers.append(catalog.read_layer(files, split, name))
+            layer = catalog.read_layer(files, split, name)
         except ProbecacheError:  # its document is damaged, and is named by itself
             continue
-    whole = [layer for layer in layers if layer.complete == split.geometry.n_samples]
-    owners: list[Split | Layer] = [split, *whole]
-    for owner in owners if whole else []:
-        yield from _verify(files, owner)
+        if layer.complete == split.geometry.n_samples:
+            return True
+    return False
 
 
-def _verify(files: Files, owner: Split | Layer) -> Iterator[Damage]:
+def verify_index(
+    files: Files, owner: Split | Layer, known: list[Committed] | None = None
+) -> Iterator[Damage]:
+    """What is not as the shards say; nothing where a shard is damaged, which is named by itself.
+
+    known  what the shards' commits say, where they were just read
+    """
+
     def damage(piece: str, why: str) -> Damage:
         split, layer = (owner.name, None) if isinstance(owner, Split) else (owner.split, owner.spec.name)
         return Damage("index", split, layer, None, None, piece, why)
 
     shards = list(owner.geometry.shards())
     words = []
-    for s, committed in zip(shards, read_commits(files, owner, shards), strict=True):
+    for s, committed in zip(shards, known or read_commits(files, owner, shards), strict=True):
         if isinstance(committed, BadChunk) or committed[0] < s.rows:
             return
         words.append(committed)

@@ -12,6 +12,7 @@ from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import FAILED, OK, Shard
 from probecache.store.reading import commits
+from probecache.store.reading.commits import Raw
 from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import decode_rows
 from probecache.store.reading.targets import read_chunks
@@ -43,8 +44,12 @@ def verify_rows(
     committed: tuple[int, Array] | BadChunk,
     status: dict[int, Array],
     held: dict[str, set[str]],
+    raw: Raw = None,
 ) -> list[Damage]:
-    """What is wrong with a shard's rows, whose status is left in `status`; `held`: what layers may hold."""
+    """What is wrong with a shard's rows, whose status is left in `status`.
+
+    held  what layers may hold; raw: the object that holds the rows, where it is known
+    """
 
     def damage(piece: str, why: str, kind: str = "rows", start: int = s.start) -> Damage:
         return Damage(kind, split.name, None, s.index, (start, s.stop), piece, why)
@@ -60,7 +65,7 @@ def verify_rows(
             return [damage("commit", "is missing, but layers hold these rows")]
         return found
     try:
-        labels, _, status[s.index] = decode_rows(files, split, s, committed)
+        labels, _, status[s.index] = decode_rows(files, split, s, committed, raw)
     except BadChunk as error:
         piece, _, why = str(error).partition(": ")
         return [*found, damage(piece, why)]
@@ -91,9 +96,17 @@ def verify_target(files: Files, split: Split, name: str) -> Iterator[Damage]:
 
 
 def verify_values(
-    files: Files, layer: Layer, s: Shard, committed: tuple[int, Array] | BadChunk, status: Array | None
+    files: Files,
+    layer: Layer,
+    s: Shard,
+    committed: tuple[int, Array] | BadChunk,
+    status: Array | None,
+    raw: Raw = None,
 ) -> tuple[Array | None, list[Damage]]:
-    """A shard's stored moments, None if not all of them are there, and what is wrong with the shard."""
+    """A shard's stored moments, None if not all of them are there, and what is wrong with the shard.
+
+    raw  the object that holds the moments, where it is known
+    """
     if isinstance(committed, BadChunk):
         return None, [_shard_damage(layer, s, "commit", str(committed))]
     rows, crcs = committed
@@ -107,7 +120,7 @@ def verify_values(
             return None, found
     part = None
     try:
-        part = commits.read_partial(files, layer, s, int(crcs[0]))
+        part = commits.read_partial(files, layer, s, int(crcs[0]), raw)
     except BadChunk as error:
         found.append(_shard_damage(layer, s, "partial", str(error).removeprefix("partial: ")))
     try:
