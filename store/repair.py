@@ -144,12 +144,14 @@ def _readable(files: Files, split: Split) -> list[str]:
 
 
 def _drop_targets(files: Files, split: Split, found: list[Damage]) -> None:
-    """Take the damaged shards out of the targets' commits, and those whose rows' identity is damaged."""
-    rows = {d.shard for d in found if d.kind == "rows"}
+    """Take the damaged chunks out of the targets' commits, and those whose rows' identity is damaged."""
     for name in catalog.target_names(files, split):
         target = catalog.read_target(files, split, name)
-        mine = rows | {d.shard for d in found if d.kind == "target" and d.piece == f"target {name}"}
-        commits = tuple((0, 0) if i in mine else commit for i, commit in enumerate(target.commits))
+        mine = [d.rows for d in found if d.rows and (d.kind == "rows" or d.piece == f"target {name}")]
+        commits = tuple(
+            (0, 0) if any(start < s.stop and stop > s.start for start, stop in mine) else commit
+            for s, commit in zip(target.geometry.shards(), target.commits, strict=True)
+        )
         document = metadata.render(replace(target, commits=commits).document())
         if files.read_many([f"{target.key}/zarr.json"])[0] != document:
             files.write({f"{target.key}/zarr.json": [document]})

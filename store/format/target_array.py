@@ -1,7 +1,7 @@
 """A target as one array beside `label`, whose document is its commit.
 
-    STORE/train/color/zarr.json     kind, names, and for each shard the rows and the crc32c that are there
-    STORE/train/color/c/0 ...       a chunk per shard, as those of `label`
+    STORE/train/color/zarr.json     kind, names, and for each chunk the rows and the crc32c that are there
+    STORE/train/color/c/0 ...       chunks of many shards, as of `label`; of one in format 1 and of streams
 
 The document is written after the chunks that it vouches for, so a target is there with all its committed rows
 or not at all. It follows from its own attributes and the split's geometry, byte for byte.
@@ -17,10 +17,12 @@ from probecache.store.errors import InputError
 from probecache.store.fingerprint import digest
 from probecache.store.format import chunks, metadata
 from probecache.store.format.chunks import BadChunk
+from probecache.store.format.groups import Split
 from probecache.store.layout import MAX_CHUNK_BYTES, Geometry, Shard, check_name
 
 Array = np.ndarray[Any, Any]
-Commit = tuple[int, int]  # rows and crc32c of a shard's chunk; (0, 0): not there
+Commit = tuple[int, int]  # rows and crc32c of a chunk; (0, 0): not there
+CHUNK_BYTES = 16 << 20  # of a chunk of several shards at most
 KINDS: dict[str, np.dtype[Any]] = {
     "classes": np.dtype("<i8"),
     "labels": np.dtype("i1"),
@@ -41,7 +43,11 @@ def check_target_name(name: object) -> str:
 
 @dataclass(frozen=True)
 class TargetArray:
-    """What a target's document says. `names`: of the classes, the labels, or the columns of numbers."""
+    """What a target's document says.
+
+    names     of the classes, the labels, or the columns of numbers
+    geometry  its chunks: their rows are those of one or several of the split's shards
+    """
 
     split: str
     name: str
@@ -108,7 +114,7 @@ class TargetArray:
         return metadata.array_document(shape, chunk, kind, dimensions, attributes)
 
     def encode(self, values: Array) -> tuple[bytes, Commit]:
-        """The chunk of a shard's `values` (rows,) or (rows, width), and its commit."""
+        """The chunk of its `values` (rows,) or (rows, width), and its commit."""
         rows = np.asarray(values).reshape(len(values), self.width)
         chunk = np.full((self.geometry.shard_rows, self.width), self.fill, KINDS[self.kind])
         chunk[: len(rows)] = rows
@@ -132,6 +138,15 @@ class TargetArray:
         return values
 
 
+def chunk_geometry(split: Split, kind: str, names: tuple[str, ...]) -> Geometry:
+    """The chunks of a new target: of as many shards as those of `label`, or fewer where it is wide."""
+    width = 1 if kind == "classes" else len(names)
+    rows, shards = split.geometry.shard_rows, max(1, split.row_shards)
+    while shards > 1 and shards * rows * width * KINDS[kind].itemsize > CHUNK_BYTES:
+        shards //= 2
+    return Geometry(split.geometry.n_samples, shards * rows)
+
+
 def parse_target_array(document: dict[str, Any], split: str, geometry: Geometry, name: str) -> TargetArray:
     """A target's description from its document, in a split that may have grown since.
 
@@ -140,7 +155,10 @@ def parse_target_array(document: dict[str, Any], split: str, geometry: Geometry,
     try:
         attributes = document["attributes"]
         commits = tuple((int(rows), int(crc)) for rows, crc in attributes["probecache"]["commit"])
-        then = Geometry(document["shape"][0], geometry.shard_rows)
+        rows_of_a_chunk = document["chunk_grid"]["configuration"]["chunk_shape"][0]
+        if rows_of_a_chunk % geometry.shard_rows:
+            raise ValueError("its chunks are not of whole shards")
+        then = Geometry(document["shape"][0], rows_of_a_chunk)
         target = TargetArray(split, name, attributes["kind"], tuple(attributes["names"]), then, commits)
         placed = list(zip(then.shards(), commits, strict=True))
         good = all(0 <= rows <= s.rows for s, (rows, _) in placed) and target.document() == document
@@ -148,5 +166,5 @@ def parse_target_array(document: dict[str, Any], split: str, geometry: Geometry,
         good = False
     if not good or then.n_samples > geometry.n_samples:
         raise ValueError("it was changed: it does not fit its checksum")
-    lacking = geometry.n_shards - len(commits)
-    return replace(target, geometry=geometry, commits=commits + ((0, 0),) * lacking)
+    now = Geometry(geometry.n_samples, rows_of_a_chunk)
+    return replace(target, geometry=now, commits=commits + ((0, 0),) * (now.n_shards - len(commits)))

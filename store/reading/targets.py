@@ -35,16 +35,16 @@ def read_target(files: Files, stored: TargetArray, partial: bool) -> Target:
     require_room(n * stored.width * kind.itemsize, where)
     values = np.full((n, stored.width), stored.fill, kind)
     for shard, found in zip(stored.geometry.shards(), read_chunks(files, stored), strict=True):
-        rows = f"rows {shard.start}:{shard.stop} (shard {shard.index})"
         if isinstance(found, BadChunk):
             raise DamagedStore(
-                f"{where}, {rows}: {found} (probecache repair drops it, the target command writes it again)",
+                f"{where}, rows {shard.start}:{shard.stop}: {found} (probecache repair drops it, the target "
+                "command writes it again)",
                 str(found),
             )
         if len(found) < shard.rows and not partial:
             raise UnfinishedSplit(
-                f"{where}, {rows} and perhaps more are not written: run the target command again, or read "
-                "what is there with open_store(..., partial=True)"
+                f"{where}, rows {shard.start + len(found)}:{shard.stop} and perhaps more are not written: run "
+                "the target command again, or read what is there with open_store(..., partial=True)"
             )
         values[shard.start : shard.start + len(found)] = found
     shaped = values.reshape(-1) if stored.kind == "classes" else values

@@ -87,12 +87,13 @@ def verify_target(files: Files, split: Split, name: str) -> Iterator[Damage]:
     if files.read_many([document])[0] != metadata.render(target.document()):
         yield Damage("document", split.name, None, None, None, document, "does not fit its split's size")
     for s, values in zip(target.geometry.shards(), read_chunks(files, target), strict=True):
-        where = split.name, None, s.index, (s.start, s.stop), f"target {name}"
+        first = s.start // split.geometry.shard_rows  # of the shards that the chunk holds
+        where = split.name, None, first, (s.start, s.stop), f"target {name}"
         if isinstance(values, BadChunk):
             yield Damage("target", *where, str(values))
         elif len(values) < s.rows:
             lacking = s.start + len(values), s.stop
-            yield Damage("unwritten", split.name, None, s.index, lacking, f"target {name}", "not written")
+            yield Damage("unwritten", split.name, None, first, lacking, f"target {name}", "not written")
 
 
 def verify_values(

@@ -17,6 +17,7 @@ from probecache.store.format.target_array import (
     Commit,
     TargetArray,
     check_target_name,
+    chunk_geometry,
 )
 from probecache.store.reading.targets import read_chunks
 from probecache.store.storage.files import Files
@@ -70,17 +71,16 @@ Plan = tuple[TargetArray, dict[str, Pieces], TargetArray | None]
 
 def _plan(files: Files, split: Split, target: Target, stored: TargetArray | None, overwrite: bool) -> Plan:
     """The array as it will be, the chunks to write, and the array as it is while they are written."""
-    shards = list(split.geometry.shards())
-    bare = TargetArray(
-        split.name, target.name, target.kind, target.names, split.geometry, ((0, 0),) * len(shards)
-    )
-    kept: list[Commit] = [(0, 0)] * len(shards)
+    geometry, kept = chunk_geometry(split, target.kind, target.names), dict[int, Commit]()
     if stored is not None and any(rows for rows, _ in stored.commits):
-        if (stored.kind, stored.names) != (target.kind, target.names):
-            if not overwrite:
-                raise _other_kind(files, stored, target)
-        else:
-            kept = list(stored.commits)
+        if (stored.kind, stored.names) == (target.kind, target.names):
+            geometry, kept = stored.geometry, dict(enumerate(stored.commits))
+        elif not overwrite:
+            raise _other_kind(files, stored, target)
+    shards = list(geometry.shards())
+    absent = ((0, 0),) * len(shards)
+    bare = TargetArray(split.name, target.name, target.kind, target.names, geometry, absent)
+    kept = {i: kept.get(i, (0, 0)) for i in range(len(shards))}
     chunks: dict[str, Pieces] = {}
     commits = []
     for i, shard in enumerate(shards):
@@ -95,7 +95,7 @@ def _plan(files: Files, split: Split, target: Target, stored: TargetArray | None
             kept[i] = 0, 0
             chunks[bare.chunk_key(shard)] = [raw]
         commits.append(commit)
-    begun = None if stored is None or not chunks else replace(bare, commits=tuple(kept))
+    begun = None if stored is None or not chunks else replace(bare, commits=tuple(kept.values()))
     return replace(bare, commits=tuple(commits)), chunks, begun
 
 
