@@ -43,8 +43,8 @@ def read_target(files: Files, stored: TargetArray, partial: bool) -> Target:
             )
         if len(found) < shard.rows and not partial:
             raise UnfinishedSplit(
-                f"{where}, rows {shard.start + len(found)}:{shard.stop} and perhaps more are not written: run "
-                "the target command again, or read what is there with open_store(..., partial=True)"
+                f"{where}, rows {shard.start + len(found)}:{shard.stop} and perhaps more are not written: "
+                "run the target command again, or read what is there with open_store(..., partial=True)"
             )
         values[shard.start : shard.start + len(found)] = found
     shaped = values.reshape(-1) if stored.kind == "classes" else values
