@@ -164,24 +164,28 @@ def target_names(files: Files, split: Split) -> list[str]:
     return [name for name, raw in found.items() if name not in arrays and metadata.is_array(raw)]
 
 
-def has_target(files: Files, split: Split, name: str) -> bool:
-    """Whether `name` is one of `target_names`, by its own document only."""
+def find_target(files: Files, split: Split, name: str) -> TargetArray | None:
+    """`read_target` if `name` is one of `target_names`, by its own document only; else None."""
     try:
         check_name(name, "target")
     except InputError:
-        return False
+        return None
     raw = files.read_many([f"{split.name}/{name}/zarr.json"])[0]
-    return isinstance(raw, bytes) and name not in split.arrays() and metadata.is_array(raw)
+    known = isinstance(raw, bytes) and name not in split.arrays() and metadata.is_array(raw)
+    return _parsed_target(files, split, name, raw) if known and isinstance(raw, bytes) else None
 
 
 def read_target(files: Files, split: Split, name: str) -> TargetArray:
     """A target's description from its own document, validated, in the split as it is now."""
-    key = f"{split.name}/{name}"
-    document = metadata.parse(read_document(files, key), f"{files.url}/{key}")
+    return _parsed_target(files, split, name, read_document(files, f"{split.name}/{name}"))
+
+
+def _parsed_target(files: Files, split: Split, name: str, raw: bytes) -> TargetArray:
+    where = f"{files.url}/{split.name}/{name}"
     try:
-        return parse_target_array(document, split.name, split.geometry, name)
+        return parse_target_array(metadata.parse(raw, where), split.name, split.geometry, name)
     except ValueError as error:
-        raise DamagedStore(f"{files.url}/{key}/zarr.json: {error} (probecache repair)") from None
+        raise DamagedStore(f"{where}/zarr.json: {error} (probecache repair)") from None
 
 
 def root_document(files: Files) -> dict[str, Any]:

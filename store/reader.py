@@ -290,12 +290,13 @@ class Store:
 
     def _target_info(self, split: str, name: str) -> TargetArray:
         info = self.split_info(split)
-        if not catalog.has_target(self.files, info, name):
+        found = catalog.find_target(self.files, info, name)
+        if found is None:
             raise InputError(
                 f"no target {name!r:.80} in split {split!r} of {self.path}; "
                 f"{close_names(str(name), self.targets(split))}"
             )
-        return catalog.read_target(self.files, info, name)
+        return found
 
     def status(self, split: str, layer: str | None = None) -> Array:
         """uint8 (samples,): OK = 1, FAILED = 2; with `partial` MISSING = 0, in `layer` if given."""
