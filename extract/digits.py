@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from probecache.store.storage.disk_errors import writing
+
 TEST_SHARE = 0.25
 SEED = 0
 
@@ -28,13 +30,14 @@ def write_digits(folder: str | Path) -> Path:
     )
     # Written beside its place and then renamed: a folder that is there is a whole one.
     half = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    for split, rows in (("train", train), ("test", test)):
-        for row in np.sort(rows):
-            place = half / split / str(digits.target[row])
-            place.mkdir(parents=True, exist_ok=True)
-            # Grey values run from 0 to 16.
-            grey = (digits.images[row] * 255 / 16).round().astype(np.uint8)
-            Image.fromarray(grey).save(place / f"{row:04d}.png")
-    shutil.rmtree(folder, ignore_errors=True)
-    half.rename(folder)
+    with writing(half):
+        for split, rows in (("train", train), ("test", test)):
+            for row in np.sort(rows):
+                place = half / split / str(digits.target[row])
+                place.mkdir(parents=True, exist_ok=True)
+                # Grey values run from 0 to 16.
+                grey = (digits.images[row] * 255 / 16).round().astype(np.uint8)
+                Image.fromarray(grey).save(place / f"{row:04d}.png")
+        shutil.rmtree(folder, ignore_errors=True)
+        half.rename(folder)
     return folder

@@ -168,6 +168,7 @@ def _run(arguments: list[str], debug: bool, stop: "Stop | None" = None) -> int:
     from probecache.extract.commands import COMMANDS, as_timm
     from probecache.store.errors import ProbecacheError
     from probecache.store.stop import Stop
+    from probecache.store.storage.disk_errors import disk_refused
 
     stop = stop or Stop()
     if arguments[:1] and arguments[0] in COMMANDS:
@@ -201,6 +202,9 @@ def _run(arguments: list[str], debug: bool, stop: "Stop | None" = None) -> int:
             return _interrupted(stop)
         if debug:
             raise
+        if isinstance(error, OSError) and (refused := disk_refused(error)) is not None:
+            print(f"probecache: {refused}", file=sys.stderr)
+            return refused.exit_code
         first = str(error).strip().split("\n")[0]
         print(f"probecache: {type(error).__name__}: {first} (--debug shows where)", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """A full disk, a read-only one, a limit of file sizes: commands name the path, the room, and what to do."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,13 +38,25 @@ def source(tmp_path_factory):
     rng, y = np.random.default_rng(0), np.arange(300) % 3
     x = (rng.normal(size=(300, 40)) + y[:, None] * 0.4).astype(np.float32)
     for split in ("train", "test"):
-        store = pc.write_arrays(path / "s", split=split, layer="l", activations=x, labels=y)
-    pc.sweep(store, layer="l", fractions=[0.5, 1], seeds=2, probe="ridge", out=path / "r")
+        store = pc.write_arrays(path / "s", split=split, layer="l", activations=x, labels=y, shard_rows=64)
+    for name, l2 in (("r", 1e-4), ("other", 1e-2)):
+        plan = {"layer": "l", "fractions": [0.5, 1], "seeds": 2, "probe": "ridge", "l2": l2}
+        pc.sweep(store, **plan, save_predictions=True, out=path / name)
     pc.fit_probe(store, layer="l", train="train", l2=1e-2).save(path / "p.safetensors")
     np.save(path / "X.npy", x)
     np.save(path / "y.npy", y)
     np.savetxt(path / "i.txt", [1, 2, 3], fmt="%d")
+    shutil.copytree(path / "s", path / "damaged")
+    (path / "damaged/train/l/activations/c/0/0").write_bytes(b"")
+    names = store.samples("train")
+    (path / "t.csv").write_text("sample,color\n" + "".join(f"{n},{i % 2}\n" for i, n in enumerate(names)))
     return path
+
+
+def on_the_disk(source, base):
+    """What commands find there that change a store or RESULTS."""
+    for name in ("s", "damaged", "r"):
+        shutil.copytree(source / name, base / f"old-{name}")
 
 
 def commands_into(source, base):
@@ -68,7 +81,17 @@ def commands_into(source, base):
             base / "p.safetensors",
         ],
         "predict": ["predict", source / "p.safetensors", s, "--split", "test", "--out", base / "y.csv"],
+        "target": ["target", base / "old-s", "--split", "train", "--from", source / "t.csv"],
+        "repair": ["repair", base / "old-damaged"],
+        "growth": ["sweep", s, *sweep, "--l2", "1", "--probe", "ridge", "--out", base / "old-r"],
+        "predictions": ["sweep", s, *sweep, "--save-predictions", "scores", "--out", base / "r2"],
+        "critical": ["critical", s, "--layer", "l", "--delta", "0.9", "--seeds", "2", "--out", base / "k"],
+        "compare": ["compare", source / "r", source / "other", "--out", base / "cmp"],
+        "compare.csv": ["compare", source / "r", source / "other", "--out", base / "cmp.csv"],
+        "code": ["online-code", s, "--layer", "l", "--shares", "0.1,1", "--out", base / "code.csv"],
+        "import more": ["import", base / "old-s", "--split", "s", "--layer", "l", *data],
     }
+    lines["growth"] += ["--save-predictions", "classes"]
     return {name: list(map(str, line)) for name, line in lines.items()}
 
 
@@ -82,7 +105,7 @@ def said(commands, limit=0):
 
 
 def check(found, base, advice):
-    assert len(found) == 7
+    assert len(found) == 16
     for name, code, told in found:
         lines = [line for line in told.splitlines() if line.startswith("probecache: ")]
         assert code == 1, (name, told)
@@ -94,6 +117,7 @@ def check(found, base, advice):
 
 
 def test_a_limit_of_file_sizes(source, tmp_path):
+    on_the_disk(source, tmp_path)
     check(
         said(commands_into(source, tmp_path), limit=100),
         tmp_path,
@@ -106,15 +130,16 @@ def test_a_limit_of_file_sizes(source, tmp_path):
 def test_a_disk_that_is_full_or_read_only(source, tmp_path, harm):
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root on Linux")
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     try:
+        on_the_disk(source, folder)
         if harm == "full":
             with pytest.raises(OSError, match="No space"):
-                (folder / "fill").write_bytes(bytes(1 << 20))
+                (folder / "fill").write_bytes(bytes(16 << 20))
             advice = "make room on that disk"
         else:
             subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from probecache.analyze.comparison.compare import compare
+from probecache.analyze.probes.deploy import write_table
 from probecache.analyze.results.join import open_results
 from probecache.analyze.results.saved import save_dataset
 from probecache.store.errors import InputError, close_names
@@ -44,7 +45,7 @@ def compare_results(
     tell_comparison(found)
     if out is not None:
         if out.suffix == ".csv":
-            found.to_dataframe().reset_index().to_csv(out, index=False)
+            write_table(found.to_dataframe().reset_index(), out)
         else:
             save_dataset(found, out)
         print(f"written: {out}")

@@ -10,6 +10,7 @@ import xarray as xr
 from probecache.analyze.findings.redundancy import full_scores, neurons_of, score_of
 from probecache.analyze.findings.summary import pick_l2
 from probecache.store.errors import InputError
+from probecache.store.storage.disk_errors import writing
 
 
 def efficient_subset(
@@ -81,12 +82,13 @@ def efficient_subset(
 def write_indices(subset: xr.Dataset, path: str | Path) -> Path:
     """The subset as a text file, a neuron a line, for `--selection index:FILE` and `probecache subset`."""
     path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = (
         f"# {int(subset['n_neurons'])} of {int(subset['layer_size'])} neurons of {subset.attrs['layer']}, "
         f"seed {int(subset['seed'])}: {float(subset['score']):.4f} of {float(subset['full_score']):.4f}\n"
     )
-    path.write_text(about + "".join(f"{n}\n" for n in subset["neuron"].to_numpy()), encoding="utf-8")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(about + "".join(f"{n}\n" for n in subset["neuron"].to_numpy()), encoding="utf-8")
     return path
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from probecache.store.errors import InputError
+from probecache.store.storage.disk_errors import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,11 +145,11 @@ def save(figure: "Figure", path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.suffix not in FORMATS:
         raise InputError(f"figure {path} ends in {path.suffix or 'nothing'}: use .svg, .png or .pdf")
-    path.parent.mkdir(parents=True, exist_ok=True)
     dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
-    with styled(), warnings.catch_warnings():
+    with styled(), warnings.catch_warnings(), writing(path):
         # a name in a script that the font lacks: boxes in PNG and PDF, and the name itself in SVG
         warnings.filterwarnings("ignore", "Glyph .* missing from", category=UserWarning)
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata=dated)
     return path
 

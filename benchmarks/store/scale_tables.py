@@ -9,8 +9,9 @@ _LATENCY = 0.03
 
 def scale() -> str:
     """A store of many shards on S3: requests and seconds, before and after."""
-    entry, old = latest("scale"), latest("scale-before")
+    entry, old, small_entry = latest("scale"), latest("scale-before"), latest("scale-small")
     now, before = entry["results"], old["results"]
+    now["s3"]["verify"] = small_entry["results"]["verify"]
     rows = []
     for name in ("open", "info", "digest", "labels", "one block", "start of a sweep"):
         a, b = before["s3"][name], now["s3"][name]
@@ -62,9 +63,22 @@ def scale() -> str:
             table(head, rows),
             "These read every shard, and do still:",
             table(["on S3", "requests", "processor s", "s seen"], small),
+            _targets(small_entry),
             f"The same {now['shards']:,} shards on a local disk:",
             table(["", "processor s", "files opened"], local),
         ]
+    )
+
+
+def _targets(entry: dict[str, Any]) -> str:
+    found = entry["results"]
+    counts = [
+        f"{name}: {_requests(of):,} requests, {of['seconds']:.0f} s"
+        for name, of in found["start of a sweep"].items()
+    ]
+    return (
+        f"The start of a sweep over {found['targets']} targets beside `label`, as they were stored and are: "
+        f"{'; '.join(counts)}. `verify` and these: {source(entry)}"
     )
 
 

@@ -26,6 +26,7 @@ from unittest import mock
 import probecache as pc
 from benchmarks.store.faults import in_child, litter
 from benchmarks.store.power import Disk, lose_power, traced
+from benchmarks.store.together import looks_beside_a_writer, sweep_beside_a_layer, two_sweeps
 from benchmarks.store.work import (
     WORK,
     N,
@@ -250,17 +251,23 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--losses", type=int, default=400)
     parser.add_argument("--clocks", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20, help="of each kind of work at the same time")
+    parser.add_argument("--name", default="trust", help="of the record")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-record", action="store_true")
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
     base = Path(tempfile.mkdtemp(prefix="trust-"))
     results: dict[str, Any] = {"seed": arguments.seed}
+    rounds = arguments.rounds
     for name, n, run in (
         ("flips", arguments.flips, partial(flips, arguments.flips, chance, base)),
         ("two writers, stopped clocks", arguments.clocks, partial(stopped_clocks, arguments.clocks, base)),
         ("power losses", arguments.losses, partial(losses, arguments.losses, chance, base)),
         ("kills", arguments.kills, partial(kills, arguments.kills, chance, base)),
+        ("two sweeps into one RESULTS", rounds, partial(two_sweeps, rounds, chance, base)),
+        ("a sweep beside a new layer", rounds, partial(sweep_beside_a_layer, rounds, chance, base)),
+        ("verify and reads beside a writer", rounds, partial(looks_beside_a_writer, rounds, base)),
     ):
         if n:
             results[name] = run()
@@ -269,7 +276,7 @@ def main() -> None:
     if not arguments.no_record:
         from benchmarks.record import record
 
-        print(record("trust", results))
+        print(record(arguments.name, results))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Read a target: every chunk against the commit in its document."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from probecache.store.errors import DamagedStore, UnfinishedSplit
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.target_array import KINDS, TargetArray
+from probecache.store.layout import Shard
 from probecache.store.reading.read_matrix import require_room
 from probecache.store.storage.files import Files
 from probecache.store.targets import Target
@@ -14,13 +16,16 @@ from probecache.store.targets import Target
 Array = np.ndarray[Any, Any]
 
 
-def read_chunks(files: Files, target: TargetArray) -> list[Array | BadChunk]:
-    """The committed rows (rows, columns) of every shard, or what is wrong with them."""
-    shards = list(target.geometry.shards())
-    wanted = [s for s, (rows, _) in zip(shards, target.commits, strict=True) if rows]
-    found = iter(files.read_many([target.chunk_key(s) for s in wanted], target.chunk_bytes))
+def read_chunks(
+    files: Files, target: TargetArray, wanted: Sequence[Shard] | None = None
+) -> list[Array | BadChunk]:
+    """The committed rows (rows, columns) of every chunk, or of those `wanted`; or what is wrong with them."""
+    some = list(target.geometry.shards() if wanted is None else wanted)
+    there = [s for s in some if target.commits[s.index][0]]
+    found = iter(files.read_many([target.chunk_key(s) for s in there], target.chunk_bytes))
     out: list[Array | BadChunk] = []
-    for committed in target.commits:
+    for s in some:
+        committed = target.commits[s.index]
         try:
             out.append(target.decode(next(found) if committed[0] else None, committed))
         except BadChunk as error:

@@ -49,6 +49,14 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         raise write_failed(error, os.fspath(path), os.path.abspath(path)) from error
 
 
+def disk_refused(error: OSError) -> ProbecacheError | None:
+    """The error for what a disk or a limit refused where nothing else has named it; None for other errors."""
+    if error.errno not in _ADVICE or error.errno in _NAMES | {errno.EACCES, errno.EPERM}:
+        return None  # who may not read is told so otherwise
+    where = str(error.filename or os.getcwd())
+    return write_failed(error, where, os.path.abspath(where))
+
+
 def read_failed(error: OSError, where: str) -> ProbecacheError:
     """The error for a read that failed for another reason than that nothing is there."""
     return ProbecacheError(

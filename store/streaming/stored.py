@@ -72,5 +72,5 @@ def require_same(files: Files, split: Split, done: int, batch: Batch, at: int) -
             differs = (got.view(np.uint8) != cast.view(np.uint8)).any(axis=1)
             compare(f"layer {name!r}", differs & (stored[2][inside] == OK), low)
         for name, given in part.columns.items():
-            kept = read_column(files, column_array(split, name), shard)[inside]
+            kept = read_column(files, split, column_array(split, name), shard)[inside]
             compare(f"column {name!r}", (kept != given) & ~(np.isnan(kept) & np.isnan(given)), low)
