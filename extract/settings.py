@@ -4,13 +4,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
 from probecache.extract.backbone.features import DTYPES
 from probecache.extract.backbone.pooling import POOLS
 from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import DECODERS
 from probecache.extract.datasets.preprocess import Overrides
+from probecache.extract.option_kinds import plain, require_kind
 from probecache.store.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -97,6 +98,8 @@ class Settings:
     content: str = "auto"
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            require_kind(name, getattr(self, name), kind)
         if self.dtype not in DTYPES:
             raise InputError(f"unknown --dtype {self.dtype!r}; allowed: {', '.join(DTYPES)}")
         if self.decoder not in DECODERS:
@@ -130,14 +133,17 @@ class Settings:
         unknown = sorted(set(options) - known)
         if unknown:
             raise InputError(f"unknown option {unknown[0]!r} of extract; allowed: {', '.join(sorted(known))}")
-        options = {name: value for name, value in options.items() if value is not None}
+        options = {name: plain(value) for name, value in options.items() if value is not None}
         for name in ("layers", "pool", "mean", "std", "rows"):
             if name in options and options[name] is not None:
                 options[name] = as_tuple(options[name])
+        if "layers" in options:  # a block's number may be a number
+            options["layers"] = tuple(str(v) if type(v) is int else v for v in options["layers"])
         if options.get("batch_size") == "auto":
             options["batch_size"] = None
         for name in ("data_dir", "checkpoint"):
             if options.get(name) is not None:
+                require_kind(name, options[name], str | Path)
                 options[name] = str(_expanded(options[name], name))
         return cls(**options)
 

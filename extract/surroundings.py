@@ -54,11 +54,12 @@ def borrowed(module: nn.Module) -> Iterator[None]:
         for part, mode in modes:
             part.training = mode
         for tensor, data, requires_grad in kept:
-            tensor.data = data
-            tensor.requires_grad_(requires_grad)
+            with torch.inference_mode(tensor.is_inference()):
+                tensor.data = data
+                tensor.requires_grad_(requires_grad)
         for buffers, name, buffer, before in counted:
             buffers[name] = buffer
-            if not torch.equal(buffer, before):
+            if not buffer.is_meta and not torch.equal(buffer, before):
                 with torch.no_grad():
                     buffer.copy_(before)
 

@@ -146,7 +146,8 @@ def main(argv: "Sequence[str] | None" = None) -> None:
     with listening() as stop:
         code = _run(arguments, debug, stop)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the caller closed it
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so as it ends
         code = READER_GONE

@@ -133,10 +133,20 @@ def _require_hooks(model: nn.Module) -> None:
             raise InputError(
                 f"{name or 'the model'} is TorchScript, which no hook can watch: give the module itself"
             )
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
             raise InputError(
                 f"{name} of the model has no shape yet: call the model once on a batch beforehand"
+            )
+        if tensor.is_meta:
+            raise InputError(
+                f"{name} of the model is on the device 'meta' and holds no values: load its weights, or move "
+                "it with to_empty(device=...) and load them"
+            )
+        if hasattr(tensor, "full_tensor"):  # torch's DTensor
+            raise InputError(
+                f"{name} of the model is spread over processes (DTensor): give the module as it was before, "
+                "with its full state dict"
             )
 
 
@@ -183,7 +193,10 @@ def _fixed_input(name: str) -> bool:
 
     if ":" in name:
         return False
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:  # a tag that there is not: said where the model is made
+        return False
     return bool(getattr(config, "fixed_input_size", False))
 
 
@@ -197,7 +210,8 @@ def _create(name: str, kwargs: Mapping[str, Any], *, seed: int, pretrained: bool
         )
     try:
         # Random weights come from the seed alone and leave the caller's generators untouched.
-        with torch.random.fork_rng(devices=[]), hub_access() if pretrained else nullcontext():
+        hub = pretrained or ":" in name  # where a name of the hub's has its configuration, too
+        with torch.random.fork_rng(devices=[]), hub_access() if hub else nullcontext():
             torch.manual_seed(seed)
             return timm.create_model(name, pretrained=pretrained, **kwargs)
     except TypeError as error:

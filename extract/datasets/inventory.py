@@ -47,6 +47,7 @@ _SYSTEM = frozenset(
         "$recycle.bin",
         "lost+found",
         "__pycache__",
+        "paxheader",
     ]
 ) | {"system volume information"}
 _VISITS = 8  # of one folder, by several links
@@ -134,7 +135,7 @@ def is_hidden(name: str) -> bool:
     >>> [is_hidden(n) for n in (".ipynb_checkpoints", "._a.png", "Thumbs.db", "cat")]
     [True, True, True, False]
     """
-    return name.startswith(".") or name.casefold() in _SYSTEM
+    return name.startswith((".", "PaxHeaders.")) or name.casefold() in _SYSTEM
 
 
 def printable(name: str) -> str:

@@ -11,6 +11,7 @@ from probecache.extract.datasets.inventory import natural_order, printable
 from probecache.store.errors import InputError
 
 UNLABELLED = -1
+_SEVERAL = re.compile(r"[-+.\d]+([ ,;]+[-+.\d]+)+")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 
 
@@ -65,6 +66,8 @@ def labels_from_text(texts: Sequence[str | None], where: str) -> tuple[np.ndarra
     A text is None where a sample has no label. InputError for a mixture, and for numbers that are not whole.
     """
     given = [text for text in texts if text is not None]
+    if given and all(_SEVERAL.fullmatch(text) for text in given):
+        raise InputError(f"{where}: label {printable(given[0])!r:.80} is {_described(given[0].split())}")
     whole = [bool(_WHOLE.fullmatch(text)) for text in given]
     if all(whole):
         return to_labels([None if t is None else int(t) for t in texts], where), ()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from probecache.extract.datasets.inventory import Inventory
+from probecache.extract.datasets.processes import start
 from probecache.store.errors import InputError
 
 VARIES = "varies"
@@ -92,7 +93,7 @@ def _read(source: Any, rows: Sequence[int], in_process: bool) -> tuple[list[_See
     else:
         collate: Callable[[list[_Seen]], list[_Seen]] = list
         loader = DataLoader(look, batch_sampler=[ahead], num_workers=1, collate_fn=collate)
-        found = [item for batch in loader for item in batch]
+        found = [item for batch in start(loader) for item in batch]
     for item in found:
         if item.refused:
             raise InputError(item.refused)

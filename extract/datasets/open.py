@@ -44,6 +44,7 @@ def open_images(
     that is not there or has nothing to decode.
     """
     made = Decoder(decoder)
+    _require_meaning(dataset, data_dir, choices)
     decodes = dataset.startswith("torch/") if isinstance(dataset, str) else not is_table(dataset)
     if decodes and decoder != "pillow":
         name = dataset if isinstance(dataset, str) else type(dataset).__name__
@@ -51,6 +52,25 @@ def open_images(
             f"--decoder {decoder}: {name} is a torch Dataset, which decodes for itself; leave it out"
         )
     return replace(_open(dataset, data_dir, split, choices, download, in_process), decoder=made)
+
+
+def _require_meaning(dataset: "str | Dataset[Any]", data_dir: str | Path | None, choices: Choices) -> None:
+    """InputError for choices that this kind of data set does not know: they would decide nothing."""
+    if isinstance(dataset, str) and dataset == "":
+        asked: dict[str, Any] = {"--input-key": choices.input_key, "--target-key": choices.target_key}
+        what = "a folder or .tar of class folders has no columns"
+    else:
+        asked = {
+            "--split-folders": choices.split_folders,
+            "--class-from": None if choices.class_from == "auto" else choices.class_from,
+        }
+        what = "it is for folders and .tar files of class folders"
+        if not isinstance(dataset, str):
+            asked["--data-dir"] = data_dir
+            what = "a Dataset is given, which knows its own images"
+    for option, value in asked.items():
+        if value is not None:
+            raise InputError(f"{option} {value!r} has no meaning here: {what}; leave it out")
 
 
 def _open(

@@ -23,6 +23,7 @@ _SUFFIX = r"(?:[ _.-]*(?:set|data|dataset|images?|imgs?|split|samples|folder|\d+
 _PREFIX = r"(?:(?:\d+|data|dataset|images?|imgs?|splits?)[ _.-]+)*"
 _ANY = "|".join(sorted(SPLITS, key=len, reverse=True))
 _SPLIT = re.compile(f"{_PREFIX}(?:(.+?)[ _.-])??({_ANY}){_SUFFIX}")
+_MASK = re.compile(r"(.+?)[ _.-](?:masks?|gt|seg(?:mentation)?|depth)(?:[ _.-]?\d+)?", re.IGNORECASE)
 _AND_MORE = re.compile(f"({_ANY})[ _.-]*(.+)")
 
 
@@ -102,6 +103,7 @@ def sort_out(paths: Sequence[str], split: str, choices: Choices, inventory: Inve
     if not found:
         raise inventory.nothing(f"no image of split {split!r}")
     found.sort(key=lambda item: item[0])
+    _note_masks([paths[row] for _, row, _, _ in found], inventory)
     classes = sorted({name for name in names.values() if name is not None}, key=natural_order)
     note_alike(classes, inventory)
     position: dict[str | None, int] = {name: i for i, name in enumerate(classes)} | {None: -1}
@@ -113,6 +115,21 @@ def sort_out(paths: Sequence[str], split: str, choices: Choices, inventory: Inve
         tuple(position[label] for *_, label in found),
         tuple(map(printable, classes)),
     )
+
+
+def _note_masks(paths: Sequence[str], inventory: Inventory) -> None:
+    """A note for `1_mask.png` beside `1.png`, which are rows like all others."""
+    stems = {os.path.splitext(path)[0] for path in paths}
+    masks = [
+        path
+        for path in paths
+        if (found := _MASK.fullmatch(os.path.splitext(path)[0])) is not None and found[1] in stems
+    ]
+    if masks:
+        inventory.note(
+            f"{len(masks)} images are named like the mask of another one, such as {printable(masks[0])!r}: "
+            "they are rows too; move them away if they are no photos"
+        )
 
 
 def _around(folders: Iterable[str]) -> int:
@@ -164,7 +181,23 @@ def _of_split(
             f"{inventory.where}: {' and '.join(map(repr, map(printable, sorted(wanted))))} could both be "
             f"split {split!r}; name one of them with --split"
         )
-    return {folder: path for folder, (name, _, path) in marked.items() if name in wanted}, everywhere, plain
+    chosen = {folder: path for folder, (name, _, path) in marked.items() if name in wanted}
+    if choices.class_from == "auto":
+        _require_one_data_set(chosen, min(wanted), inventory)
+    return chosen, everywhere, plain
+
+
+def _require_one_data_set(chosen: Mapping[str, str], name: str, inventory: Inventory) -> None:
+    """InputError where a split's folder lies in several others and has folders inside: whether those around
+    it are data sets or a part of the classes is not said."""
+    around = {folder: folder.split("/").index(name) for folder in chosen if name in folder.split("/")}
+    outer = {"/".join(folder.split("/")[:at]) for folder, at in around.items()}
+    if len(outer) > 1 and any(folder.count("/") > at for folder, at in around.items()):
+        raise InputError(
+            f"{inventory.where}: split {printable(name)!r} lies in {len(outer)} folders, {quoted(outer)}, "
+            "and has folders inside: name one of them as --data-dir, or say what the class is (--class-from "
+            "leaf, top or path)"
+        )
 
 
 def _marked(folders: Iterable[str]) -> dict[str, tuple[str, str, str]]:

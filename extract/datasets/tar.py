@@ -21,6 +21,7 @@ from probecache.store.errors import InputError
 
 BLOCK = 512
 MAX_FILE = 1 << 31  # bytes of one image, label or archive within an archive that are read into memory
+BEHIND = 1 << 20  # bytes behind the end mark, where tar writes zeros up to a whole record
 _LINKS = 40
 
 
@@ -64,7 +65,8 @@ def _members(file: BinaryIO, size: int, inventory: Inventory) -> Iterator[Member
         end = 0
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else all headers pile up in memory
-            if tar.offset <= end or member.offset_data + member.size > size or member.size < 0:
+            beyond = member.offset_data + member.size > size and not member.issparse()
+            if tar.offset <= end or beyond or member.size < 0:
                 raise tarfile.ReadError(
                     f"the header of {printable(member.name)!r} at byte {member.offset} claims {member.size} "
                     f"bytes; the file has {size}"
@@ -156,6 +158,11 @@ def _require_end(tar: tarfile.TarFile) -> None:
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(BLOCK) != bytes(BLOCK):
         raise tarfile.ReadError(f"no end of archive at byte {tar.offset}: cut short, or a damaged header")
+    if tar.fileobj.read(BEHIND).strip(b"\0"):
+        raise tarfile.ReadError(
+            f"there is more behind the end of the archive, byte {tar.offset}: several archives in one file, "
+            "of which only the first would be read?"
+        )
 
 
 def _inside(name: str) -> str | None:

@@ -51,7 +51,7 @@ def open_dataset(dataset: Any, spec: str | None, choices: Choices, *, in_process
         hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     ):
         raise InputError(f"dataset {name} has no fixed order; give one with __len__ and __getitem__")
-    count = len(dataset)
+    count = _count(dataset, name)
     if count == 0:
         raise InputError(f"dataset {name} is empty")
     inventory = Inventory(f"dataset {name}")
@@ -75,6 +75,23 @@ def open_dataset(dataset: Any, spec: str | None, choices: Choices, *, in_process
     return Images(source, name, names, known.labels, known.classes, content, inventory)
 
 
+def _count(dataset: Any, name: str) -> int:
+    """len(dataset). InputError where it has none, or where it holds data sets or columns instead of items."""
+    if isinstance(dataset, Mapping):
+        keys = ", ".join(map(str, list(dataset)[:5]))
+        raise InputError(
+            f"dataset {name} is a mapping of {keys}: give one of them, or a torch Dataset of items"
+        )
+    try:
+        return len(dataset)
+    except Exception as error:  # whatever the caller's __len__ throws; a class instead of an instance
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise InputError(
+            f"dataset {name} has no length ({type(error).__name__}: {reason:.120}); give one with "
+            "__len__ and __getitem__"
+        ) from error
+
+
 def _describe(dataset: Any, where: str) -> _Known:
     if type(dataset) is Subset:
         return _subset(dataset, where)
@@ -92,7 +109,8 @@ def _describe(dataset: Any, where: str) -> _Known:
     else:
         known = _Known()
     classes = _static(dataset, "class_to_idx")
-    listed = _static(dataset, "classes") or ()
+    listed = _static(dataset, "classes")
+    listed = listed.tolist() if isinstance(listed, np.ndarray) else listed
     named = names_by_label(classes) if isinstance(classes, Mapping) else ()
     if not named and isinstance(listed, list | tuple):
         named = tuple(str(c) for c in listed)
@@ -202,6 +220,8 @@ class _Items:
         return image, to_label(label, f"{self.where}, item {row}: its label", self.classes)
 
     def _parts(self, item: Any, row: int) -> tuple[Any, Any]:
+        if hasattr(item, "_fields") and self._named(item):
+            item = item._asdict()
         if isinstance(item, Mapping):
             where = f"{self.where}, item {row}"
             image = find_column(list(item), self.choices.input_key, IMAGE_KEYS, where, "image", "--input-key")
@@ -219,8 +239,40 @@ class _Items:
                 )
             return item[image], None if label is None else item[label]
         if isinstance(item, tuple | list):
-            return item[0], item[1] if len(item) > 1 else None
+            return self._at(item, self.choices.input_key, 0, row), self._label(item, row)
         return item, None
+
+    def _named(self, item: Any) -> bool:
+        """Whether the fields of a named tuple say which of them is the image."""
+        return self.choices.input_key in item._fields or any(f.lower() in IMAGE_KEYS for f in item._fields)
+
+    def _label(self, item: Sequence[Any], row: int) -> Any:
+        if self.choices.target_key == "none":
+            return None
+        more = [at for at in range(2, len(item)) if _is_class(item[at])]
+        if self.choices.target_key is None and more and _is_class(item[1]):
+            raise InputError(
+                f"{self.where}, item {row}: which of its {len(item)} parts is the label, 1 or {more[0]} "
+                "(counted from 0)? name it with --target-key, or none"
+            )
+        return self._at(item, self.choices.target_key, 1, row) if len(item) > 1 else None
+
+    def _at(self, item: Sequence[Any], key: str | None, usual: int, row: int) -> Any:
+        if key is None:
+            return item[usual]
+        if not key.isdecimal() or int(key) >= len(item):
+            raise InputError(
+                f"{self.where}, item {row}: it is a tuple of {len(item)} and has no part {key!r}; parts are "
+                "counted from 0"
+            )
+        return item[int(key)]
+
+
+def _is_class(value: Any) -> bool:
+    """Whether this is one whole number."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return value.ndim == 0 and not np.issubdtype(np.asarray(value).dtype, np.inexact)
+    return isinstance(value, int)
 
 
 def _size(image: Any) -> Any:

@@ -40,14 +40,21 @@ def open_shards(spec: str, data_dir: str | Path | None, split: str, choices: Cho
     spec 'wds/PATTERN.tar' names the shards in `data_dir` (`*`, `?`, `{000..127}`); any other 'wds/NAME' takes
     those that `_info.json` or `info.json` lists for the split, as timm does, else SPLIT.tar, SPLIT-0000.tar
     and so on. A row is identified by shard and key. Labels come from `.cls`, or, where the info file has an
-    `alt_label`, from that field of `.json`; -1 where a sample has none; names become classes. Raises
-    InputError for shards that are missing, remote or compressed, whose keys repeat, and where their number of
-    samples is not that of the info file.
+    `alt_label`, from that field of `.json`, or from what `choices.target_key` names: the suffix of a text
+    file, or json.FIELD; -1 where a sample has none; names become classes. `choices.input_key` names the
+    suffix of the image. Raises InputError for shards that are missing, remote or compressed, whose keys
+    repeat, and where their number of samples is not that of the info file.
     """
     found = _find(spec.removeprefix("wds/"), data_dir, split)
     where = f"dataset {spec!r}"
     inventory = Inventory(where)
-    parts = [_index(path, found.label_field, inventory) for path in found.paths]
+    target = choices.target_key or (f"json.{found.label_field}" if found.label_field else "cls")
+    parts = [_index(path, choices.input_key, target, inventory) for path in found.paths]
+    kinds = set().union(*(part.kinds for part in parts))
+    for key, option in ((choices.input_key, "--input-key"), (choices.target_key, "--target-key")):
+        if key is not None and key != "none" and not {key, key.split(".")[0]} & kinds:
+            has = ", ".join(sorted(kinds))
+            raise InputError(f"{where} has no files of kind {key!r} ({option}); its samples hold {has}")
     names = unique_names(
         (
             f"{name}/{key}"
@@ -70,6 +77,14 @@ def open_shards(spec: str, data_dir: str | Path | None, split: str, choices: Cho
         np.concatenate([np.asarray(part.places, np.int64).reshape(-1, 2) for part in parts]),
     )
     labels, classes = _labels([label for part in parts for label in part.labels], where)
+    if missing := int((labels < 0).sum()):
+        others = sorted(
+            "json.FIELD" if kind == "json" else kind for kind in kinds - {"cls"} if not _is_image(kind)
+        )
+        inventory.note(
+            f"{missing} of {len(labels)} samples have no label: they are unlabelled (-1)"
+            + (f"; --target-key may name one of {', '.join(others[:4])}" if others else "")
+        )
     for row in np.flatnonzero(slices.places[:, 1] == 0):
         inventory.leave_out("samples without an image (their rows are marked failed)", names[row])
     content = digest_content(len(names), slices.read, slices.size, how=choices.how)
@@ -99,11 +114,13 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Index:
-    """One shard: keys, (offset, size) of the images with (0, 0) where there is none, labels as they stand."""
+    """One shard: keys, (offset, size) of the images with (0, 0) where there is none, labels as they stand,
+    and what kinds of file there are."""
 
     keys: list[str]
     places: list[tuple[int, int]]
     labels: list[Any]
+    kinds: set[str]
 
 
 def _find(name: str, data_dir: str | Path | None, split: str) -> _Found:
@@ -119,10 +136,16 @@ def _find(name: str, data_dir: str | Path | None, split: str) -> _Found:
     if not root.is_dir():
         raise InputError(f"--data-dir {str(root)!r} is neither a folder of shards nor a .tar file")
     if name.endswith(".tar"):
-        paths = [path for pattern in _expand(name) for path in sorted(root.glob(pattern))]
-        if not paths:
+        shards = {pattern: sorted(root.glob(pattern)) for pattern in _expand(name)}
+        absent = [pattern for pattern, paths in shards.items() if not paths]
+        if len(absent) == len(shards):
             raise InputError(f"no shard {name!r} in {str(root)!r}; it holds {_some_tars(root)}")
-        return _Found(paths)
+        if absent:
+            raise InputError(
+                f"{len(absent)} of the {len(shards)} shards of {name!r} are not in {str(root)!r}, the first "
+                f"{absent[0]!r}: fetch them, or name those that are to be read"
+            )
+        return _Found([path for paths in shards.values() for path in paths])
     splits = _info(root)
     if split in splits:
         info = splits[split]
@@ -175,9 +198,9 @@ def _some_tars(root: Path) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "no .tar"
 
 
-def _index(path: Path, label_field: str, inventory: Inventory) -> _Index:
+def _index(path: Path, input_key: str | None, target: str, inventory: Inventory) -> _Index:
     """Keys, image places and labels of one shard, from the headers of its files."""
-    index = _Index([], [], [])
+    index = _Index([], [], [], set())
     known: set[str] = set()
     with open(path, "rb") as shard:
         for key, files in _samples(path, inventory):
@@ -188,10 +211,11 @@ def _index(path: Path, label_field: str, inventory: Inventory) -> _Index:
                     "shard by name"
                 )
             known.add(key)
-            image = _image(files, where, inventory)
+            image = files.get(input_key) if input_key else _image(files, where, inventory)
+            index.kinds.update(files)
             index.keys.append(key)
             index.places.append((image.offset, image.size) if image else (0, 0))
-            index.labels.append(_label(shard, files, label_field, where))
+            index.labels.append(_label(shard, files, target, where))
     return index
 
 
@@ -227,7 +251,7 @@ def _image(files: Mapping[str, Member], where: str, inventory: Inventory) -> Mem
         inventory.note(f"samples hold several images: of {', '.join(usual)}, {usual[0]} is taken")
     if usual:
         return files[usual[0]]
-    others = [kind for kind in files if f".{kind.rsplit('.', 1)[-1]}" in image_suffixes()]
+    others = [kind for kind in files if _is_image(kind)]
     plain = [kind for kind in others if "." not in kind]
     if len(plain) == 1:
         return files[plain[0]]
@@ -240,9 +264,15 @@ def _image(files: Mapping[str, Member], where: str, inventory: Inventory) -> Mem
     return None
 
 
-def _label(shard: Any, files: Mapping[str, Member], field: str, where: str) -> Any:
-    """What is written as the sample's label: a JSON value, or the text of `.cls`; None without one."""
-    member = files.get("json" if field else "cls")
+def _is_image(kind: str) -> bool:
+    return f".{kind.rsplit('.', 1)[-1]}" in image_suffixes()
+
+
+def _label(shard: Any, files: Mapping[str, Member], target: str, where: str) -> Any:
+    """What is written as the sample's label: the text of its file of kind `target`, or of a JSON file the
+    field behind the dot; None without one."""
+    kind, _, field = target.partition(".") if target.startswith("json.") else (target, "", "")
+    member = files.get(kind)
     if member is None:
         return None
     if member.size > MAX_LABEL:
@@ -251,6 +281,10 @@ def _label(shard: Any, files: Mapping[str, Member], field: str, where: str) -> A
     text = shard.read(member.size)
     try:
         plain = text.decode("utf-8-sig").strip()
+        if "\0" in plain:
+            raise ValueError("no text")
         return json.loads(plain)[field] if field else plain
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except KeyError as error:
+        raise InputError(f"{where}: its .json has no field {field!r}") from error
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{where}: its label {text[:40]!r} is neither a whole number nor text") from error

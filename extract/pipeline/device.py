@@ -52,6 +52,17 @@ class Compute:
             yield
 
 
+def _require_device(where: torch.device) -> None:
+    """InputError for a device that holds no values, or that this torch or this machine has not."""
+    if where.type == "meta":
+        raise InputError("device 'meta' holds no values; allowed: auto, cpu, cuda, cuda:N, mps")
+    try:
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise InputError(f"device {str(where)!r} was asked for: {reason:.160}; use --device cpu") from error
+
+
 def choose_compute(
     model: nn.Module,
     device: str = "auto",
@@ -72,6 +83,7 @@ def choose_compute(
         raise InputError(f"device {name!r} was asked for; this machine has {torch.cuda.device_count()}")
     if where.type == "cuda":
         where = torch.device("cuda", where.index or 0)
+    _require_device(where)
     if amp_dtype not in AMP_DTYPES:
         raise InputError(f"unknown --amp-dtype {amp_dtype!r}; allowed: {', '.join(AMP_DTYPES)}")
     if amp_dtype == "auto":

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 from probecache.extract.datasets.decode import MODES, from_array, to_mode
 from probecache.extract.datasets.images import Images
 from probecache.extract.datasets.preprocess import Preprocess
-from probecache.store.errors import InputError, ProbecacheError
+from probecache.extract.datasets.processes import start
+from probecache.store.errors import InputError
 
 OK, FAILED = 1, 2
 _MIXED = (
@@ -86,7 +87,7 @@ def open_batches(
         generator=torch.Generator(),  # it draws a seed: not from the caller's
     )
     # The processes start here, before the caller starts threads.
-    return _join(_reported(iter(loader)), ranges, ahead.chunk, pin)
+    return _join(_as_tensors(start(loader)), ranges, ahead.chunk, pin)
 
 
 @dataclass(frozen=True)
@@ -130,21 +131,9 @@ def _shared_memory() -> int | None:
     return place.f_bavail * place.f_frsize
 
 
-def _reported(chunks: Iterator[Batch]) -> Iterator[Batch]:
-    """The chunks as they come; a decoding process that was killed is said in one line with what to do."""
-    while True:
-        try:
-            chunk = next(chunks)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            reason = str(error).strip().split("\n")[0]
-            if "worker" not in reason.lower():
-                raise
-            raise ProbecacheError(
-                f"a decoding process died: {reason:.200}; where shared memory (/dev/shm) or memory is short, "
-                "give fewer --workers or --workers 0"
-            ) from error
+def _as_tensors(chunks: Iterator[Batch]) -> Iterator[Batch]:
+    """Images that came through a pipe as arrays are tensors again."""
+    for chunk in chunks:
         images: Any = chunk.images
         yield replace(chunk, images=torch.from_numpy(images)) if isinstance(images, np.ndarray) else chunk
 

@@ -91,7 +91,7 @@ def check_place(path: str | os.PathLike[str]) -> str:
     InputError for nothing, control characters, `s3:/x` (a folder of that name would be made), and credentials
     or a signature in a URL, which are not shown: they would stay in messages and in what RESULTS say of it.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text.strip() or not text.isprintable():
         raise InputError(f"got the path {text!r:.80}: name a folder or a URL")
     scheme, mark, rest = text.partition(":/")

@@ -4,7 +4,9 @@ import inspect
 import pydoc
 from dataclasses import fields
 
+import numpy as np
 import pytest
+import torch
 
 import probecache as pc
 from probecache.extract.settings import Options, Settings
@@ -36,3 +38,51 @@ def test_an_unknown_option_is_refused_by_name():
 
 def test_none_is_the_default():
     assert Settings.of(layers=None, pool=None, split=None, batch_size=None) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": "32"}, "--batch-size got '32'; allowed: a whole number"),
+        ({"workers": 1.5}, "--workers got 1.5; allowed: a whole number"),
+        ({"batch_size": True}, "--batch-size got True; allowed: a whole number"),
+        ({"img_size": (32, 32)}, "--img-size got .32, 32.; allowed: a whole number"),
+        ({"pretrained": "false"}, "--pretrained got 'false'; allowed: True or False"),
+        ({"allow_failed": 1}, "--allow-failed got 1; allowed: True or False"),
+        ({"crop_pct": "1"}, "--crop-pct got '1'; allowed: a number"),
+        ({"mean": "0.5"}, "--mean got .*; allowed: a number, or a list of such"),
+        ({"rows": (0, 4, 8)}, "--rows got .*; allowed: 2 times a whole number"),
+        ({"rows": "0:4"}, "--rows got .*; allowed: 2 times a whole number"),
+        ({"layers": {"a": 1}}, "--layers got .*; allowed: a text, or a list of such"),
+        ({"layers": [None]}, "--layers got .*; allowed: a text"),
+        ({"split": 3}, "--split got 3; allowed: a text"),
+        ({"data_dir": 5}, "--data-dir got 5; allowed: a text or a path"),
+        ({"model_kwargs": [1]}, "--model-kwargs got .*; allowed: a mapping"),
+        ({"torchcompile": True}, "--torchcompile got True; allowed: a text"),
+    ],
+)
+def test_options_of_another_kind_are_refused_by_name(options, words):
+    with pytest.raises(InputError, match=words) as caught:
+        Settings.of(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_means_the_same_is_taken():
+    plain = Settings.of(
+        layers=["-1"],
+        img_size=32,
+        mean=(0.5, 0.25),
+        dtype="float16",
+        device="cpu",
+        amp_dtype="bfloat16",
+        limit=3,
+    )
+    assert plain == Settings.of(
+        layers=[-1],
+        img_size=np.int64(32),
+        mean=torch.tensor([0.5, 0.25]),
+        dtype=np.float16,
+        device=torch.device("cpu"),
+        amp_dtype=torch.bfloat16,
+        limit=np.uint8(3),
+    )

@@ -171,6 +171,7 @@ def test_classes_that_are_pooled_are_not_taken_for_features(tmp_path):
     [
         (lambda: torch.jit.trace(Net().eval(), torch.zeros(2, 3, 24, 24)), "is TorchScript"),
         (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), "has no shape yet: call the model once"),
+        (lambda: Net().to("meta"), "conv.weight of the model is on the device 'meta'"),
         (lambda: Net, "give a name, or a torch module"),
         (lambda: Net(end=lambda a, b: b * float("nan")), "nothing but NaN and infinite values"),
     ],
@@ -232,3 +233,30 @@ def test_a_layer_that_some_images_miss_is_refused_when_they_come(tmp_path, mood,
         pc.extract_features(
             model, white, layers=["extra", "fc"], out=tmp_path / "s.zarr", img_size=24, workers=0
         )
+
+
+def test_a_module_that_is_spread_over_processes_is_refused(tmp_path):
+    model = Net()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        torch.distributed.fsdp.fully_shard(model, mesh=mesh)
+        with pytest.raises(
+            InputError, match=r"is spread over processes .DTensor.: give the module as it was"
+        ):
+            extract(model, tmp_path)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_module_made_in_inference_mode(tmp_path):
+    with torch.inference_mode():
+        model = Net()
+    np.testing.assert_allclose(extract(model, tmp_path), wanted(Net()), rtol=1e-5, atol=1e-6)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("device", "why"), [("meta", "holds no values"), ("xpu", "was asked for")])
+def test_a_device_that_holds_nothing_here_is_refused(tmp_path, device, why):
+    with pytest.raises(InputError, match=f"device '{device}' {why}"):
+        extract(Net(), tmp_path, device=device)

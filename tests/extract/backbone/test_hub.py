@@ -83,12 +83,27 @@ def test_a_proxy_that_connects_refuses_or_hangs(server, monkeypatch, answer, fou
     assert seconds("https://hub.example") is found
 
 
-@pytest.mark.parametrize("name", ["resnet18.a1_in1k", "hf-hub:nobody/nothing", "transformers:nobody/nothing"])
-def test_without_a_network_every_name_is_refused_at_once(name, photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "pretrained"),
+    [
+        ("resnet18.a1_in1k", True),
+        ("hf-hub:nobody/nothing", True),
+        ("hf-hub:nobody/nothing", False),
+        ("transformers:nobody/nothing", True),
+    ],
+)
+def test_without_a_network_every_name_is_refused_at_once(name, pretrained, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "reachable", lambda _address: False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     start = time.monotonic()
     with pytest.raises(ProbecacheError) as error:
-        extract_features(name, data_dir=photos, split="train", out=tmp_path / "f.zarr")
+        extract_features(name, data_dir=photos, split="train", out=tmp_path / "f.zarr", pretrained=pretrained)
     assert "\n" not in str(error.value)
     assert time.monotonic() - start < 20  # with the import of a library on a busy machine
+
+
+def test_a_tag_that_there_is_not_is_refused_in_one_line(photos, tmp_path):
+    for options in ({"pretrained": False, "img_size": 32}, {"pretrained": True}):
+        with pytest.raises(ProbecacheError, match="Invalid pretrained tag") as error:
+            extract_features("resnet18.nope_in1k", data_dir=photos, out=tmp_path / "f.zarr", **options)
+        assert "\n" not in str(error.value)

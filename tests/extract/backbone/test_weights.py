@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from argparse import Namespace
 
 import pytest
 import timm
@@ -21,7 +22,7 @@ def other():
     return load_backbone(MODEL, pretrained=False, seed=7).model
 
 
-@pytest.mark.parametrize("form", ["plain.pth", "training.pth", "plain.safetensors"])
+@pytest.mark.parametrize("form", ["plain.pth", "training.pth", "compiled.pth", "plain.safetensors"])
 def test_checkpoints(other, tmp_path, form):
     path = tmp_path / form
     if form.endswith("safetensors"):
@@ -30,6 +31,8 @@ def test_checkpoints(other, tmp_path, form):
         torch.save(
             {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in other.state_dict().items()}}, path
         )
+    elif form.startswith("compiled"):
+        torch.save({f"_orig_mod.module.{k}": v for k, v in other.state_dict().items()}, path)
     else:
         torch.save(other.state_dict(), path)
     loaded = load_backbone(MODEL, checkpoint=str(path))
@@ -60,11 +63,17 @@ def test_checkpoints_that_do_not_fit(other, tmp_path):
         ),
         ("shape", {**state, "fc.bias": torch.zeros(3)}, "size mismatch for fc.bias"),
         ("list", [1, 2], "no state dict"),
+        ("other", {"net": state, "step": 3}, "it holds net, step.; save the state dict alone"),
+        ("inside", {f"model.{k}": v for k, v in state.items()}, "without 'model.' in front they would fit"),
+        ("whole", {"state_dict": state, "best": Namespace()}, "it holds other objects than tensors"),
     ]:
         torch.save(content, tmp_path / f"{name}.pth")
         with pytest.raises(InputError, match=words) as caught:
             load_backbone(MODEL, checkpoint=str(tmp_path / f"{name}.pth"))
         assert "\n" not in str(caught.value)
+    (tmp_path / "pointer.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(InputError, match="a pointer of git LFS"):
+        load_backbone(MODEL, checkpoint=str(tmp_path / "pointer.pth"))
     (tmp_path / "torn.pth").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(InputError, match="cannot be read"):
         load_backbone(MODEL, checkpoint=str(tmp_path / "torn.pth"))

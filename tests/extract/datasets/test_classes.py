@@ -126,3 +126,43 @@ def test_a_jpeg_of_several_frames_is_an_image(tmp_path):
     images, _ = read(tmp_path)
     assert images.names == ("a.mpo",)
     assert images.read(0)[0].convert("RGB").getpixel((4, 4))[0] > 200
+
+
+def test_a_folder_called_images_inside_every_class_is_no_class(tmp_path):
+    """As tiny ImageNet has it, whose validation images lie in no class folder."""
+    data = folder(tmp_path, "train/n1/images/0.png", "train/n2/images/1.png", "val/images/2.png")
+    images, labels = read(data)
+    assert labels == ["n1", "n2"]
+    assert any("'images' inside others are taken for no classes" in note for note in images.inventory.notes)
+    assert read(data, "val")[1] == [None]
+    assert read(data, class_from="path")[1] == ["n1/images", "n2/images"]
+    mixed = folder(tmp_path / "mixed", "n1/images/0.png", "n2/1.png")
+    with pytest.raises(InputError, match="images lie in 'n1/images' and not so in other class folders"):
+        read(mixed)
+
+
+@pytest.mark.parametrize(
+    "names", [("Images/a/0.png", "Images/b/1.png", "Annotation/a/2.png"), ("a/img/0.png", "a/gt/1.png")]
+)
+def test_parts_of_a_data_set_around_or_inside_its_classes_are_asked_for(tmp_path, names):
+    data = folder(tmp_path, *names)
+    with pytest.raises(InputError, match="are named like parts of a data set"):
+        read(data)
+    assert len(read(data, class_from="leaf")[0]) == len(names)
+
+
+def test_two_data_sets_below_one_folder_are_asked_for(tmp_path):
+    data = folder(tmp_path, "cifar/train/cat/0.png", "cifar/test/cat/1.png", "pets/train/dog/2.png")
+    with pytest.raises(
+        InputError, match="'train' lies in 2 folders, 'cifar', 'pets', and has folders inside"
+    ):
+        read(data)
+    assert read(data, class_from="leaf")[1] == ["cat", "dog"]
+    assert read(data / "cifar")[1] == ["cat"]
+
+
+def test_images_named_like_masks_of_others_are_said(tmp_path):
+    names = ["a/1.png", "a/1_mask.png", "a/1_mask_1.png", "a/paper mask.png"]
+    images, _ = read(folder(tmp_path, *names))
+    assert len(images) == 4
+    assert [n for n in images.inventory.notes if n.startswith("2 images are named like the mask of another")]

@@ -22,6 +22,7 @@ def damaged(content, offsets, end):
     yield "a flipped byte in a header", content[:middle] + b"\xff" + content[middle + 1 :]
     yield "cut inside a file", content[: middle + BLOCK + 10]
     yield "nothing of it", b"hello"
+    yield "two archives, one behind the other", content + content
 
 
 @pytest.mark.parametrize("dataset", ["", "wds/photos.tar"])

@@ -212,3 +212,17 @@ def test_other_rows_are_other_data():
         other = open_images(table(image=column(numbers), label=(INTEGERS, [0, 0, 0])))
         assert other.content != first.content
         assert other.order() == first.order()
+
+
+def test_a_column_of_numbers_is_not_rounded_to_pixels():
+    """`datasets` would cast [0, 1] to black."""
+    values = np.random.default_rng(0).random((2, 8, 8, 3)).astype(np.float32)
+    array = table(image=(datasets.Array3D((8, 8, 3), "float32"), values), label=(INTEGERS, [0, 1]))
+    several = table(image=(datasets.Sequence(datasets.Image()), [column()[1]] * 2), label=(INTEGERS, [0, 1]))
+    for data, kind in ((array, "Array3D"), (several, "List")):
+        with pytest.raises(InputError, match=f"its column 'image' is {kind}, not images"):
+            open_images(data)
+    files = table(image=(datasets.Value("binary"), [png(0), png(1)]), label=(INTEGERS, [0, 1]))
+    assert np.array_equal(
+        np.asarray(open_images(files).read(1)[0]), np.asarray(Image.open(io.BytesIO(png(1))))
+    )

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from torchvision.datasets import ImageFolder
 
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.open import open_images
 from probecache.extract.datasets.preprocess import Preprocess
 from probecache.extract.pipeline.loader import FAILED, OK, batch_ranges, open_batches
@@ -140,3 +141,18 @@ def test_preprocessing_is_timms(photos):
 def test_images_can_be_sent_to_other_processes(photos_tar):
     images = open_images("", photos_tar, "train")
     assert pickle.loads(pickle.dumps(images)).names == images.names
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "words"),
+    [
+        ("", {"input_key": "image"}, "--input-key 'image' has no meaning here: a folder or .tar"),
+        ("", {"target_key": "label"}, "--target-key 'label' has no meaning here"),
+        ("wds/x", {"class_from": "leaf"}, "--class-from 'leaf' has no meaning here: it is for folders"),
+        ("hfds/x", {"split_folders": False}, "--split-folders False has no meaning here"),
+        (TensorDataset(torch.zeros(2, 3, 8, 8)), {}, "--data-dir .* has no meaning here: a Dataset is given"),
+    ],
+)
+def test_choices_that_decide_nothing_are_refused(photos, dataset, options, words):
+    with pytest.raises(InputError, match=words):
+        open_images(dataset, photos, "train", Choices(**options))

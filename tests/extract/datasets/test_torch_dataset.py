@@ -1,6 +1,8 @@
 """Labels are those of the items, whatever a data set's attributes say; other contents are other data."""
 
 import os
+from collections import namedtuple
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -257,3 +259,58 @@ def test_pixels_in_several_pieces_have_a_digest_of_their_own_order(monkeypatch):
     one = pixels.clone()
     one[25, 1, 2, 3] ^= 1
     assert content(one) != pieces
+
+
+class Parts(Items):
+    """Items that are made of the row and its label, in any order."""
+
+    make: Callable[..., object]
+
+    def __getitem__(self, row):
+        return self.make(super().__getitem__(row)[0], self.given[row], row)
+
+
+Named = namedtuple("Named", ["label", "image"])
+
+
+def test_the_label_among_several_numbers_is_asked_for():
+    data = Parts([1, 0, 1], make=lambda image, label, row: (image, row, label))
+    with pytest.raises(InputError, match=r"which of its 3 parts is the label, 1 or 2 .*--target-key"):
+        open_images(data)
+    assert items_labels(data, target_key="2")[1] == [1, 0, 1]
+    assert items_labels(data, target_key="none")[1] == [-1, -1, -1]
+    assert items_labels(data, target_key="1")[1] == [0, 1, 2]
+    with pytest.raises(InputError, match="a tuple of 3 and has no part 'label'"):
+        open_images(data, choices=Choices(target_key="label"))
+    path = Parts([1, 0, 1], make=lambda image, label, row: (image, label, f"{row}.png"))
+    assert items_labels(path)[1] == [1, 0, 1]
+    first = Parts([1, 0, 1], make=lambda image, label, row: (row, label, image))
+    assert items_labels(first, input_key="2", target_key="1")[1] == [1, 0, 1]
+
+
+def test_named_tuples_are_read_by_their_names():
+    assert items_labels(Parts([1, 0, 1], make=lambda image, label, row: Named(label, image)))[1] == [1, 0, 1]
+
+
+class NoLength(Items):
+    def __len__(self):
+        raise TypeError("streamed")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"train": Items([0])}, "is a mapping of train: give one of them"),
+        (NoLength([0]), "has no length .TypeError: streamed"),
+        (Items, "has no length"),
+    ],
+)
+def test_what_is_no_sequence_of_items_is_refused(data, words):
+    with pytest.raises(InputError, match=words) as caught:
+        open_images(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_classes_may_be_an_array():
+    images, labels = items_labels(Items([1, 0], classes=np.array(["cat", "dog"])))
+    assert (labels, images.classes) == ([1, 0], ("cat", "dog"))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.open import open_images
 from probecache.extract.run import extract_features
 from probecache.store.errors import InputError, ProbecacheError
@@ -205,7 +206,10 @@ def test_what_is_no_sample_is_counted_and_names_are_printable(tmp_path):
         "files without a suffix": ["README"],
         "samples without an image (their rows are marked failed)": ["train.tar/2"],
     }
-    assert images.inventory.notes == ["samples hold several images: of jpg, png, jpg is taken"]
+    assert images.inventory.notes == [
+        "samples hold several images: of jpg, png, jpg is taken",
+        "2 of 3 samples have no label: they are unlabelled (-1)",
+    ]
 
 
 def test_labels_as_text_become_classes_and_marks_of_editors_are_no_part_of_them(tmp_path):
@@ -244,3 +248,56 @@ def test_other_images_under_the_same_keys_are_other_data(tmp_path):
     )
     assert first.order() == second.order()
     assert first.content != second.content
+
+
+def test_samples_without_a_label_are_said_and_other_files_can_be_named(tmp_path):
+    files = [(f"{i}.{kind}", content) for i in range(2) for kind, content in _sample(i).items()]
+    path = shard(tmp_path / "train.tar", *files)
+    images = open_images("wds/x", path)
+    assert list(images.labels) == [-1, -1]
+    assert [
+        n for n in images.inventory.notes if "2 of 2 samples have no label" in n and "img, json.FIELD" in n
+    ]
+
+    def labels(**choices):
+        found = open_images("wds/x", path, choices=Choices(**choices))
+        return list(found.labels), found.classes
+
+    assert labels(target_key="json.label") == ([3, 4], ())
+    assert labels(target_key="txt") == ([1, 0], ("ant", "bee"))
+    assert labels(target_key="none") == ([-1, -1], ())
+    read = open_images("wds/x", path, choices=Choices(input_key="img")).read(1)[0]
+    assert np.array_equal(np.asarray(read), np.asarray(Image.open(io.BytesIO(png(11)))))
+    for key, words in (
+        ("tag", "no files of kind 'tag' (--target-key); its samples hold img, json, png, txt"),
+        ("json.nope", "sample '0': its .json has no field 'nope'"),
+        ("img", "is neither a whole number nor text"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            labels(target_key=key)
+
+
+def _sample(number):
+    label = json.dumps({"label": number + 3}).encode()
+    return {
+        "png": png(number),
+        "img": png(10 + number),
+        "json": label,
+        "txt": b"bee" if number == 0 else b"ant",
+    }
+
+
+def test_a_shard_that_a_range_names_and_the_folder_lacks_is_refused(tmp_path):
+    root = write_shards(tmp_path / "shards", info=False)
+    (root / "train-0001.tar").unlink()
+    with pytest.raises(
+        InputError, match=r"1 of the 3 shards of .* are not in .*, the first 'train-0001.tar'"
+    ):
+        open_images("wds/train-{0000..0002}.tar", root)
+
+
+@pytest.mark.parametrize(("label", "words"), [(bytes(8), "neither a whole"), (b"0 1 1", "is a list of 3")])
+def test_labels_that_are_numbers_in_other_forms_are_refused(tmp_path, label, words):
+    path = shard(tmp_path / "train.tar", ("0.png", png(0)), ("0.cls", label))
+    with pytest.raises(InputError, match=words):
+        open_images("wds/x", path)

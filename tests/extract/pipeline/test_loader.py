@@ -1,14 +1,18 @@
 """Decoding processes in places that are short of shared memory, and ones that die."""
 
-import numpy as np
+import errno
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
+from probecache.extract.datasets import processes
 from probecache.extract.datasets.open import open_images
 from probecache.extract.datasets.preprocess import Overrides, resolve_preprocess
 from probecache.extract.pipeline import loader
-from probecache.store.errors import ProbecacheError
+from probecache.store.errors import InputError, ProbecacheError
 
 
 def loaded(photos, workers):
@@ -43,11 +47,35 @@ def test_what_is_planned_fits(workers, free, side):
 
 def test_a_decoding_process_that_was_killed_is_said_in_one_line():
     def source():
-        yield loader.Batch(0, torch.empty(0), np.empty(0), np.empty(0), {})
+        yield 0
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible\nthat")
 
-    chunks = loader._reported(source())
-    next(chunks)
+    items = processes._reported(source())
+    next(items)
     with pytest.raises(ProbecacheError, match=r"shared memory .*--workers") as error:
-        next(chunks)
+        next(items)
     assert "\n" not in str(error.value)
+
+
+def refused(*_, **__):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+
+def test_where_no_process_can_be_started_or_sent_the_data_one_line_says_so(monkeypatch):
+    def daemon():
+        raise AssertionError("daemonic processes are not allowed to have children")
+
+    context = torch.multiprocessing.get_context("spawn")
+    unsendable = DataLoader([lambda: 0], num_workers=1, multiprocessing_context=context)
+    with pytest.raises(
+        InputError, match=r"cannot be sent to decoding processes .*lambda.*--workers 0"
+    ) as error:
+        processes.start(unsendable)
+    assert "\n" not in str(error.value)
+    for cause, words in ((refused, "Function not implemented"), (daemon, "daemonic")):
+        monkeypatch.setattr(
+            torch.multiprocessing, "get_context", lambda cause=cause: SimpleNamespace(Lock=cause)
+        )
+        with pytest.raises(ProbecacheError, match=f"can be started .*{words}.*--workers 0"):
+            processes.start(DataLoader([0], num_workers=1))
+        assert list(processes.start(DataLoader([0])))
