@@ -70,6 +70,27 @@ def weights_of(text: str | None) -> Any:
     return {name.strip(): number_of(weight.strip()) for name, weight in pairs}
 
 
+def memory_bytes(given: Any, name: str = "memory_limit") -> int | None:
+    """Bytes of a whole number, or of '4GiB', '500 MB', '1e9'; None stays None.
+
+    >>> memory_bytes("4GiB") == 4 * 2**30
+    True
+    """
+    from dask.utils import parse_bytes
+
+    from probecache.store.errors import InputError
+
+    if given is None:
+        return None
+    try:
+        count = 0 if isinstance(given, bool) else int(parse_bytes(given) if isinstance(given, str) else given)
+    except (ValueError, TypeError, OverflowError):
+        count = 0
+    if count < 1:
+        raise InputError(f"got {name} {given!r}; allowed: bytes, or a number with a unit such as 4GiB")
+    return count
+
+
 def number_of(text: str) -> Any:
     """A whole number, a number, or the text itself for the plan to refuse."""
     for kind in (int, float):

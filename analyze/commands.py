@@ -9,6 +9,7 @@ import typer
 from probecache.analyze.arguments import (
     known_names,
     list_of,
+    memory_bytes,
     names_of,
     number_of,
     one_or_list,
@@ -105,7 +106,7 @@ def sweep(
         given["seeds"] = number_of(seeds)
     given = {name: value for name, value in given.items() if value is not None}
     plan = launch.read_plan(store, given, config, preset)
-    limit = None if memory_limit is None else launch.parse_bytes(memory_limit)
+    limit = memory_bytes(memory_limit, "--memory-limit")
     how = launch.Launch(out, device, workers, scheduler, gpus, limit, performance_report, max_hours)
     return launch.dry_run(plan, store, how) if dry_run else launch.run_sweep(plan, store, how)
 
@@ -158,11 +159,14 @@ def redundancy(
     time: str = typer.Option(None, "--time", help="The store that was swept: time that subset's probe."),
 ) -> None:
     """Critical mass and DR of every layer, selection and l2, with intervals over seeds."""
-    from probecache.analyze.findings.cli_output import tell_redundancy, tell_subset
+    from probecache.analyze.findings.cli_output import find_subset, tell_redundancy, tell_subset
 
+    subset = None
+    if keep is not None or indices is not None or time is not None:  # what is wrong is told before the rest
+        subset = find_subset(results, 0.95 if keep is None else keep, layer)
     tell_redundancy(results, list_of(delta) or [], layer)
-    if keep is not None or indices is not None or time is not None:
-        tell_subset(results, 0.95 if keep is None else keep, layer, indices, time)
+    if subset is not None:
+        tell_subset(*subset, indices, time)
 
 
 def critical(

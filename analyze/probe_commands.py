@@ -33,8 +33,9 @@ def fit(
     choose(opened, "target", [target], splits)
     if out.exists():
         raise InputError(f"{out} exists already: name another --out, or remove it")
-    from probecache.analyze.probes.deploy import fit_probe
+    from probecache.analyze.probes.deploy import fit_probe, require_folder
 
+    require_folder(out.expanduser())
     found = fit_probe(
         opened,
         layer=layer,

@@ -1,5 +1,6 @@
 """What `probecache compare` chooses, prints and writes."""
 
+import sys
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from probecache.analyze.comparison.compare import compare
-from probecache.analyze.probes.deploy import write_table
+from probecache.analyze.probes.deploy import check_table, write_table
 from probecache.analyze.results.join import open_results
 from probecache.analyze.results.saved import save_dataset
 from probecache.store.errors import InputError, close_names
@@ -29,22 +30,26 @@ def compare_results(
 
     chosen: per dimension a value of both, or "A,B", one of each; None: whatever both have.
     """
-    if out is not None and out.exists():
+    table = out is not None and out.suffix in (".csv", ".parquet")
+    if out is not None and table:
+        check_table(out)
+    elif out is not None and out.exists():
         raise InputError(f"{out} exists already: name another --out, or remove it")
     sides = [open_results(Path(a)), open_results(Path(b))]
     for dim, text in chosen.items():
         if text is not None:
             sides = [_select(side, dim, text, i) for i, side in enumerate(sides)]
     if Path(a).resolve() == Path(b).resolve() and pairs is None and _same(*sides):
-        raise InputError(
-            f"got {a} twice, and nothing in which the two sides differ; give --layer A,B (or --target, "
-            "--selection, --shots, --fraction, --l2), or --pairs layer"
+        print(
+            f"probecache: {a} is given twice, and nothing in which the two sides differ: --layer A,B or "
+            "--pairs layer compares what is in it",
+            file=sys.stderr,
         )
     given = None if groups is None else _groups(groups)
     found = compare(*sides, pairs=pairs, groups=given, bootstrap=bootstrap)
     tell_comparison(found)
     if out is not None:
-        if out.suffix == ".csv":
+        if table:
             write_table(found.to_dataframe().reset_index(), out)
         else:
             save_dataset(found, out)

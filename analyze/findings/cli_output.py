@@ -79,16 +79,20 @@ def _at(values: xr.DataArray, where: Mapping[Hashable, object]) -> xr.DataArray:
     return values.sel({d: v for d, v in where.items() if d in values.dims})
 
 
-def tell_subset(
-    path: str, keep: float, layers: Sequence[str] | None, indices: Path | None, store: str | None
-) -> None:
-    """The smallest subset that keeps a share, and what it saves; in time as well, where a store is given."""
+def find_subset(path: str, keep: float, layers: Sequence[str] | None) -> tuple[xr.Dataset, xr.Dataset, float]:
+    """Results, and of them the smallest subset that keeps a share, with that share."""
     results = _of_layers(open_results(path).load(), layers, path)
     if layers and results.sizes["layer"] > 1:
         raise InputError(f"got {results.sizes['layer']} layers for --keep; it takes one: name it")
     layer = str(results["layer"].values[0]) if layers else None
+    return results, efficient_subset(results, keep, layer=layer), keep
+
+
+def tell_subset(
+    results: xr.Dataset, found: xr.Dataset, keep: float, indices: Path | None, store: str | None
+) -> None:
+    """The smallest subset that keeps a share, and what it saves; in time as well, where a store is given."""
     opened = None if store is None else open_store(store)  # what is no store is refused before any work
-    found = efficient_subset(results, keep, layer=layer)
     k, d = int(found["n_neurons"]), int(found["layer_size"])
     print(
         f"smallest subset that keeps {keep:g}: {k} of {d} neurons, seed {int(found['seed'])}, accuracy "

@@ -11,9 +11,17 @@ def _r2(scores: Tensor, truth: Tensor, n_columns: int, logits: bool) -> Tensor:
     if wanted.shape[1] < 2:
         return torch.full((len(scores),), torch.nan, dtype=torch.float64, device=scores.device)
     missed = (scores.double() - wanted).square().sum(dim=2)  # (m, t)
-    spread = (wanted - wanted.mean(dim=1, keepdim=True)).square().sum(dim=1)
+    return r2_of(missed, wanted)
+
+
+def r2_of(missed: Tensor, truth: Tensor) -> Tensor:
+    """R2 float64 (m,), mean over the columns, of squared errors missed (m, t) and truth float64 (t, n)."""
+    if truth.shape[1] < 2:
+        return torch.full((len(missed),), torch.nan, dtype=torch.float64, device=missed.device)
+    spread = (truth - truth.mean(dim=1, keepdim=True)).square().sum(dim=1)
     constant = (missed == 0).double()
-    return torch.where(spread > 0, 1 - missed / spread, constant).mean(dim=1)
+    varies = (truth != truth[:, :1]).any(dim=1)
+    return torch.where(varies & (spread > 0), 1 - missed / spread, constant).mean(dim=1)
 
 
 def _mae(scores: Tensor, truth: Tensor, n_columns: int, logits: bool) -> Tensor:

@@ -14,10 +14,11 @@ import psutil
 import torch
 
 import probecache
+from probecache.analyze.arguments import memory_bytes
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.probes.fitted import FittedProbe
-from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.kind import ProbeRequest, check_standardize
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.select_l2 import L2_PATH, fit_chosen
 from probecache.analyze.selections.projections import Selection, select
@@ -54,13 +55,14 @@ def fit_probe(
     standardize: bool = True,
     class_weight: ClassWeight = None,
     device: str = "auto",
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
     **options: Any,
 ) -> FittedProbe:
     """The probe that a sweep fits at these coordinates, by itself: W and b of scores = X W' + b.
 
     Columns are standardised for the fit, as in a sweep; the weights that come back are those of the features
-    as they are stored.
+    as they are stored. Of an iterative kind both are within `tol` of the minimum, not bit by bit the same: a
+    sample whose two best classes are as near as that may be told apart otherwise (docs/probes.md).
 
     Parameters
     ----------
@@ -82,8 +84,8 @@ def fit_probe(
     class_weight : None, 'balanced' or {class name: weight}
     device : str
         'auto', 'cpu', 'cuda', 'cuda:N'.
-    memory_limit : int or None
-        Bytes (None: 80% of what is free); a layer that takes over a third stays in the store.
+    memory_limit : int, str or None
+        Bytes, or "4GiB" (None: 80% of what is free); a layer that takes over a third stays in the store.
     **options
         tol, the relative gap of the objective, and max_iter, evaluations at most.
 
@@ -105,6 +107,12 @@ def fit_probe(
     (30,)
     """
     store = open_store(store)
+    check_standardize(standardize)
+    if unknown := sorted(options.keys() - {"tol", "max_iter"}):
+        raise InputError(
+            f"got {unknown[0]!r} in fit_probe(); allowed beside its own arguments: tol, max_iter"
+        )
+    memory_limit = memory_bytes(memory_limit)
     limit = int(0.8 * psutil.virtual_memory().available) if memory_limit is None else memory_limit
     (number,), (seed,) = check_shots([shots]), check_seeds([seed])
     whole = load_task(store, layer, train, train, limit, target)
@@ -253,6 +261,12 @@ def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def require_folder(path: Path) -> None:
+    """InputError where the folder that a file is to be written to is not there."""
+    if not path.parent.is_dir():
+        raise InputError(f"got --out {path}, and there is no folder {path.parent}; make it, or name another")
+
+
 def check_table(path: str | os.PathLike[str]) -> None:
     """InputError unless `write_table` can write there: called before any work."""
     path = Path(path).expanduser()
@@ -260,5 +274,6 @@ def check_table(path: str | os.PathLike[str]) -> None:
         raise InputError(f"got --out {path}; allowed: a file ending in .csv or .parquet")
     if path.exists():
         raise InputError(f"{path} exists already: name another --out, or remove it")
+    require_folder(path)
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise InputError(f"got --out {path}, and pyarrow is not installed; install it, or write .csv")

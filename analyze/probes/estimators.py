@@ -26,7 +26,7 @@ class _Probe(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise InputError(f"got one class only, {self.classes_[0]!r}; a probe needs two classes")
+            raise InputError(f"got one class only, {str(self.classes_[0])!r}; a probe needs two classes")
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         kept = weights > 0
         weights = weights * compute_sample_weight(self.class_weight, y)

@@ -94,6 +94,8 @@ class FittedProbe:
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores float64 (n, c), or (n,) where c is 1. X: (n, layer_size), all neurons of the layer."""
+        if isinstance(X, torch.Tensor):  # numpy has no bfloat16, and reads no other device
+            X = X.detach().to("cpu", torch.float32 if X.dtype == torch.bfloat16 else X.dtype)
         X = np.asarray(X)
         if X.ndim != 2 or X.shape[1] != self.layer_size or X.dtype.kind not in "fiuV":
             raise InputError(
@@ -198,6 +200,7 @@ def load_probe(path: str | Path) -> FittedProbe:
     """
     from safetensors import SafetensorError, safe_open
 
+    path = Path(path).expanduser()
     try:
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}

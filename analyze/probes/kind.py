@@ -14,6 +14,7 @@ protocol, and `claims` asks for:
     strongly_convex   its objective is l2-strongly convex in the weights: gradient and l2 bound the gap
     closed_form       the probe without some neurons follows from the one with all (`attribution`)
     fit_several       `fit` of several tasks of two classes over the same rows, in shared products
+    fewest_rows       training rows without which it cannot be fitted (default 1)
     fits_any_together   `fit_several` takes tasks of any classes, labels and numbers
 """
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 TOL = 5e-6
 MAX_ITER = 500
+MOST_L2 = 1e30  # float32 holds no much larger one
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class ProbeRequest:
         fix("seeds", tuple(self.seeds) or tuple(range(len(self.orders))))
         if not 0 < self.tol < 1:
             raise InputError(f"got tol {self.tol!r}; allowed: above 0 and below 1")
+        if self.max_iter < 1:
+            raise InputError(f"got max_iter {self.max_iter!r}; allowed: 1 or more")
 
     def on(self, n_neurons: int) -> Self:
         """The request with its orders checked against a layer of so many neurons."""
@@ -168,10 +172,17 @@ def claims(kind: Kind, what: str) -> bool:
     return bool(getattr(kind, what, False))
 
 
+def check_standardize(value: object) -> None:
+    """InputError unless it is True or False: the text "no" would count as yes."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"got standardize {value!r}; allowed: True or False")
+
+
 def check_l2s(l2s: np.ndarray) -> np.ndarray:
-    """`l2s` as float64 (p,), finite and >= 0, or InputError."""
+    """`l2s` as float64 (p,), each from 0 to MOST_L2, or InputError."""
     values = np.atleast_1d(np.asarray(l2s, dtype=np.float64))
-    wrong = values[~(np.isfinite(values) & (values >= 0))]
+    wrong = values[~((values >= 0) & (values <= MOST_L2))]
     if wrong.size or not values.size:
-        raise InputError(f"got l2 {wrong[:1].tolist() or 'none'}; allowed: one or more finite numbers >= 0")
+        got = f"{wrong[0]:g}" if wrong.size else "none"
+        raise InputError(f"got l2 {got}; allowed: one or more finite numbers, 0 to {MOST_L2:g}")
     return values

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probecache.analyze.metrics.regression import r2_of
 from probecache.analyze.probes.design import stored_matmul
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.nested_matmul import forward, spans
@@ -71,13 +72,12 @@ def _of_scores(
     metrics = {metric.name: metric for metric in request.metrics}
     if task.target_kind == "numbers":
         squared = (scores.double() - truth.T).square().sum(dim=2)
-        spread = (truth - truth.mean(dim=0)).square().sum(dim=0).double()
-        out["r2"] = (1 - squared / spread).mean(dim=1)
+        out["r2"] = r2_of(squared, truth.T.double())
     else:
         out |= _accuracies(classes_of(scores, task.target_kind == "labels"), truth, shared, request)
     for name, metric in metrics.items():
         if name not in out:
-            out[name] = metric.compute(scores, truth, len(task.classes)).double()
+            out[name] = metric.compute(scores, truth, len(task.classes) or truth.shape[1]).double()
     if request.return_scores:
         out["scores"] = scores
     return out
@@ -156,5 +156,4 @@ def r_squared(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels, targets
     squared = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
     for probes, rows, predicted in _logits(x, widths, groups, panels):
         squared[probes] += (predicted.double() - targets[rows].T).square().sum(dim=2)
-    spread = (targets - targets.mean(dim=0)).square().sum(dim=0).double()
-    return (1 - squared / spread).mean(dim=1)
+    return r2_of(squared, targets.T.double())

@@ -60,8 +60,12 @@ def open_results(paths: "str | Path | Iterable[str | Path]") -> xr.Dataset:
 
 
 def as_results(results: "xr.Dataset | str | os.PathLike[str]") -> xr.Dataset:
-    """What a function was given for results: a Dataset, or a path to open."""
-    return open_results(Path(results)) if isinstance(results, str | os.PathLike) else results
+    """What a function was given for results: a Dataset, or a path to open; InputError for anything else."""
+    if isinstance(results, xr.Dataset):
+        return results
+    if not isinstance(results, str | os.PathLike):
+        raise InputError(f"got {type(results).__name__} for results; give a Dataset of a sweep, or its path")
+    return open_results(Path(results))
 
 
 def concat(

@@ -171,20 +171,3 @@ def _cells(mean: xr.DataArray) -> list[xr.DataArray]:
     """One line of fractions for every other coordinate."""
     dims = [str(dim) for dim in mean.dims if dim != "fraction"]
     return [mean[dict(zip(dims, at, strict=True))] for at in np.ndindex(*(mean.sizes[d] for d in dims))]
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes from '4GiB', '500 MB' or '1e9'.
-
-    >>> parse_bytes("4GiB") == 4 * 2**30
-    True
-    """
-    from dask.utils import parse_bytes as parse
-
-    try:
-        count = int(parse(text))
-    except (ValueError, TypeError):
-        count = 0
-    if count < 1:
-        raise InputError(f"got --memory-limit {text!r}; allowed: bytes, or a number with a unit such as 4GiB")
-    return count

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from probecache.analyze.metrics import get_metric
-from probecache.analyze.probes.kind import TOL, Kind
+from probecache.analyze.probes.kind import MOST_L2, TOL, Kind, check_standardize
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.select_l2 import FOLDED, L2_PATH, describe_choice
 from probecache.analyze.selections.projections import check_selection
@@ -87,6 +87,7 @@ class SweepPlan:
         _one_of("solver", self.solver, SOLVERS)
         if self.solver not in ("auto", *self.kind.solvers):
             raise InputError(f"got solver {self.solver!r} for a {self.probe} probe; only torch has it")
+        check_standardize(self.standardize)
         fix("tol", _numbers("tol", self.tol, "above 0, below 1", lambda v: 0 < v < 1)[0])
         self._check_penalties(fix)
         fix("class_weight", check_class_weight(self.class_weight))  # type: ignore[arg-type]
@@ -100,10 +101,11 @@ class SweepPlan:
         fix("shots", check_shots(self.shots))
         fix("metric", tuple(get_metric(name).name for name in _names("metric", self.metric or "accuracy")))
         fix("metric", tuple(name for name in self.metric if name != "accuracy"))
-        self._check_protocol(fix)
         for name in ("train", "test"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"got {name} split {getattr(self, name)!r}; it must be a split's name")
+            splits_of(getattr(self, name))
+        self._check_protocol(fix)
 
     def _check_protocol(self, fix: Any) -> None:
         """Validation split, control task, what is kept of each probe."""
@@ -135,7 +137,7 @@ class SweepPlan:
             )
 
     def _check_penalties(self, fix: Any) -> None:
-        allowed: tuple[str, Any] = ("0 or above, finite", lambda v: 0 <= v < math.inf)
+        allowed: tuple[str, Any] = (f"0 to {MOST_L2:g}", lambda v: 0 <= v <= MOST_L2)
         if self.l2 not in (AUTO, (AUTO,), [AUTO]):
             fix("l2", tuple(sorted(_numbers("l2", self.l2, *allowed))))
             if self.l2_path is not None:

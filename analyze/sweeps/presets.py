@@ -44,4 +44,7 @@ def with_preset(preset: str, given: Mapping[str, Any], store: "Store") -> dict[s
     for split in splits_of(str(given.get("train", "train"))):
         rows += store.split_info(split).geometry.n_samples
     path = 1.0 / (_PENALTIES[preset] * rows)
-    return fields | {"l2": "auto", "l2_path": path.tolist()} | dict(given)
+    chosen: dict[str, Any] = {"l2": "auto"}
+    if given.get("l2") in (None, "auto", ["auto"]):  # numbers for l2 win, and leave nothing to choose from
+        chosen["l2_path"] = path.tolist()
+    return fields | chosen | dict(given)

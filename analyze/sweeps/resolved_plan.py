@@ -28,8 +28,8 @@ from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.solvers import check_solver
 from probecache.analyze.tasks.class_weights import check_named
 from probecache.analyze.tasks.groups import load_groups
-from probecache.analyze.tasks.labels import Labels, load_labels, splits_of
-from probecache.analyze.tasks.shots import shot_rows
+from probecache.analyze.tasks.labels import Labels, check_both, load_labels, splits_of
+from probecache.analyze.tasks.shots import ALL, shot_rows
 from probecache.analyze.tasks.size import LayerSize
 from probecache.store.choose import choose, require_splits
 from probecache.store.errors import InputError
@@ -211,8 +211,14 @@ def _labels(plan: SweepPlan, store: "Store", target: str) -> Labels:
                 f"got metric {name!r} for target {target!r}, which is {found.kind}; it is for "
                 f"{' and '.join(metric.kinds)}"
             )
-    for shots in plan.shots:  # refused here rather than in every block
-        shot_rows(found.train, shots, 0, found.classes if found.kind == "classes" else ())
+    # refused here rather than in every block
+    check_both(found, target)
+    fewest = int(getattr(kind, "fewest_rows", 1))
+    for shots in plan.shots:
+        rows = shot_rows(found.train, shots, 0, found.classes if found.kind == "classes" else ()).sum()
+        if rows < fewest:
+            few = f"{rows} training rows of target {target!r}" + (f", {shots} shots" if shots != ALL else "")
+            raise InputError(f"got {few}, for a {kind.name} probe; needed: {fewest} or more")
     return found
 
 

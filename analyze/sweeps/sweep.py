@@ -1,6 +1,7 @@
 """Sweep: every probe of a plan, computed once, committed block by block to RESULTS."""
 
 import json
+import os
 import tempfile
 import time
 import warnings
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from probecache.analyze.arguments import memory_bytes
 from probecache.analyze.results.write import Results, missing_in
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.cluster.installation import versions
@@ -43,7 +45,7 @@ def sweep(
     client: "Client | None" = None,
     out: str | Path | None = None,
     device: str = "auto",
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
     progress: Progress = None,
     **plan: Any,
 ) -> xr.Dataset:
@@ -60,8 +62,8 @@ def sweep(
     out
         A folder for RESULTS; where it exists, only what is missing is computed and the rest is kept.
     device, memory_limit
-        'auto', 'cpu', 'cuda', 'cuda:N'; bytes per process (default: 80% of what is free, or a Dask worker's
-        own limit).
+        'auto', 'cpu', 'cuda', 'cuda:N'; bytes per process, or "4GiB" (default: 80% of what is free, or a Dask
+        worker's own limit).
     progress
         True: a bar on stderr. A function: called with (done, total) probes of this run, after each block.
         False or None: silent.
@@ -106,8 +108,11 @@ def sweep(
     (1, 1, 1, 2, 1)
     """
     asked = SweepPlan.from_mapping({"layer": layer, "fractions": fractions} | plan, "sweep()")
+    limit = memory_bytes(memory_limit)
+    if out is not None and not isinstance(out, str | os.PathLike):
+        raise InputError(f"got out {out!r}; needed: the path of a folder")
     with reporting(progress) as told:
-        return run_plan(asked, store, Running(client, out, device, memory_limit, told))
+        return run_plan(asked, store, Running(client, out, device, limit, told))
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,14 @@ class Labels:
 
 
 def splits_of(name: str) -> tuple[str, ...]:
-    """The splits of a union: 'train+val' is ('train', 'val')."""
-    return tuple(part.strip() for part in name.split("+"))
+    """The splits of a union: 'train+val' is ('train', 'val'). InputError where one is there twice."""
+    parts = tuple(part.strip() for part in name.split("+"))
+    if len(set(parts)) < len(parts):
+        twice = next(part for part in parts if parts.count(part) > 1)
+        raise InputError(
+            f"got splits {name!r}, with {twice!r} twice; name each once, or its rows count double"
+        )
+    return parts
 
 
 def load_labels(store: "Store", train: str, test: str, target: str = "label") -> Labels:
@@ -59,6 +65,19 @@ def load_labels(store: "Store", train: str, test: str, target: str = "label") ->
     else:
         classes, left, right = _match_columns(fit, score, target)
     return Labels(kind, classes, train_keep, test_keep, left, right)
+
+
+def check_both(found: Labels, target: str) -> None:
+    """InputError where one of several labels is the same for every training row."""
+    if found.kind != "labels":
+        return
+    constant = np.flatnonzero(found.train.min(axis=0) == found.train.max(axis=0))
+    if constant.size:
+        raise InputError(
+            f"got target {target!r} with label {found.classes[constant[0]]!r} that is "
+            f"{found.train[0, constant[0]]} for every training row; a probe needs both: write the target "
+            "without it"
+        )
 
 
 def _usable(store: "Store", union: str, target: str) -> tuple[np.ndarray, "list[Target]"]:

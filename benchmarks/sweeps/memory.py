@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks.record import record
 from benchmarks.sweeps.streamed import TEST_ROWS, sweep, write
+from probecache.analyze.arguments import memory_bytes
 from probecache.analyze.sweeps.job import working_memory
-from probecache.analyze.sweeps.launch import parse_bytes
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import machine_for, projection, size_up
 from probecache.analyze.tasks.task import stays_on_disk
@@ -39,7 +39,7 @@ def main() -> None:
             store, out = Path(folder) / "store", Path(folder) / "results"
             write(store, rows, neurons)
             for budget in BUDGETS:
-                limit = parse_bytes(budget)
+                limit = memory_bytes(budget)
                 plan = SweepPlan(
                     layer=("synthetic",),
                     fractions=fractions,

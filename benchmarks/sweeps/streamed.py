@@ -27,8 +27,8 @@ import psutil
 import xarray as xr
 
 from benchmarks.record import record
+from probecache.analyze.arguments import memory_bytes
 from probecache.analyze.sweeps.job import working_memory
-from probecache.analyze.sweeps.launch import parse_bytes
 from probecache.analyze.tasks.task import stays_on_disk
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.layout import OK, LayerSpec, SplitSpec
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--probe", default="logistic")
     parser.add_argument("--folder", type=Path, default=None, help="where the store goes (default: temporary)")
     options = parser.parse_args()
-    limit = parse_bytes(options.memory)
+    limit = memory_bytes(options.memory)
     held, streamed = options.small_gib
     cases = {"small, in memory": held, "small, streamed": streamed, "large, streamed": options.gib}
     found: dict[str, dict[str, float]] = {}

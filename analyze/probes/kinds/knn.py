@@ -22,6 +22,7 @@ from probecache.analyze.tasks.size import LayerSize
 from probecache.store.errors import InputError
 
 TEST_ROWS = 1024
+NEIGHBORS = 20
 PARALLEL = 100  # squared means over variances from which cosines are taken in float64
 
 
@@ -32,7 +33,7 @@ def knn_votes(
     n_classes: int,
     sizes: np.ndarray,
     *,
-    neighbors: int = 20,
+    neighbors: int = NEIGHBORS,
     temperature: float = 0.07,
 ) -> Tensor:
     """Votes float32 (f, classes, n_test) for the first `sizes` (f,) columns of the panels' one order.
@@ -96,6 +97,7 @@ class Knn:
     """k nearest neighbours by cosine: no weights, no penalty."""
 
     name = "knn"
+    fewest_rows = NEIGHBORS
     has_l2 = False
     takes_weights = False
     targets = ("classes",)

@@ -15,12 +15,15 @@ from probecache.store.importing.tables.text import read_text
 
 Array = np.ndarray[Any, Any]
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")  # 007 and 1_000 are text
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|NaN|inf|Infinity)")
+_NUMBER = re.compile(
+    r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|NaN|inf|Infinity)"
+)
+_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _ABSENT = {"NA", "N/A", "n/a", "na", "null", "NULL", "None", "none", "NaN", "nan", "?", "-"}
 
 
 def read_csv(path: Path, encoding: str | None = None) -> dict[str, Array]:
-    """Columns of a CSV (fields divided by commas, semicolons or tabs), typed by all of their cells.
+    """Columns of a CSV (fields divided by commas, semicolons, tabs or bars), typed by all of their cells.
 
     An empty cell is missing. InputError for rows of other lengths, and for what could be read in two ways:
     "NA" among numbers.
@@ -46,8 +49,8 @@ def read_csv(path: Path, encoding: str | None = None) -> dict[str, Array]:
 
 
 def _divider(text: str) -> str:
-    """The first of comma, semicolon and tab that cuts the first two rows into equally many fields."""
-    for divider in (",", ";", "\t"):
+    """The first of comma, semicolon, tab and bar that cuts the first two rows into equally many fields."""
+    for divider in (",", ";", "\t", "|"):
         with contextlib.suppress(csv.Error):
             rows = csv.reader(io.StringIO(text[: 1 << 20], newline=""), delimiter=divider)
             widths = [len(row) for row in islice((row for row in rows if row), 2)]
@@ -74,6 +77,10 @@ def typed(cells: list[str], where: str) -> Array:
         known: dict[str, Any] = {c: int(c) for c in kinds} | {"": None}
         return np.array([known[c] for c in cells], object)
     strange = {c for c in kinds if not _NUMBER.fullmatch(c)}
+    if any("," in c for c in strange) and all(_COMMA.fullmatch(c) or c not in strange for c in kinds):
+        raise InputError(
+            f"{where}: {sorted(strange)[0]!r} has a comma: write numbers with a point, classes with a letter"
+        )
     if not strange:
         known = {c: float(c) for c in kinds} | {"": np.nan}
         return np.array([known[c] for c in cells], np.float64)

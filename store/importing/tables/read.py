@@ -30,6 +30,7 @@ def read_table(path: Path, encoding: str | None = None) -> Mapping[str, Any]:
     Parquet files and archives of arrays give each column when it is asked for: features may lie beside it.
     A plain .npy array is the one column "". InputError says what is wrong with the file.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise InputError(f"no file {str(path)!r}" if not path.exists() else f"{str(path)!r} is no file")
     reader = TABLES.get(path.suffix.lower())

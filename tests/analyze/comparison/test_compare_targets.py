@@ -116,6 +116,16 @@ def test_the_command_over_targets_and_pairs(swept, capsys, tmp_path):
     csv = tmp_path / "c.csv"
     assert _run(["compare", str(out), str(out), "--pairs", "layer", "--out", str(csv)], False) == 0
     assert "two - three" in csv.read_text()
-    assert _run(["compare", str(out), str(out)], False) == 2
-    assert "twice, and nothing in which the two sides differ" in capsys.readouterr().err
+    assert _run(["compare", str(out), str(out)], False) == 0
+    assert "given twice, and nothing in which the two sides differ" in capsys.readouterr().err
     assert _run(["verify", str(out)], False) == 0
+    lost = ["compare", str(out), str(out), "--pairs", "layer", "--out", str(tmp_path / "no" / "c.csv")]
+    assert _run(lost, False) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_what_is_no_results_is_refused_in_one_line(swept):
+    data = pc.open_results(swept[1])
+    for function in (pc.tidy, pc.redundancy, lambda r: pc.compare(data, r)):
+        with pytest.raises(pc.InputError, match=r"got DataArray for results|beside something else"):
+            function(data["accuracy"])

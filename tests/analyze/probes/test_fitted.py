@@ -1,6 +1,7 @@
 """One probe, out of the tool: the sweep's, scikit-learn's, a file that is read without us, or refused."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -226,9 +227,32 @@ def test_what_is_no_probe_is_refused(tmp_path):
         (tmp_path / "other.safetensors", "holds no probe"),
         (tmp_path / "none.safetensors", "cannot be read"),
         (tmp_path, "cannot be read|no probe file"),
+        ("~/probes/p.safetensors", f"got {os.path.expanduser('~')}/probes/p.safetensors, which cannot"),
     ):
         with pytest.raises(pc.InputError, match=says):
             pc.load_probe(path)
+
+
+def test_a_probe_alone_and_the_sweeps_differ_where_two_classes_tie_within_the_tolerance(tmp_path):
+    """Both are within tol of one minimum f, which is l2-strongly convex in the weights: they are at most
+    2 sqrt(2 tol f / l2) apart, and so is what separates a sample's two best classes, times its norm."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 300), ("test", 4000)):  # labels of noise: most samples are near ties
+        x, y = rng.normal(size=(n, D)), rng.integers(0, 4, n)
+        pc.write_arrays(tmp_path / "s", split=split, layer="mine", activations=x.astype("f4"), labels=y)
+    l2, fractions = 1e-4, [0.5, 1.0]
+    for tol, most in ((1e-2, 400), (1e-12, 0)):
+        how = {"layer": "mine", "l2": l2, "tol": tol, "device": "cpu"}
+        swept = pc.sweep(tmp_path / "s", fractions=fractions, seeds=1, save_predictions=True, **how)
+        fitted = pc.fit_probe(tmp_path / "s", fraction=0.5, seed=0, **how)
+        x = pc.open_store(tmp_path / "s").matrix("test", "mine")
+        scores = np.sort(fitted.decision_function(x), axis=1)
+        differ = fitted.predict(x) != swept.predictions.sel(fraction=0.5, seed=0).values.ravel()
+        assert differ.sum() <= most
+        task = load_task(pc.open_store(tmp_path / "s"), "mine")
+        norm = np.sqrt(1 + ((((x - task.mean) / task.scale)[:, fitted.neurons]) ** 2).sum(axis=1))
+        apart = 2 * np.sqrt(2 * tol * float(fitted.provenance["objective"]) / l2) * norm * np.sqrt(2)
+        assert (scores[differ, -1] - scores[differ, -2] <= apart[differ]).all()
 
 
 def test_features_that_do_not_fit_are_refused(store):
@@ -237,6 +261,10 @@ def test_features_that_do_not_fit_are_refused(store):
     for wrong in (x[:, fitted.neurons], x[0], x.astype(str)):
         with pytest.raises(pc.InputError, match="all neurons of the layer"):
             fitted.predict(wrong)
+    tensor = torch.from_numpy(x)
+    np.testing.assert_array_equal(fitted.predict(tensor), fitted.predict(x))
+    short = tensor.to(torch.bfloat16)  # numpy has none
+    np.testing.assert_array_equal(fitted.predict(short), fitted.predict(short.float().numpy()))
     x = x.copy()
     x[7, fitted.neurons[0]] = np.nan
     with pytest.raises(pc.InputError, match="in 1 rows, first row 7"):
@@ -257,6 +285,14 @@ def test_features_that_do_not_fit_are_refused(store):
         ({"selection": "best"}, "'best'"),
         ({"seed": -1}, "got seeds"),
         ({"class_weight": {"class 9": 2}}, "class 9"),
+        ({"standardize": "no"}, "got standardize 'no'"),
+        (
+            {"metrics": ["auroc"]},
+            r"got 'metrics' in fit_probe\(\); allowed beside its own arguments: tol, max_iter",
+        ),
+        ({"max_iter": 0}, "got max_iter 0; allowed: 1 or more"),
+        ({"memory_limit": "much"}, "got memory_limit 'much'"),
+        ({"train": "train+train"}, "with 'train' twice"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(store, options, says):

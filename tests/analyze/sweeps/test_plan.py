@@ -46,6 +46,10 @@ def test_fractions_that_differ_in_the_last_bits_are_one():
         ({"selection": "randm"}, "close names: random"),
         ({"layer": []}, "got layer"),
         ({"train": ""}, "got train split"),
+        ({"l2": 1e300}, r"got l2 1e\+300; allowed: 0 to 1e\+30"),
+        ({"standardize": "no"}, "got standardize 'no'; allowed: True or False"),
+        ({"train": "a+b+a"}, r"got splits 'a\+b\+a', with 'a' twice"),
+        ({"groups": "patient"}, "got groups 'patient' without save_predictions"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_in_one_line(change, message):

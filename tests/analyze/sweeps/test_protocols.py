@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import probecache as pc
 from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.sweeps.presets import with_preset
 from probecache.analyze.tasks.control import control_task
 from probecache.analyze.tasks.shots import shot_rows, take_shots
 from probecache.analyze.tasks.task import Task, load_task
@@ -224,8 +226,6 @@ def test_a_few_shot_task_is_standardised_by_its_own_rows():
 
 
 def test_presets_are_the_fields_protocols(store, tmp_path, capsys):
-    from probecache.analyze.sweeps.presets import with_preset
-
     found = with_preset("dinov3", {"layer": "a"}, store)
     assert len(found["l2_path"]) == 45
     assert found["l2_path"][0] == pytest.approx(1 / (1e-6 * 240))  # l2 = 1 / (C n)
@@ -239,3 +239,45 @@ def test_presets_are_the_fields_protocols(store, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "0.01 shots" in told
     assert "target bright" in told
+
+
+def test_what_no_block_could_fit_is_refused_before_results_are_made(store, tmp_path):
+    out = tmp_path / "r"
+    both = np.stack([np.arange(240) % 2, np.zeros(240)], axis=1).astype(int)
+    for split, n in ROWS.items():
+        pc.write_targets(store, split=split, targets={"one_sided": both[:n]})
+    for options, says in (
+        ({"target": "one_sided"}, "'one_sided' with label '1' that is 0 for every training row"),
+        ({"probe": "knn", "shots": 4}, "got 16 training rows of target 'label', 4 shots, for a knn probe"),
+        ({"memory_limit": "much"}, "got memory_limit 'much'; allowed: bytes, or a number with a unit"),
+        ({"out": 5}, "got out 5; needed: the path of a folder"),
+    ):
+        with pytest.raises(pc.InputError, match=says):
+            sweep(pc.open_store(store.path), **({"out": out} | options))
+    assert not out.exists()
+    assert (sweep(store, memory_limit="4GiB").state == 1).all()
+
+
+def test_r2_of_a_constant_column_is_scikit_learns(store):
+    for split, n in ROWS.items():
+        pc.write_targets(store, split=split, targets={"still": np.full(n, 1.5)})
+    found = sweep(pc.open_store(store.path), target="still", probe="ridge", metric="mae")
+    assert np.isin(found.r2, [0.0, 1.0]).all()  # 1 where every prediction is exact
+    assert float(found.mae.max()) < 1e-6
+
+
+def test_metrics_of_numbers_are_scikit_learns(store):
+    results = sweep(store, target="numbers", probe="ridge", l2=0.1, metric=["mae", "spearman", "r2"])
+    task = load_task(store, "a", "train", "test", target="numbers")
+    train, test = ((m - task.mean) / task.scale for m in (task.train, task.test))
+    predicted = Ridge(alpha=0.1 * len(train)).fit(train, task.train_labels).predict(test)
+    full = results.sel(fraction=1.0, seed=1).squeeze()
+    assert float(full.mae) == pytest.approx(np.abs(predicted - task.test_labels).mean(), abs=1e-5)
+    ranks = [spearmanr(p, t).statistic for p, t in zip(predicted.T, task.test_labels.T, strict=True)]
+    assert float(full.spearman) == pytest.approx(np.mean(ranks), abs=1e-4)
+
+
+def test_numbers_for_l2_win_over_a_presets_path(store):
+    given = with_preset("dinov3", {"l2": [1.0], "layer": "a"}, store)
+    assert given["l2"] == [1.0]
+    assert "l2_path" not in given

@@ -112,7 +112,7 @@ def test_lines_end_at_line_ends_only(tmp_path):
     assert read_lines(tmp_path / "a.txt") == ["a\u2028b", "c\x0cd", "e", "", "f"]
 
 
-@pytest.mark.parametrize("divider", [",", ";", "\t"])
+@pytest.mark.parametrize("divider", [",", ";", "\t", "|"])
 def test_dividers(tmp_path, divider):
     path = tmp_path / "a.csv"
     path.write_text(f'sample{divider}"x,y;z"\na{divider}1\n\nb{divider}\n')
@@ -146,6 +146,9 @@ CELLS = [
     (["1", "", "-3"], [1, None, -3]),
     (["1.5", "", "-3e2", "nan"], [1.5, np.nan, -300, np.nan]),
     (["007", "1"], ["007", "1"]),
+    (["001", "002"], ["001", "002"]),
+    (["01.5", "2"], ["01.5", "2"]),
+    (["0.5", "0", "-0", "10."], [0.5, 0.0, 0.0, 10.0]),
     (["1_000", "1"], ["1_000", "1"]),
     (["NA", "NZ", ""], ["NA", "NZ", None]),
     ([str(2**70)], [2**70]),
@@ -155,7 +158,16 @@ CELLS = [
 @pytest.mark.parametrize(("cells", "values"), CELLS)
 def test_what_cells_are_taken_for(cells, values):
     found = typed(cells, "here")
+    numbers = any(isinstance(value, float) for value in values)
+    assert found.dtype == (np.float64 if numbers else object)
     np.testing.assert_array_equal(found, np.array(values, found.dtype))
+    assert numbers or list(map(type, found)) == list(map(type, values))
+
+
+def test_decimal_commas_are_no_classes():
+    with pytest.raises(InputError, match="'0,5' has a comma: write numbers with a point"):
+        typed(["0,5", "1", "2,25", ""], "here")
+    assert typed(["a,5", "1,2"], "here").tolist() == ["a,5", "1,2"]
 
 
 def test_lists_in_cells(store, tmp_path):
