@@ -105,8 +105,8 @@ class SharedState:
     def sampled(self, chosen: np.ndarray | None) -> Tensor:
         """Panel (1 + d, a) of the sample, or of some of it."""
         if self.sample is not None:
-            drawn_rows = next(iter(self.sample)).base
-            return drawn_rows if chosen is None else drawn_rows[:, torch.from_numpy(chosen).to(self.device)]
+            matrix = np.asarray(self.sample.matrix)
+            return self.sample.standardised(matrix if chosen is None else matrix[chosen])
         assert self.rows is not None
         drawn = some_rows(self.task.train.shape[0], SAMPLE_ROWS)
         whole = np.arange(self.task.train.shape[0]) if drawn is None else drawn

@@ -12,7 +12,8 @@ found. Ours: moments, curvature, fits and scores of all 20, the median of the ru
 (their standardised columns made before the clock starts), and its sum over all is interpolated on k; its gap
 is the largest of those. Each of our points stands beside the fastest peer that reaches our gap at those
 fractions, or beside the closest one where none does: the ratio is then a lower bound, and `reached` false.
-A peer that took longer than --patience for one fit is not asked for a smaller tol.
+A peer that took longer than --patience for one fit is not asked for a smaller tol. Along a path of penalties
+it fits them all, the largest first, each from the solution of the one before (scikit-learn's warm_start).
 """
 
 import argparse
@@ -29,7 +30,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.probes.fixed_tol import synthetic
-from benchmarks.probes.peers import columns, penalised_entropy, torch_lbfgs
+from benchmarks.probes.peers import columns, fit_path, penalised_entropy, torch_lbfgs
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.selections.subsets import permutation, sizes
@@ -45,6 +46,7 @@ PEERS = {
     "torch lbfgs": (1e-3, 1e-5),
 }
 LARGE = {"newton-cg": (1e-2, 1e-3, 1e-4, 1e-5), "lbfgs": (1e-3, 1e-4, 1e-6), "torch lbfgs": (1e-5,)}
+WARM = {"newton-cg": (1e-3, 1e-5), "lbfgs": (1e-4,)}  # of a path: each fits all its penalties
 CHOLESKY = 2500  # parameters up to which newton-cholesky is asked: its Hessian is their square
 BEST = 1e-7  # tol of the fit that gaps and accuracies are measured against
 ENOUGH = 30.0  # seconds of ours at a tol after which there is no further run
@@ -92,7 +94,7 @@ CASES = {
     "hundred separable": Case(made(50_000, 1280, 100, 0.5), peers=LARGE),
     "thousand classes": Case(made(12_811, 384, 1000, 2.0, (3000, 64)), peers=LARGE),
     "two classes": Case(made(20_000, 512, 2, 2.0)),
-    "path of 45": Case(stored("cifar10", 8000), tuple(np.geomspace(1e-6, 10, 45).tolist())),
+    "path of 45": Case(stored("cifar10", 8000), tuple(np.geomspace(1e-6, 10, 45).tolist()), WARM),
 }
 
 
@@ -162,7 +164,11 @@ def peer(
     ks, rows = sizes(FRACTIONS, task.n_neurons), []
     for f, p in at:
         key = json.dumps([*name, *how, f, p])
-        if key not in kept:
+        if key not in kept and len(case.l2s) > 2:
+            along = fit_path(how, task, order, int(ks[f]), case.l2s, clock)
+            kept.update({json.dumps([*name, *how, f, q]): one for q, one in enumerate(along)})
+            keep()
+        elif key not in kept:
             x, test = columns(task, order, int(ks[f]))
             kept[key] = fit_peer(how, x, task.train_labels, test, task.test_labels, case.l2s[p], clock)
             keep()

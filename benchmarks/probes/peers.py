@@ -82,3 +82,29 @@ def himalaya_seconds(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> float | 
         return None
     targets = (2 * np.eye(int(y.max()) + 1)[y] - 1).astype(np.float32)
     return timed(lambda: Ridge(alpha=L2 * len(x), fit_intercept=True).fit(x, targets).predict(test))[0]
+
+
+def fit_path(
+    how: tuple[str, float],
+    task: Task,
+    order: np.ndarray,
+    k: int,
+    l2s: tuple[float, ...],
+    clock: Callable[[], float],
+) -> list[list[float]]:
+    """What `fit_peer` says of one solver at each penalty, from the largest down by warm starts; each has its
+    share of the whole path's seconds."""
+    from sklearn.linear_model import LogisticRegression
+
+    x, test = columns(task, order, k)
+    y, truth = task.train_labels, task.test_labels
+    model = LogisticRegression(solver=how[0], tol=how[1], max_iter=10_000, warm_start=True)
+    found, spent = [[0.0, np.nan, np.nan] for _ in l2s], 0.0
+    for p in np.argsort(l2s)[::-1]:
+        model.set_params(C=1 / (l2s[p] * len(x)))
+        begun = clock()
+        model.fit(x, y)
+        spent += clock() - begun
+        right = float(np.mean(model.predict(test) == truth))
+        found[p] = [0.0, penalised_entropy(x, y, model.coef_, model.intercept_, l2s[p]), right]
+    return [[spent / len(l2s), *told] for _, *told in found]

@@ -99,7 +99,8 @@ def moments(
         if weights is not None:
             share = weights[here, None].to(block.dtype)
         if known is None:
-            add_gram(gram, (block if weights is None else block * share).T, block.T)
+            left = (block if weights is None else block * share).T
+            add_gram(gram, left, block.T, blocks=4 if block.is_cuda else 10)
         own = y * share
         sums = block.T @ torch.cat([share, own], dim=1)
         total += sums[:, 0]

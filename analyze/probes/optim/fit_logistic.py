@@ -95,7 +95,7 @@ def fit_after(
             start - here.point,
             tol,
             how.limit.clamp(max=NEAR_MAX),
-            Rounding(NEAR_NOISE, search, margin=MARGIN),
+            Rounding(NEAR_NOISE, search, coarse=True, margin=MARGIN),
             Known(trail.history.of_another()),
         )
         _level(found)
