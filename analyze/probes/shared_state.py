@@ -164,7 +164,7 @@ def curvatures_of(
     grams = class_grams(
         first.panels(),
         [pilot for own in pilots for pilot in own],
-        next(iter(columns)).of(0),
+        columns,
         [ROWS_PER_NEURON * max(w, FEWEST) for w in widest] * len(states),
         first.moments.gram,
         task_weights(first.task, first.device),

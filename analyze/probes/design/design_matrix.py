@@ -130,15 +130,22 @@ class Panels:
             else:
                 yield start, self.standardised(block)[self._orders[0]]
 
-    def strips(self, k: int) -> Iterator["Strip"]:
-        """The rows in pieces for who wants k columns of all of them and all columns of some."""
+    def strips(self, k: int, known: "Panels | None" = None) -> Iterator["Strip"]:
+        """The rows in pieces for who wants k columns of all of them and all columns of some.
+
+        known: panels that hold k columns or more, as stored, of these rows or of some of them; where they are
+        of all, nothing is standardised again.
+        """
         if self.source is not None or self.keep:
             for panel in self:
                 base = panel.of(0)
                 yield Strip(panel.start, base[: 1 + k], lambda rows, base=base: base[:, rows], base)  # type: ignore[misc]
             return
-        for start, block in row_blocks(self.matrix, self.rows):
-            x = self.standardised(block[:, :k])
+        held: list[Panel] = []
+        if known is not None and (known.n_samples, known.rows) == (self.n_samples, self.rows):
+            held = list(known)
+        for i, (start, block) in enumerate(row_blocks(self.matrix, self.rows)):
+            x = held[i].of(0)[: 1 + k] if held else self.standardised(block[:, :k])
             # A row is contiguous in the matrix, and a stride apart in a panel.
             yield Strip(start, x, lambda rows, block=block: self._design(block[rows.cpu().numpy()]).T)  # type: ignore[misc]
 

@@ -31,7 +31,7 @@ DENSE = 4  # rows for each one drawn up to which columns in memory are multiplie
 def class_grams(
     panels: Panels,
     pilots: list[Tensor],
-    sample: Tensor,
+    known: Panels,
     wanted: list[int],
     gram: Tensor,
     weights: Tensor | None = None,
@@ -41,9 +41,9 @@ def class_grams(
     sampling rows. One pass over the rows for all. narrow: each no wider than its pilot.
 
     panels: one column order, as stored; pilots: weights (c, 1 + k) of probes on their first k columns;
-    sample: a panel of some rows, which tells how many rows to expect; wanted: rows per class, of each pilot;
-    gram: (1 + d, 1 + d), every row's: its multiple serves a class of which too few rows are drawn; weights:
-    float32 (n,) sample weights or None.
+    known: the pilots' columns, of these rows or of some, which tell how many rows to expect; wanted: rows per
+    class, of each pilot; gram: (1 + d, 1 + d), every row's: its multiple serves a class of which too few rows
+    are drawn; weights: float32 (n,) sample weights or None.
     """
     outputs, n, device = len(pilots[0]), panels.n_samples, panels.device
     widest = max(pilot.shape[1] for pilot in pilots)
@@ -51,9 +51,12 @@ def class_grams(
     grams = [torch.zeros(outputs, width, width, device=device) for width in widths]
     total = float(n) if weights is None else float(weights.sum(dtype=torch.float64))
     draws = np.random.default_rng(0).random(n, dtype=np.float32)
-    expected = [found.mean(dim=1, keepdim=True) for found in _curvatures(sample, pilots)]  # (c, 1) each
+    expected = [torch.zeros(outputs, 1, device=device) for _ in pilots]
+    for panel in known:
+        for mean, curvature in zip(expected, _curvatures(panel.of(0), pilots), strict=True):
+            mean += curvature.sum(dim=1, keepdim=True) / known.n_samples
     found = [torch.zeros(outputs, 2, dtype=torch.float64, device=device) for _ in pilots]  # rows, curvature
-    for strip in panels.strips(widest - 1):
+    for strip in panels.strips(widest - 1, known):
         x, here = strip.x, strip.rows
         drawn = torch.from_numpy(draws[here]).to(device)
         curvatures = _curvatures(x, pilots)  # (c, rows) each

@@ -24,10 +24,8 @@ from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
 from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner, cholesky
 from probecache.analyze.probes.shared_state import (
     FEWEST,
-    SAMPLE_ROWS,
     SharedState,
     prepare_together,
-    some_rows,
 )
 
 # Evaluations that the class Grams of two classes cost: of a task by itself, and of one among many, whose
@@ -104,8 +102,9 @@ class Factors:
         if near is None or before is None:
             self._held, start = precondition_and_start(self.tasks, self.orders, batch)
             self._grams_of = l2
-        elif self.hardest > HARD and batch.weights is None and not batch.truth.is_cuda:
-            self._held, start = curved_by(self.tasks[0], batch, before), near
+        elif self.hardest > HARD and len(self.orders) == 1:
+            gram = self.tasks[0].moments.take(self.orders[0]).gram
+            self._held, start = curved_by(batch, before, gram), near
         else:
             self._held, start = precondition_and_start(
                 self.tasks, self.orders, batch, near, alike=self._grams_of
@@ -117,22 +116,21 @@ class Factors:
         return self._held, start
 
 
-def curved_by(task: SharedState, batch: Batch, solutions: Tensor) -> Preconditioner:
+def curved_by(batch: Batch, solutions: Tensor, gram: Tensor) -> Preconditioner:
     """Factors from the class Grams at solutions (m, c, w) of the batch's probes for a larger penalty, which
-    are softer; of the widest probe in each of some ranges of width. One column order."""
+    are softer; of the widest probe in each of some ranges of width. gram: (w, w), of every row, in the one
+    column order."""
     limits = torch.tensor([round(share * (batch.width - 1)) for share in SHARES])
     ranges, which = torch.bucketize(batch.widths - 1, limits).unique(return_inverse=True)
     first = [int((which == i).nonzero()[0, 0]) for i in range(len(ranges))]
     widths = [int(batch.widths[probe]) for probe in first]
-    rows = some_rows(batch.panels.n_samples, SAMPLE_ROWS)
-    panel = torch.cat([panel.of(0) for panel in batch.panels], dim=1)
-    sample = panel if rows is None else panel[:, torch.from_numpy(rows)]
     grams = class_grams(
         batch.panels,
         [solutions[probe, :, :width] for probe, width in zip(first, widths, strict=True)],
-        sample,
+        batch.panels,
         [ROWS_PER_NEURON * max(width, FEWEST) for width in widths],
-        torch.eye(batch.width),
+        gram,
+        batch.weights,
         narrow=True,
     )
     l2 = float(batch.l2[0])
