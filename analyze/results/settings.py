@@ -21,9 +21,13 @@ def check_settings(path: Path, attributes: Mapping[str, Any], settings: Mapping[
 
 
 def settings_attributes(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as attributes: one JSON text, and beside it the names that a reader looks for."""
+    """The settings as attributes: one JSON text, and beside it the names that a reader looks for.
+
+    there: those of RESULTS that go on, which `check_settings` found to agree. They stay as they are, since
+    seals are made with them: a later version may know settings that these do not name.
+    """
     digests = there.get("digests", {}) | now["digests"]
-    settings = {**now, "digests": digests}
+    settings = {**(there or now), "digests": digests}
     named = {name: str(now[name]) for name in ("probe", "train", "test", "standardize", "tol")}
     named |= {name: str(now[name]) for name in ("control", "groups") if now.get(name)}
     return named | {

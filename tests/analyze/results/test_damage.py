@@ -15,6 +15,7 @@ from probecache.analyze.results.check import check
 from probecache.analyze.results.grid import DIMS, Grid, indices
 from probecache.analyze.results.seals import mix, probe_seals, row_seals
 from probecache.analyze.results.verify import is_results, verify_results
+from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.store.errors import DamagedStore, InputError, ProbecacheError
 
 PLAN = {"layer": "a", "fractions": [0.2, 0.5, 1], "seeds": 2, "l2": [1e-3, 1e-1], "probe": "ridge"}
@@ -261,6 +262,24 @@ def test_every_file_of_grown_results_is_named_and_mended(store, results):
     with pytest.warns(RuntimeWarning, match="fraction 0.3, seed 0 to 1, l2 0.01: its file is missing"):
         alike(pc.sweep(store, **larger, out=path), wanted)
     assert verify_results(str(path)) == []
+
+
+def test_results_of_a_version_that_knew_fewer_settings_go_on(store, tmp_path, monkeypatch, counted):
+    now = SweepPlan.settings
+    monkeypatch.setattr(
+        SweepPlan,
+        "settings",
+        lambda plan: {n: v for n, v in now(plan).items() if n not in ("groups", "control")},
+    )
+    pc.sweep(store, **PLAN, out=tmp_path / "r")
+    monkeypatch.setattr(SweepPlan, "settings", now)
+    before = counted()
+    grown = pc.sweep(store, **PLAN | {"seeds": 3}, out=tmp_path / "r")
+    assert counted() == before + 6
+    assert not check(tmp_path / "r").damages
+    alike(grown, pc.sweep(store, **PLAN | {"seeds": 3}))
+    with pytest.raises(pc.FingerprintMismatch, match="control"):
+        pc.sweep(store, **PLAN, control="shuffled", out=tmp_path / "r")
 
 
 def test_grids_of_many_seeds_lie_in_several_chunks(store, tmp_path):
