@@ -27,6 +27,7 @@ from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError
 
 SECONDS = 5.0
+NEAR = 2.0
 _REMEDIES = {
     "decode": "more --workers, --decoder torchcodec, smaller files, or pixels in memory",
     "copy": "a smaller --img-size",
@@ -62,6 +63,11 @@ class Projection:
     def limit(self) -> str:
         """The stage that the others will wait for."""
         return min(self.rates, key=lambda stage: self.rates[stage])
+
+    @property
+    def near(self) -> tuple[str, ...]:
+        """Stages within NEAR of the limit: where they share cores, one of them may be it."""
+        return tuple(s for s, rate in self.rates.items() if s != self.limit and rate < NEAR * self.rate)
 
     @property
     def seconds(self) -> float:
@@ -122,7 +128,8 @@ def print_plan(plan: Projection) -> None:
     print(f"{plan.n_samples} rows in {plan.shards} shards, {_size(plan.total)} in all")
     each = ", ".join(f"{stage} {rate:,.1f}" for stage, rate in plan.rates.items())
     print(f"{plan.device}, batch size {plan.batch_size}, images/s: {each}")
-    print(f"about {_time(plan.seconds)}; the limit is {plan.limit}: {_REMEDIES[plan.limit]}")
+    near = f" ({', '.join(plan.near)} is near)" if plan.near else ""
+    print(f"about {_time(plan.seconds)}; the limit is {plan.limit}{near}: {_REMEDIES[plan.limit]}")
     if plan.free is not None:
         print(f"{_size(plan.free)} free on disk: {'enough' if plan.fits else 'NOT ENOUGH'}")
 

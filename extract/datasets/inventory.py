@@ -92,6 +92,8 @@ class Inventory:
     def nothing(self, what: str) -> InputError:
         """The error where no image is left, with what there is instead."""
         found = "; ".join(self.lines(2)) or "it is empty"
+        if ".tar files" in self.left_out:
+            found += "; a .tar is named itself, as --data-dir"
         return InputError(f"{self.where}: {what}; {found}")
 
 

@@ -75,7 +75,8 @@ def changed(before, after):
 
 
 @pytest.mark.parametrize("work", ["extract", "folder", "refused", "layers", "dry run", "recompute"])
-def test_the_callers_world_comes_back_as_it_was(work, tmp_path, photos, capsys):
+def test_the_callers_world_comes_back_as_it_was(work, tmp_path, photos, capsys, monkeypatch):
+    monkeypatch.setattr("probecache.extract.dry_run.SECONDS", 0.5)
     model = network()
     before = world(model)
     if work == "layers":

@@ -224,6 +224,16 @@ def test_names_that_differ_in_case_only_have_one_order():
         assert sorted(mixed, key=natural_order) == ["A9", "a9", "a10", "POLISH", "Polish", "polish"]
 
 
+def test_classes_and_files_that_differ_in_case_only_have_one_order(tmp_path, held):
+    classes = ["EEL", "Eel", "eel", "Polish", "polish"]  # a set of them has another order in every process
+    paths = [f"{name}/{file}" for name in classes for file in ("b.png", "B.png", "a.PNG")]
+    images, labels = read(held(fill(tmp_path / "photos", *paths)))
+    ordered = sorted(paths, key=lambda path: (path.lower(), path))
+    assert list(images.classes) == classes
+    assert list(images.names) == ordered
+    assert labels == [path.split("/")[0] for path in ordered]
+
+
 def test_names_that_are_no_utf8(tmp_path, held):
     names = (b"cat/M\xfcnchen.png", b"caf\xe9/c.png", "cat/日本.png".encode())
     images, labels = read(held(fill(tmp_path / "photos", *(os.fsdecode(name) for name in names))))
