@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """A task as it was loaded. train_key, test_key: what its rows are, whatever they are labelled with;
-    test_keep: bool over all rows of the test split; train_names, test_names: of the kept samples; make:
+    test_keep: bool over all rows of the test split; train_names, test_names: of the kept samples, where the
+    plan draws by them; make:
     computes what its blocks share, once it is asked for."""
 
     task: Task
@@ -171,7 +172,8 @@ def _load(
         make_task(rows[train], rows[test], labels, layer),
         dict(weight) if isinstance(weight, tuple) else weight,
     )
-    names = tuple(_names(store, union)[keeps[union]] for union in (train, test))
+    typed = job.plan.control == "random"  # which draws by sample names
+    names = [_names(store, union)[keeps[union]] if typed else np.array([]) for union in (train, test)]
 
     def make() -> SharedState:
         plan, limit = job.plan, job.working_memory

@@ -9,7 +9,7 @@ import torch
 
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import Moments, moments
-from probecache.analyze.tasks.task import Rows, Task, column_moments
+from probecache.analyze.tasks.task import Rows, Task, column_moments, row_blocks
 
 COPIES = 6  # matrices that the memory for data has room for where all rows are held beside a target's own
 LEAST = 1e-3  # share of a column's variance below which a difference would have lost too many digits
@@ -36,30 +36,61 @@ class WholeRows:
 
     def _of(self, split: str, keep: np.ndarray) -> Rows:
         mine = keep[self.usable[split]]
-        whole = self.rows[split].matrix
-        assert isinstance(whole, np.ndarray)
-        return self.rows[split] if mine.all() else Rows(whole[mine])
+        if mine.all():
+            return self.rows[split]
+        units = self._units_of(mine) if split == self.train else None
+        return Rows(self._matrix(split)[mine], *(units or (None, None)))
+
+    def _matrix(self, split: str) -> np.ndarray:
+        matrix = self.rows[split].matrix
+        assert isinstance(matrix, np.ndarray)
+        return matrix
 
     @cached_property
     def _units(self) -> tuple[np.ndarray, np.ndarray]:
-        mean, scale = column_moments(self.rows[self.train].matrix)
+        mean, scale = column_moments(self._matrix(self.train))
         return mean, scale if self.standardize else np.ones_like(scale)
+
+    @cached_property
+    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._sums_of(slice(None))
+
+    def _sums_of(self, chosen: "slice | np.ndarray") -> tuple[np.ndarray, np.ndarray]:
+        """Sums of the training rows less the mean of all, and of their squares, float64 (d,) each."""
+        matrix, mean = self._matrix(self.train)[chosen], self._units[0].astype(np.float64)
+        total, square = np.zeros(matrix.shape[1]), np.zeros(matrix.shape[1])
+        for _, block in row_blocks(matrix, 4096):
+            centred = block - mean
+            total += centred.sum(axis=0)
+            square += np.einsum("nd,nd->d", centred, centred)
+        return total, square
+
+    def _units_of(self, mine: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """`column_moments` of some of the training rows, from those of all less those of the others; None
+        where these are more than half, or a column is nearly constant without them."""
+        if not _few(~mine):
+            return None
+        total, square = (whole - part for whole, part in zip(self._sums, self._sums_of(~mine), strict=True))
+        shift = total / mine.sum()
+        variance = square / mine.sum() - shift**2
+        if (variance < LEAST * self._sums[1] / len(mine)).any():
+            return None
+        mean = (self._units[0] + shift).astype(np.float32)
+        return mean, np.where(variance > 0, np.sqrt(variance.clip(0)), 1.0).astype(np.float32)
 
     @cached_property
     def _moments(self) -> Moments:
         return self._of_rows(slice(None))
 
     def _of_rows(self, chosen: "slice | np.ndarray") -> Moments:
-        matrix = self.rows[self.train].matrix
-        assert isinstance(matrix, np.ndarray)
-        panels = Panels(matrix[chosen], *self._units, self.device)
+        panels = Panels(self._matrix(self.train)[chosen], *self._units, self.device)
         return moments(panels, torch.zeros(panels.n_samples, 0, device=self.device))
 
     def gram_of(self, task: Task, keep: np.ndarray) -> Moments | None:
         """Moments of the kept rows, without targets, in the task's own units: those of all rows less those of
         the rows left out. None where these are more than half, or a column nearly constant without them."""
         left_out = ~keep[self.usable[self.train]]
-        if not 0 < 2 * left_out.sum() <= len(left_out):
+        if not _few(left_out):
             return None
         whole = self._moments
         rest = whole.without(self._of_rows(left_out))
@@ -71,6 +102,11 @@ class WholeRows:
         own_scale = torch.from_numpy(task.scale).to(self.device, torch.float64)
         own_scale = own_scale if self.standardize else torch.ones_like(own_scale)
         return rest.in_units((mean - own_mean) / own_scale, scale / own_scale)
+
+
+def _few(left_out: np.ndarray) -> bool:
+    """Whether some rows are left out, and at most half of them."""
+    return bool(0 < 2 * left_out.sum() <= len(left_out))
 
 
 def has_room(shapes: dict[str, tuple[int, int]], memory: int | None) -> bool:

@@ -160,10 +160,15 @@ def test_moments_of_some_rows_are_those_of_all_less_the_others(store, standardiz
             direct = task_moments(task, standardize).moments
             np.testing.assert_allclose(found.gram, direct.gram, atol=1e-5)
             assert found.count == direct.count
+            own = whole.of({"train": keep})["train"]
+            np.testing.assert_array_equal(own.matrix, task.train)
+            np.testing.assert_allclose(own.mean, task.mean, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(own.scale, task.scale, rtol=1e-6)
     few = np.arange(240) % 3 == 0  # most rows are left out
     assert whole.gram_of(load_task(store, "a", target="four"), few) is None
     rows["train"].matrix[60:, 3] *= 1e-4  # a column that varies in the rows left out alone
     narrow = WholeRows(rows, usable, "train", standardize, device)
+    assert narrow.of({"train": np.arange(240) >= 60})["train"].mean is None
     assert narrow.gram_of(load_task(store, "a", target="four"), np.arange(240) >= 60) is None
 
 
