@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import latest, source, table
-from benchmarks.probes.tables import gaps, on_device, probes, ridge, targets
+from benchmarks.probes.tables import gaps, on_device, probes, ridge, targets, targets_apart
 from benchmarks.record import RESULTS
 from benchmarks.store.scale_tables import scale, scale_plans, scale_results
 from benchmarks.study.tables import (
@@ -196,6 +196,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "probes-gap": once_measured("probes-gap", gaps),
     "ridge": ridge,
     "targets": targets,
+    "targets-apart": targets_apart,
     "store": store,
     "similarity": similarity,
     "extract-memory": extract_memory,

@@ -233,6 +233,12 @@ def group_numbers(groups: Any, left: Side, right: Side) -> np.ndarray:
         if missing:
             raise InputError(f"got no group for {len(missing)} of {n} samples, first {str(missing[0])!r}")
         groups = [groups[name] for name in left.samples]
+    gone = [i for i, group in enumerate(groups) if group is None or group != group]
+    if gone:
+        raise InputError(
+            f"got no group for {len(gone)} of {n} samples, first number {gone[0]}; give each one, of its own "
+            "where it belongs to none"
+        )
     return np.unique(texts_of(groups), return_inverse=True)[1]
 
 

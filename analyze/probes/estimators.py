@@ -6,6 +6,7 @@ For many subsets, seeds or penalties use `fit_block` or `sweep`: fitting one by 
 from typing import Any, Self
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -16,13 +17,18 @@ from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 
+def _with_numpy(X: Any) -> Any:
+    """A tensor as float32 on the CPU where numpy has not its dtype (bfloat16), else X itself."""
+    return X.detach().cpu().float() if getattr(X, "dtype", None) is torch.bfloat16 else X
+
+
 class _Probe(ClassifierMixin, BaseEstimator):
     """What both probes share: checks, class and sample weights, weights in the units of the input."""
 
     _probe = ""
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> Self:
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        X, y = validate_data(self, _with_numpy(X), y, dtype=[np.float64, np.float32], ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -72,7 +78,7 @@ class _Probe(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: Any) -> np.ndarray:
         """X coef_' + intercept_, float64 (n, c), or (n,) for two classes."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, _with_numpy(X), dtype=[np.float64, np.float32], reset=False)
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if scores.shape[1] == 1 else scores
 

@@ -11,6 +11,7 @@ unbiased HSIC) is the same form with another matrix: with P = sum_i (x_i^2)(x_i^
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -19,10 +20,11 @@ from probecache.analyze.selections.subsets import check_seeds, permutation, size
 from probecache.analyze.similarity.gram import FeatureStore, Gram, centred_gram
 from probecache.store.errors import InputError
 from probecache.store.progress import Progress, reporting
+from probecache.store.reader import open_store
 
 
 def cka(
-    store: FeatureStore,
+    store: FeatureStore | str | Path,
     *,
     layer: str,
     split: str,
@@ -40,8 +42,8 @@ def cka(
 
     Parameters
     ----------
-    store : Store
-        An open store.
+    store : Store, str or Path
+        An open store, or its path.
     layer, split : str
     fractions : float or list of float
         Shares of the neurons, each in (0, 1]: k = max(1, round(fraction * d)).
@@ -75,6 +77,8 @@ def cka(
     seed_list = list(check_seeds(seeds))
     fractions = list(dict.fromkeys(np.ravel(fractions).tolist()))
     sizes(fractions, 1)  # refused before the data are read
+    if isinstance(store, str | Path):
+        store = open_store(store)
     with reporting(progress, "rows") as told:
         gram = centred_gram(store, split, layer, squares=True, told=told)
     d = len(gram.products)

@@ -79,6 +79,22 @@ def targets() -> str:
     return f"{source(entry)} {told}\n\n{table(head, rows)}"
 
 
+def targets_apart() -> str:
+    """Targets of other rows, of several classes, with a validation split, controls and shots."""
+    entry = latest("targets-apart")
+    r = entry["results"]
+    rows = [
+        [name, f"{case['alone']:.2f}", f"{case['each among all']:.2f}", f"{case['share']:.2f}"]
+        for name, case in r["cases"].items()
+    ]
+    n, d = r["shape"]
+    narrow, wide = (f"{r['microseconds a column'][columns]:.0f}" for columns in ("200", "400"))
+    told = f"{r['targets']} targets, {n:,} x {d:,}, 10 fractions each, in seconds per target; one thread, "
+    told += "cpu clock. "
+    told += f"A column of a product of 200 takes {narrow} us, of one of 400 {wide} us."
+    return f"{source(entry)} {told}\n\n{table(['sweep', 'alone', 'each of all', 'share'], rows)}"
+
+
 def gaps(name: str = "probes-gap") -> str:
     """Each of our tols beside the fastest peer that reaches our gap, case by case."""
     entry = latest(name)

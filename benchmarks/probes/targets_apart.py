@@ -1,10 +1,10 @@
-"""Several targets that are not fitted in one product, or choose, shuffle or draw: what each costs among others.
+"""Several targets beyond two classes over the same rows: what each costs among others, beside one alone.
 
-    python -m benchmarks.probes.targets_apart                      8 targets of 20,000 x 768 rows, 10 fractions
-    python -m benchmarks.probes.targets_apart --quick              3 targets of 1,000 x 64
+    python -m benchmarks.probes.targets_apart              8 targets of 20,000 x 768 rows, 10 fractions
+    python -m benchmarks.probes.targets_apart --quick      3 targets of 1,000 x 64
 
-Processor time of one thread. Beside the sweeps the one product that a second target of ten classes would widen:
-microseconds a column of a product of 200 columns (ten classes at 20 fractions), and of one of 400.
+Processor time of one thread. Beside the sweeps the one product that a second target of ten classes would
+widen: microseconds a column of a product of 200 columns (ten classes at 20 fractions), and of one of 400.
 """
 
 import argparse

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from probecache.analyze.arguments import memory_bytes
 from probecache.analyze.findings.critical.measure import Measure, Probes, Similarity
 from probecache.analyze.findings.critical.search import Search
 from probecache.analyze.selections.subsets import check_seeds, sizes
@@ -48,7 +49,7 @@ def critical_mass(
     out: str | Path | None = None,
     client: "Client | None" = None,
     device: str = "auto",
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
     confidence: float = 0.95,
     progress: Progress = None,
     **plan: Any,
@@ -109,7 +110,8 @@ def critical_mass(
     ('delta',)
     """
     store = open_store(store)
-    if not 0 < precision <= COARSEST:
+    limit = memory_bytes(memory_limit)
+    if isinstance(precision, str) or not 0 < precision <= COARSEST:
         raise InputError(f"got precision {precision}; allowed: above 0, up to {COARSEST} of the layer")
     if not 0 < confidence < 1:
         raise InputError(f"got confidence {confidence}; allowed: a coverage in (0, 1), such as 0.95")
@@ -130,7 +132,7 @@ def critical_mass(
                 )
             asked = {"fractions": (1.0,), "seeds": seed_list, "train": train, "test": test, "probe": probe}
             one = SweepPlan.from_mapping(asked | cell | plan, "critical_mass")
-            measures.append(Probes(one, store, score, place, client, device, memory_limit, told))
+            measures.append(Probes(one, store, score, place, client, device, limit, told))
         searches = []
         for cell, measure in zip(cells, measures, strict=True):
             fractions, ks = grid_sizes(store.shape(test.split("+")[0], str(cell["layer"]))[1], precision)

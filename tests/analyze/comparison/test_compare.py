@@ -262,6 +262,9 @@ def test_groups_that_do_not_fit_are_refused():
             pc.compare(truth, truth, truth, groups=groups)
     with pytest.raises(pc.InputError, match="no group for 399 of 400"):
         pc.compare(results(), results(), groups={"image 0": 1})
+    for missing in (np.nan, None):
+        with pytest.raises(pc.InputError, match="got no group for 2 of 4 samples, first number 1"):
+            pc.compare(truth, truth, truth, groups=[0, missing, missing, 1])
     with pytest.raises(pc.InputError, match="bootstrap 5"):
         pc.compare(truth, truth, truth, bootstrap=5)
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import probecache as pc
 from probecache.__main__ import _run
 from probecache.analyze.comparison.intervals import holm
+from probecache.analyze.tasks.control import selectivity
 
 N = 200
 
@@ -122,6 +124,13 @@ def test_the_command_over_targets_and_pairs(swept, capsys, tmp_path):
     lost = ["compare", str(out), str(out), "--pairs", "layer", "--out", str(tmp_path / "no" / "c.csv")]
     assert _run(lost, False) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_paths_serve_where_stores_and_results_do(swept):
+    store, out, _ = swept
+    how = {"layer": "one", "split": "test", "fractions": [0.5, 1], "seeds": 2}
+    xr.testing.assert_identical(pc.cka(store, **how), pc.cka(pc.open_store(store), **how))
+    assert float(abs(selectivity(str(out), pc.open_results(out))).max()) == 0
 
 
 def test_what_is_no_results_is_refused_in_one_line(swept):

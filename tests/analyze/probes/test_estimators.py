@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
@@ -43,3 +44,12 @@ def test_weights_stand_for_repetition_and_balanced_for_weights(probe):
     a = probe.set_params(class_weight="balanced").fit(x, y).decision_function(x)
     b = probe.set_params(class_weight=None).fit(x, y, sample_weight=weights).decision_function(x)
     np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_tensors_that_numpy_has_not_are_taken_as_float32():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 3))).bfloat16()
+    y = (x[:, 0] > 0).numpy()
+    ours = LogisticProbe(l2=1e-2).fit(x, y)
+    same = LogisticProbe(l2=1e-2).fit(x.float().numpy(), y)
+    np.testing.assert_array_equal(ours.coef_, same.coef_)
+    np.testing.assert_array_equal(ours.predict(x), same.predict(x.float().numpy()))

@@ -180,6 +180,8 @@ def test_by_shots_it_equals_the_grid_as_the_full_layer_is_learnt_from_the_same_r
         ({"delta": []}, "allowed: shares of the full score"),
         ({"precision": 0.7}, "got precision 0.7"),
         ({"precision": 0}, "above 0"),
+        ({"precision": "fine"}, "got precision fine"),
+        ({"memory_limit": "much"}, "got memory_limit 'much'"),
         ({"seeds": 0}, "got seeds 0"),
         ({"confidence": 1}, "got confidence 1"),
         ({"selection": "pca"}, "keeps no neurons"),
