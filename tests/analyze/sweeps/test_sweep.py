@@ -312,8 +312,12 @@ def test_if_every_block_is_wrong_input_that_is_the_error(tmp_path):
     few = pc.write_arrays(
         tmp_path / "s", split="few", layer="a", activations=np.eye(4, 3), labels=np.arange(4) % 2
     )
-    with pytest.raises(InputError, match="got neighbors=20; allowed: 1 to 4"):
-        pc.sweep(few, layer="a", train="few", test="few", fractions=[0.5], seeds=2, probe="knn")
+    how = {"layer": "a", "train": "few", "test": "few", "fractions": [0.5], "seeds": 2}
+    pc.write_targets(few, split="few", targets={"both": np.eye(4, 2).astype(int)})
+    with pytest.raises(InputError, match=r"blocks failed; the first, .* for every training row"):
+        pc.sweep(few, target="both", shots=1, **how)  # one row is of one class, whichever it is
+    with pytest.raises(InputError, match="got 4 training rows of target 'label', for a knn probe"):
+        pc.sweep(few, probe="knn", **how)
 
 
 def test_out_of_memory_halves_the_block_down_to_what_fits(store, monkeypatch):
