@@ -128,7 +128,7 @@ def print_plan(plan: Projection) -> None:
     print(f"{plan.n_samples} rows in {plan.shards} shards, {_size(plan.total)} in all")
     each = ", ".join(f"{stage} {rate:,.1f}" for stage, rate in plan.rates.items())
     print(f"{plan.device}, batch size {plan.batch_size}, images/s: {each}")
-    near = f" ({', '.join(plan.near)} is near)" if plan.near else ""
+    near = f" (near it: {', '.join(plan.near)})" if plan.near else ""
     print(f"about {_time(plan.seconds)}; the limit is {plan.limit}{near}: {_REMEDIES[plan.limit]}")
     if plan.free is not None:
         print(f"{_size(plan.free)} free on disk: {'enough' if plan.fits else 'NOT ENOUGH'}")

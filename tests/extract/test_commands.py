@@ -148,7 +148,7 @@ def test_dry_run_writes_nothing(capsys, photos, tmp_path, monkeypatch):
     assert list(rates) == ["decode", "copy", "forward", "write"]
     limit = min(rates, key=rates.get)
     near = [s for s, rate in rates.items() if s != limit and rate < dry_run.NEAR * rates[limit]]
-    beside = f" ({', '.join(near)} is near)" if near else ""
+    beside = f" (near it: {', '.join(near)})" if near else ""
     assert f"the limit is {limit}{beside}: " in said
     assert "enough" in said
     assert list(tmp_path.iterdir()) == []
