@@ -150,7 +150,7 @@ def _of_split(
     of images that are in no split."""
     if choices.split_folders is False:
         return {folder: folder for folder in folders}, set(folders), []
-    marked = _marked(folders)
+    marked = _once(_marked(folders), inventory)
     if choices.split_folders is None:
         _require_one_meaning(folders, inventory)
     plain = [folder for folder in folders if folder not in marked]
@@ -184,6 +184,7 @@ def _of_split(
     chosen = {folder: path for folder, (name, _, path) in marked.items() if name in wanted}
     if choices.class_from == "auto":
         _require_one_data_set(chosen, min(wanted), inventory)
+        _require_no_splits_inside(chosen, min(wanted), inventory)
     return chosen, everywhere, plain
 
 
@@ -223,6 +224,39 @@ def _marked(folders: Iterable[str]) -> dict[str, tuple[str, str, str]]:
                 marked[folder] = part, kind, "/".join(parts[:i] + parts[i + 1 :])
                 break
     return marked
+
+
+def _once(
+    marked: Mapping[str, tuple[str, str, str]], inventory: Inventory
+) -> dict[str, tuple[str, str, str]]:
+    """`marked`, where a split that holds nothing but a folder of its own name (`train/train`, as an archive
+    was unpacked into a folder) is one split."""
+    inside: dict[str, set[str]] = {}
+    for name, _, path in marked.values():
+        inside.setdefault(name, set()).add(path.split("/")[0])
+    twice = {
+        name: next(iter(firsts))
+        for name, kind, _ in marked.values()
+        if len(firsts := inside[name]) == 1 and split_of(next(iter(firsts))) == kind
+    }
+    for name, first in twice.items():
+        inventory.note(f"the folder {printable(f'{name}/{first}')!r} is taken for split {printable(name)!r}")
+    return {
+        folder: (name, kind, path[len(twice[name]) :].lstrip("/") if name in twice else path)
+        for folder, (name, kind, path) in marked.items()
+    }
+
+
+def _require_no_splits_inside(chosen: Mapping[str, str], name: str, inventory: Inventory) -> None:
+    """InputError where a split's folder holds what look like splits, each with folders inside."""
+    inner = {path.split("/")[0] for path in chosen.values()}
+    kinds = {split_of(first) for first in inner}
+    if None not in kinds and len(kinds) > 1 and all("/" in path for path in chosen.values()):
+        raise InputError(
+            f"{inventory.where}: split {printable(name)!r} holds folders that are named like splits, "
+            f"{quoted(inner)}: name it as --data-dir, or say what the class is (--class-from leaf, top or "
+            "path)"
+        )
 
 
 def _plainly_splits(marked: Mapping[str, tuple[str, str, str]]) -> bool:

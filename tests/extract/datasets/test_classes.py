@@ -166,3 +166,22 @@ def test_images_named_like_masks_of_others_are_said(tmp_path):
     images, _ = read(folder(tmp_path, *names))
     assert len(images) == 4
     assert [n for n in images.inventory.notes if n.startswith("2 images are named like the mask of another")]
+
+
+def test_a_split_in_a_folder_of_its_own_name_is_one_split(tmp_path):
+    data = folder(tmp_path, "train/train/cat/0.png", "train/train/dog/1.png", "test1/test/2.png")
+    images, labels = read(data)
+    assert (labels, images.names) == (["cat", "dog"], ("cat/0.png", "dog/1.png"))
+    assert "the folder 'train/train' is taken for split 'train'" in images.inventory.notes
+    assert read(data, "test")[1] == [None]
+
+
+def test_splits_inside_a_split_are_asked_for(tmp_path):
+    names = ["train/train/cat/0.png", "train/val/cat/1.png", "test/cat/2.png"]
+    data = folder(tmp_path, *names)
+    with pytest.raises(
+        InputError, match="split 'train' holds folders that are named like splits, 'train', 'val'"
+    ):
+        read(data)
+    assert read(data / "train", "val")[1] == ["cat"]
+    assert read(data, class_from="leaf")[1] == ["cat", "cat"]
