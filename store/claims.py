@@ -13,6 +13,7 @@ Claims and leases lie inside the split's `commit` array folder, where zarr looks
 """
 
 import contextlib
+import math
 import re
 import socket
 import time
@@ -57,7 +58,7 @@ class Claims:
         self.mark = mark()
         self.held: set[int] = set()
         self.tokens: dict[int, int] = {}
-        self._beaten = 0.0
+        self._beaten = -math.inf
 
     def take(self, shards: Iterable[int], above: Mapping[int, int] | None = None) -> None:
         """Claim all of `shards`, or none: InputError names the living writer that holds one of them.
@@ -172,7 +173,9 @@ class Claims:
         keys = [_claim(self.split, index) for index in held]
         raws = self.files.read_many(keys, _MOST)
         mine = [key for i, key, raw in zip(held, keys, raws, strict=True) if raw == self._text(i)]
-        self.files.delete_many([*mine, _lease(self.split, self.mark)])
+        lease = [_lease(self.split, self.mark)] if self._beaten > -math.inf else []
+        self.files.delete_many([*mine, *lease])
+        self._beaten = -math.inf
 
     def renew(self) -> None:
         """A sign of life for other machines, at most one every BEAT seconds."""

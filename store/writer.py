@@ -24,7 +24,7 @@ from probecache.store.reading import commits
 from probecache.store.reading.read_index import indexed_commits, read_stamp
 from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import read_rows
-from probecache.store.storage.files import Files, open_files
+from probecache.store.storage.files import open_files
 from probecache.store.writing.create import grow_split, metadata_changed, open_layers, open_split
 from probecache.store.writing.layer_shards import cast_rows, encode_layer, finish_layer
 from probecache.store.writing.merge_rows import merged_rows, require_same_rows
@@ -53,12 +53,17 @@ def open_split_writer(
     files = open_files(path)
     asked = Split(spec.name, spec.geometry, tuple(spec.class_names), dict(spec.fingerprint.data))
     names = [layer.name for layer in spec.layers]
-    stored = open_split(files, asked, spec.fingerprint, spec.shard_rows, rows, names)
-    target = replace(stored, geometry=Geometry(spec.n_samples, stored.geometry.shard_rows))
-    if rows is not None:
-        target.geometry.require_whole_shards(rows)
-    opened = open_layers(files, stored, spec.layers, spec.compression)
-    return SplitWriter(files, target, opened, stored.geometry, rows, resume, allow_saturated)
+    claims = Claims(files, spec.name)
+    try:
+        stored = open_split(files, asked, spec.fingerprint, spec.shard_rows, rows, names, claims.renew)
+        target = replace(stored, geometry=Geometry(spec.n_samples, stored.geometry.shard_rows))
+        if rows is not None:
+            target.geometry.require_whole_shards(rows)
+        opened = open_layers(files, stored, spec.layers, spec.compression, claims.renew)
+        return SplitWriter(claims, target, opened, stored.geometry, rows, resume, allow_saturated)
+    except BaseException:
+        claims.close()
+        raise
 
 
 class SplitWriter:
@@ -66,7 +71,7 @@ class SplitWriter:
 
     def __init__(
         self,
-        files: Files,
+        claims: Claims,
         split: Split,
         layers: Sequence[Layer],
         stored: Geometry,
@@ -74,7 +79,8 @@ class SplitWriter:
         resume: bool,
         allow_saturated: bool,
     ) -> None:
-        self.files, self.split, self.allow_saturated = files, split, allow_saturated
+        self.claims, self.files = claims, claims.files
+        files, self.split, self.allow_saturated = claims.files, split, allow_saturated
         self.layers = {layer.spec.name: replace(layer, geometry=split.geometry) for layer in layers}
         old = stored.n_samples if split.geometry.n_samples > stored.n_samples else 0
         self._reopened = old // stored.shard_rows if old % stored.shard_rows else None
@@ -88,7 +94,6 @@ class SplitWriter:
                 f"{files.url} already holds shards of {', '.join(n for n in done if done[n])} in split "
                 f"{split.name!r}: resume, or write to another store"
             )
-        self.claims = Claims(files, split.name)
         self._touched: list[Split | Layer] = []
         files.sweep("")
         self.claims.sweep()

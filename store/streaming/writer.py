@@ -171,8 +171,7 @@ class StreamWriter:
         if self._shards is not None:
             self._shards.close()
             self._shards = None
-        if self._claims.held:
-            self._claims.close()
+        self._claims.close()
 
     def _hold(self) -> None:
         """One stream of a split at a time, from its first shard to its end."""
@@ -265,7 +264,13 @@ class StreamWriter:
             geometry = Geometry(self._n or stop, self._rows)
             made = Split(asked.split, geometry, names, dict(asked.fingerprint.data), streaming=True)
             self._split = open_split(
-                self._files, made, asked.fingerprint, self._rows, None, list(asked.layers)
+                self._files,
+                made,
+                asked.fingerprint,
+                self._rows,
+                None,
+                list(asked.layers),
+                self._claims.renew,
             )
         elif split.streaming and self._n is None and stop % self._rows and stop < split.geometry.n_samples:
             self._split = replace(split, geometry=Geometry(stop, self._rows))  # fewer than were announced

@@ -10,6 +10,13 @@ from probecache.store.claims import Holder, being_written
 from probecache.store.errors import ProbecacheError
 from probecache.store.storage.files import Files
 
+UNFIT, OTHER, OUTGROWN = (
+    "its consolidated metadata do not fit",
+    "is not what follows from its group",
+    "does not fit its split's size",
+)
+FOLLOWS = (UNFIT, OTHER, OUTGROWN)  # what a document is called whose group a writer has changed before it
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -75,7 +82,11 @@ def _writer(files: Files, split: str | None) -> Holder | None:
 
 
 def _claimed(files: Files, damage: Damage) -> Damage:
-    if damage.split is None or not damage.harmful:
+    if not damage.harmful:
+        return damage
+    if damage.kind == "document" and damage.why in FOLLOWS and (holder := _writer(files, damage.split)):
+        return replace(damage, kind="unwritten", why=f"is being written by {holder}")
+    if damage.split is None:
         return damage
     if damage.kind in (
         "moments",

@@ -9,7 +9,7 @@ from probecache.store.format import metadata
 from probecache.store.format.groups import Split
 from probecache.store.layout import ROW_ARRAYS
 from probecache.store.storage.files import Files
-from probecache.store.verification.damage import Damage
+from probecache.store.verification.damage import OTHER, UNFIT, Damage
 
 
 def verify_split_documents(files: Files, root: dict[str, Any] | None, name: str) -> Iterator[Damage]:
@@ -51,7 +51,7 @@ def verify_root(files: Files) -> Iterator[Damage]:
             why = f"the {'group' if group else 'target'}'s document is missing"
             yield Damage("document", split, layer, None, None, f"{key}/zarr.json", why)
     if raw != metadata.render(expected):
-        yield Damage("document", None, None, None, None, "zarr.json", "its consolidated metadata do not fit")
+        yield Damage("document", None, None, None, None, "zarr.json", UNFIT)
 
 
 def good_root(files: Files) -> dict[str, Any] | None:
@@ -86,5 +86,5 @@ def _group(
     documents |= {f"{key}/{name}/zarr.json": document for name, document in arrays.items()}
     for where, raw in zip(documents, files.read_many(list(documents)), strict=True):
         if raw != metadata.render(documents[where]):
-            why = "is missing" if raw is None else "is not what follows from its group"
+            why = "is missing" if raw is None else OTHER
             yield Damage("document", split, layer, None, None, where, why)

@@ -17,7 +17,7 @@ from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import decode_rows
 from probecache.store.reading.targets import read_chunks
 from probecache.store.storage.files import Files
-from probecache.store.verification.damage import Damage
+from probecache.store.verification.damage import OUTGROWN, Damage
 from probecache.store.verification.documents import damaged_document
 
 Array = np.ndarray[Any, Any]
@@ -85,7 +85,7 @@ def verify_target(files: Files, split: Split, name: str) -> Iterator[Damage]:
         yield damaged_document(split.name, None, document, error)
         return
     if files.read_many([document])[0] != metadata.render(target.document()):
-        yield Damage("document", split.name, None, None, None, document, "does not fit its split's size")
+        yield Damage("document", split.name, None, None, None, document, OUTGROWN)
     for s, values in zip(target.geometry.shards(), read_chunks(files, target), strict=True):
         first = s.start // split.geometry.shard_rows  # of the shards that the chunk holds
         where = split.name, None, first, (s.start, s.stop), f"target {name}"

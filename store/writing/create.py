@@ -1,7 +1,7 @@
 """Make or extend the documents of a store: root, split, layers. Every write is of a whole document."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +22,15 @@ def open_split(
     shard_rows: int | None,
     rows: tuple[int, int] | None,
     layers: Sequence[str],
+    begin: Callable[[], None],
 ) -> Split:
     """The split as it is stored, made as needed; refused if what decides its values differs.
 
     asked       the split that the caller means; one with more samples grows only when its rows are there
     shard_rows  what the caller said, None: what is stored will do
     layers      those that will be written: a split grows with all of its layers or not at all
+    begin       called before the first document of a new split: a sign of life, so that who looks at half of
+                the documents knows that they are being written
     """
     name = asked.name
     there = catalog.has_document(files, name)
@@ -37,6 +40,7 @@ def open_split(
     if not there:
         chunks = asked.geometry.shards_of_a_row_chunk() if root["format"] > 1 else 0
         split = replace(asked, origin=root["fingerprint"], row_shards=chunks)
+        begin()
         _write_documents(files, name, split)
         return split
     split = catalog.read_split(files, name)
@@ -84,7 +88,11 @@ def write_arrays_of(files: Files, split: Split) -> None:
 
 
 def open_layers(
-    files: Files, split: Split, specs: Sequence[LayerSpec], compression: str | None
+    files: Files,
+    split: Split,
+    specs: Sequence[LayerSpec],
+    compression: str | None,
+    begin: Callable[[], None],
 ) -> list[Layer]:
     """The layers, made as needed; refused if a stored one differs.
 
@@ -99,6 +107,7 @@ def open_layers(
             )
         if not catalog.has_document(files, key):
             layer = Layer(split.name, spec, compression, split.geometry, packed=split.packed)
+            begin()
             _write_documents(files, key, layer)
         else:
             layer = catalog.read_layer(files, split, spec.name)

@@ -206,3 +206,29 @@ def test_every_single_bit_flip_is_named(tmp_path, compression):
         assert found, f"bit {bit} of {file.relative_to(path)} was not seen"
         file.write_bytes(good)
     assert list(verify(path)) == []
+
+
+@pytest.mark.parametrize("layer", ["blocks.5", "new"])
+def test_documents_that_a_living_writer_is_about_to_write_are_no_damage(path, tmp_path, monkeypatch, layer):
+    """A new split, or a new layer of one: half of its documents are there, whoever looks."""
+    from probecache.store.verification import damage
+    from probecache.store.writing import create
+
+    monkeypatch.setattr(damage.time, "sleep", lambda _: None)
+    found, change = [], create.metadata_changed
+
+    def look_first(files):
+        found.append(list(verify(path)))
+        change(files)
+
+    monkeypatch.setattr(create, "metadata_changed", look_first)
+    split = "train" if layer == "new" else "test"
+    values, labels = np.ones((90, 24), np.float16), np.random.default_rng(1).integers(0, 4, 90)
+    if layer == "new":
+        labels = pc.open_store(path).labels("train")
+    pc.write_arrays(path, split=split, layer=layer, activations=values, labels=labels, shard_rows=32)
+    assert found
+    assert found[0]
+    assert {d.kind for d in found[0]} == {"unwritten"}
+    assert any("is being written by process" in d.why and d.piece == "zarr.json" for d in found[0])
+    assert list(verify(path)) == []
