@@ -14,6 +14,7 @@ from probecache.analyze.probes.deploy import check_table, write_table
 from probecache.analyze.results.join import open_results
 from probecache.analyze.results.saved import save_dataset
 from probecache.store.errors import InputError, close_names
+from probecache.store.storage.safe_read import require_readable
 
 
 def compare_results(
@@ -83,6 +84,7 @@ def _number(text: str) -> float | None:
 
 
 def _groups(path: Path) -> dict[str, str]:
+    require_readable(path, "--groups")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

@@ -21,6 +21,7 @@ from probecache.analyze.metrics.scores import log_probabilities
 from probecache.analyze.probes.registry import get_kind
 from probecache.store.errors import DamagedStore, InputError
 from probecache.store.storage.disk_errors import writing
+from probecache.store.storage.safe_read import require_readable
 
 FORMAT = "probecache probe 1"
 _OWN = ("format", "kind", "classes", "probe", "layer_size", "checksum")  # metadata that is no provenance
@@ -201,6 +202,7 @@ def load_probe(path: str | Path) -> FittedProbe:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path).expanduser()
+    require_readable(path, "probe")  # the library would wait for a FIFO
     try:
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}

@@ -1,6 +1,7 @@
 """Datasets beside RESULTS, such as what `cka` returns: written whole, every file under a checksum."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -17,8 +18,11 @@ from probecache.store.errors import DamagedStore, InputError
 from probecache.store.fingerprint import digest
 from probecache.store.format.metadata import render
 from probecache.store.storage.disk_errors import writing
+from probecache.store.storage.files import open_files
 
 SEALED = "files"  # in the attribute `results`: key -> hash of each file
+COPY = "sealed.json"  # of zarr.json, in an array's folder: what lies there is known where that is lost
+_OURS = re.compile(rb'"results": \{\s*"files"')
 
 
 def require_room_for(path: str | Path | None) -> None:
@@ -49,29 +53,35 @@ def save_dataset(data: xr.Dataset, path: str | Path) -> Path:
             made = Path(folder) / "data"
             data.to_zarr(made, consolidated=False, encoding={str(n): dict(codecs) for n in data.variables})
             document = json.loads((made / "zarr.json").read_bytes())
-            attributes = {**document["attributes"], "results": {SEALED: dict(sorted(_hashes(made)))}}
-            attributes["results"]["checksum"] = digest(attributes)
-            (made / "zarr.json").write_bytes(render(document | {"attributes": attributes}))
+            copy = f"{min(map(str, data.variables))}/{COPY}"
+            sealed: dict[str, Any] = {SEALED: dict(sorted(_hashes(made))), "copy": copy}
+            attributes = {**document["attributes"], "results": sealed}
+            sealed["checksum"] = digest(attributes)
+            for name in ("zarr.json", copy):
+                (made / name).write_bytes(render(document | {"attributes": attributes}))
             replace_folder(made, path)
     return path
 
 
 def is_saved(path: Path) -> bool:
     """Whether `save_dataset` wrote what lies there, damaged or not."""
-    try:
-        return f'"{SEALED}"' in (path / "zarr.json").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
+    files = open_files(path)
+    found = files.read_many(["zarr.json"])
+    if not (isinstance(found[0], bytes) and _OURS.search(found[0])):
+        found = files.read_many([f"{name}/{COPY}" for name in files.names("")])
+    return any(isinstance(raw, bytes) and _OURS.search(raw) for raw in found)
 
 
 def check_saved(path: Path) -> tuple[dict[str, Any], list[Damage]]:
     """The group's attributes, and each damaged, missing or foreign file; DamagedStore for the group's own."""
     try:
-        attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
+        document = open_files(path).read("zarr.json")
+        attributes = json.loads(document or b"")["attributes"]
         checksum = attributes["results"].pop("checksum")
         if digest(attributes) != checksum:
             raise ValueError("its checksum does not fit")
-        listed = dict(attributes.pop("results")[SEALED])
+        sealed = attributes.pop("results")
+        listed = dict(sealed[SEALED])
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise DamagedStore(f"{path}/zarr.json: it is not what was written ({error})") from None
     there = dict(_hashes(path))
@@ -80,6 +90,9 @@ def check_saved(path: Path) -> tuple[dict[str, Any], list[Damage]]:
         if there.get(key) != listed.get(key):
             why = "it is missing" if key not in there else "it is not what was written"
             damages.append(Damage(key, "", why if key in listed else "it does not belong here"))
+    copy = sealed.get("copy")
+    if copy is not None and open_files(path).read_many([copy])[0] != document:
+        damages.append(Damage(copy, "", "it is not the copy of zarr.json"))
     return attributes, damages
 
 
@@ -97,8 +110,8 @@ def read_saved(path: str | Path) -> xr.Dataset:
 
 
 def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
-    """Key and hash of every file but the group's own document."""
+    """Key and hash of every file but the group's own document and its copy."""
     for file in folder.rglob("*"):
         key = file.relative_to(folder).as_posix()
-        if file.is_file() and key != "zarr.json":
+        if file.is_file() and key != "zarr.json" and file.name != COPY:
             yield key, blake2b(file.read_bytes(), digest_size=8).hexdigest()

@@ -406,3 +406,11 @@ def test_other_targets_of_the_same_rows(tmp_path):
         np.testing.assert_allclose(
             scores.reshape(len(scores), -1).T, block.scores[0, 1, 0], rtol=1e-3, atol=2e-3
         )
+
+
+@pytest.mark.parametrize("what", ["FIFO", "device"])
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, what):
+    path = tmp_path / "p.safetensors"
+    os.mkfifo(path) if what == "FIFO" else path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=f"probe: '.*p.safetensors' is a {what}, not a file"):
+        pc.load_probe(path)

@@ -1,6 +1,7 @@
 """RESULTS on disk: what is damaged, swapped, stale or lost is named by coordinates and computed again."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from probecache.analyze.results.seals import mix, probe_seals, row_seals
 from probecache.analyze.results.verify import is_results, verify_results
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.store.errors import DamagedStore, InputError, ProbecacheError
+from probecache.store.fingerprint import digest
 
 PLAN = {"layer": "a", "fractions": [0.2, 0.5, 1], "seeds": 2, "l2": [1e-3, 1e-1], "probe": "ridge"}
 
@@ -403,13 +405,25 @@ def test_saved_datasets_are_whole_or_named(tmp_path, store):
         raw = file.read_bytes()
         for how in ("flip", "cut", "lost"):
             spoil(file, how, path)
-            if file.name == "zarr.json" and file.parent == path and how == "lost":
-                continue  # nothing says any more that it was one
+            assert is_results(str(path))
             assert verify_results(str(path)), (file, how)
             with pytest.raises((DamagedStore, InputError)):
                 pc.open_results(path)
             file.write_bytes(raw)
-        file.write_bytes(raw)
+    for how in ("zeros", "lost", "FIFO"):  # the group's own document: its copy says that it may be replaced
+        spoil(path / "zarr.json", how, path)
+        if how == "FIFO":
+            (path / "zarr.json").unlink()
+            os.mkfifo(path / "zarr.json")
+        assert verify_results(str(path))
+        save_dataset(wanted, path)
+        assert verify_results(str(path)) == []
+    old = json.loads((path / "zarr.json").read_bytes())  # as it was before there was a copy
+    next(path.glob("*/sealed.json")).unlink()
+    del old["attributes"]["results"]["copy"], old["attributes"]["results"]["checksum"]
+    old["attributes"]["results"]["checksum"] = digest(old["attributes"])
+    (path / "zarr.json").write_text(json.dumps(old))
+    assert (verify_results(str(path)), pc.open_results(path).load().equals(wanted)) == ([], True)
     (path / "cka" / "more").write_text("x")
     with pytest.raises(DamagedStore, match="cka/more: it does not belong here"):
         pc.open_results(path)
