@@ -412,5 +412,5 @@ def test_other_targets_of_the_same_rows(tmp_path):
 def test_what_is_no_file_is_refused_without_waiting(tmp_path, what):
     path = tmp_path / "p.safetensors"
     os.mkfifo(path) if what == "FIFO" else path.symlink_to("/dev/zero")
-    with pytest.raises(InputError, match=f"probe: '.*p.safetensors' is a {what}, not a file"):
+    with pytest.raises(pc.InputError, match=f"probe: '.*p.safetensors' is a {what}, not a file"):
         pc.load_probe(path)
