@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from probecache.analyze.results.check import Damage
 from probecache.analyze.results.replace import replace_folder
-from probecache.store.errors import DamagedStore, InputError
+from probecache.store.errors import DamagedStore, InputError, ProbecacheError
 from probecache.store.fingerprint import digest
 from probecache.store.format.metadata import render
 from probecache.store.storage.disk_errors import writing
@@ -66,10 +67,12 @@ def save_dataset(data: xr.Dataset, path: str | Path) -> Path:
 def is_saved(path: Path) -> bool:
     """Whether `save_dataset` wrote what lies there, damaged or not."""
     files = open_files(path)
-    found = files.read_many(["zarr.json"])
-    if not (isinstance(found[0], bytes) and _OURS.search(found[0])):
-        found = files.read_many([f"{name}/{COPY}" for name in files.names("")])
-    return any(isinstance(raw, bytes) and _OURS.search(raw) for raw in found)
+    for key in ("zarr.json", *(f"{name}/{COPY}" for name in files.names(""))):
+        with suppress(ProbecacheError):  # a link in its place
+            raw = files.read_many([key])[0]
+            if isinstance(raw, bytes) and _OURS.search(raw):
+                return True
+    return False
 
 
 def check_saved(path: Path) -> tuple[dict[str, Any], list[Damage]]:

@@ -5,7 +5,7 @@
 
 20 fractions, 5 penalties, 50 seeds and 10 classes to a layer and selection; 10^6 probes are 200 of these.
 Values are random numbers, committed block by block as a sweep does, with fsync. Growth adds a selection
-(nothing is rewritten) or a fraction (every chunk is).
+or a fraction: chunks that are there are linked.
 """
 
 import argparse

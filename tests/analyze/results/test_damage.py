@@ -410,11 +410,19 @@ def test_saved_datasets_are_whole_or_named(tmp_path, store):
             with pytest.raises((DamagedStore, InputError)):
                 pc.open_results(path)
             file.write_bytes(raw)
-    for how in ("zeros", "lost", "FIFO"):  # the group's own document: its copy says that it may be replaced
+    for how in (
+        "zeros",
+        "lost",
+        "FIFO",
+        "link",
+    ):  # the group's own document: its copy says that it may be replaced
         spoil(path / "zarr.json", how, path)
         if how == "FIFO":
             (path / "zarr.json").unlink()
             os.mkfifo(path / "zarr.json")
+        if how == "link":
+            (path / "zarr.json").unlink()
+            (path / "zarr.json").symlink_to("/dev/zero")
         assert verify_results(str(path))
         save_dataset(wanted, path)
         assert verify_results(str(path)) == []
