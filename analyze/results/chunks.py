@@ -85,6 +85,6 @@ def read_array(
             if laid_out and files.size(key_of(variable.name, index)) is None:
                 raise BadChunk("its file is missing")
             whole[place] = read_chunk(files, grid, variable, index)[inside(place)]
-        except (BadChunk, OSError) as error:
+        except (ValueError, OSError) as error:  # a BadChunk, or the refusal of a link
             bad[index] = str(error)
     return whole, bad

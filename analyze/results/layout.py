@@ -144,8 +144,10 @@ def check_fixed(files: Files, grid: Grid) -> dict[str, str]:
     for name, (values, dims, _) in fixed_arrays(grid).items():
         if name == ORDER_SEAL:
             continue
-        raw = files.read(key_of(name, (0,) * len(dims)))
+        raw = files.read_many([key_of(name, (0,) * len(dims))])[0]
         try:
+            if isinstance(raw, BadChunk):
+                raise raw
             if raw is None:
                 raise BadChunk("it is missing")
             if values is None:
@@ -170,10 +172,13 @@ def group_bytes(attributes: Mapping[str, Any], grid: Grid) -> bytes:
     )
 
 
-def parse_group(raw: bytes | None, path: Path | str) -> tuple[dict[str, Any], Grid]:
+def parse_group(raw: bytes | BadChunk | None, path: Path | str) -> tuple[dict[str, Any], Grid]:
     """Attributes and grid of a zarr.json; InputError where it is not ours, DamagedStore where it changed."""
     where = f"got RESULTS {path}"
     todo = "give the --out of a `probecache sweep`, or a new path"
+    if isinstance(raw, BadChunk):
+        told = f"{path}/zarr.json: {raw}; the same sweep mends it from its copy, or restore it"
+        raise DamagedStore(told, str(raw))
     if raw is None:
         what = "holds no sweep results" if Path(path).exists() else "does not exist"
         raise InputError(f"{where}, which {what}; {todo}")

@@ -17,8 +17,8 @@ def is_results(path: str) -> bool:
     folder = Path(path)
     if is_saved(folder) or (folder / COPY).is_file():
         return True
-    raw = open_files(path).read("zarr.json") or b""
-    return b'"results"' in raw and b'"settings"' in raw
+    raw = open_files(path).read_many(["zarr.json"])[0]
+    return isinstance(raw, bytes) and b'"results"' in raw and b'"settings"' in raw
 
 
 def verify_results(path: str) -> list[str]:

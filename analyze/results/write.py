@@ -40,6 +40,7 @@ from probecache.analyze.results.settings import check_settings, settings_attribu
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.plan import DIMS
 from probecache.store.errors import InputError
+from probecache.store.format.chunks import BadChunk
 from probecache.store.storage.disk_errors import writing
 from probecache.store.storage.files import check_place, open_files
 
@@ -184,6 +185,16 @@ class Results:
         whole = read_sweep(self.path)
         return whole.sel({dim: list(getattr(grid, dim)) for dim in DIMS}).load()
 
+    def _chunk(self, variable: Variable, index: tuple[int, ...]) -> Array:
+        """A chunk to write into; blank where it cannot be read.
+
+        No probe that is done was in it when RESULTS were opened, or the seals of those say that it is lost.
+        """
+        try:
+            return chunks.read_chunk(self.files, self.grid, variable, index)
+        except BadChunk:
+            return np.full(self.grid.chunk_of(variable), variable.fill, variable.dtype)
+
     def _write(self, block: Block, values: Mapping[str, Array], state: int) -> None:
         at = self._positions(block)
         *cell, f, seeds, p = at
@@ -218,7 +229,7 @@ class Results:
                 inside = [
                     [axis[i] % size for i in some] for (axis, size, _), some in zip(parts, mine, strict=True)
                 ]
-                chunk = chunks.read_chunk(self.files, self.grid, variable, index)
+                chunk = self._chunk(variable, index)
                 chunk[0, 0, 0, 0][np.ix_(*inside)] = arrays[variable.name][np.ix_(*mine)]
                 pieces[key_of(variable.name, index)] = [encode(chunk)]
         self.files.write(early, late)

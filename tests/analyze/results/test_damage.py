@@ -476,3 +476,44 @@ def test_what_a_killed_writer_had_not_put_in_place_is_removed_by_the_next(result
     grown = pc.sweep(store, **{**PLAN, "seeds": 3}, out=path)
     assert not list(path.rglob("*.tmp"))
     assert same(grown.sel(seed=[0, 1]), wanted)
+
+
+@pytest.mark.parametrize("piece", ["objective/zarr.json", "zarr.json", "state/group.json", "layer/c/0"])
+@pytest.mark.parametrize("what", ["FIFO", "folder", "link"])
+def test_what_is_no_file_in_results_is_named_and_written_again(store, results, piece, what):
+    path, wanted = results
+    (path / piece).unlink()
+    if what == "FIFO":
+        os.mkfifo(path / piece)
+    elif what == "folder":
+        (path / piece).mkdir()
+    else:
+        (path / piece).symlink_to("/dev/zero")
+    assert is_results(str(path))
+    assert verify_results(str(path))
+    with pytest.raises(ProbecacheError):
+        pc.open_results(path)
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        assert same(pc.sweep(store, **PLAN, out=path), wanted)
+    assert verify_results(str(path)) == []
+
+
+@pytest.mark.parametrize("what", ["FIFO", "folder", "link"])
+def test_what_is_no_file_in_place_of_rows_of_a_probe_that_is_missing(store, results, what):
+    """The chunk is read by nobody before the sweep that computes its probes writes it."""
+    path, _ = results
+    pc.sweep(store, **PLAN, selection=["random", "first"], out=path)
+    chunk = path / "class_accuracy/c/0/0/1/0/0/0/0/0"
+    for name in ("class_accuracy", "accuracy", "seal", "state"):
+        raw = (path / name / "c/0/0/1/0/0/0/0").parent
+        assert raw.exists()
+    chunk.unlink()
+    if what == "FIFO":
+        os.mkfifo(chunk)
+    elif what == "folder":
+        chunk.mkdir()
+    else:
+        chunk.symlink_to("/dev/zero")
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        pc.sweep(store, **PLAN, selection=["random", "first"], out=path)
+    assert verify_results(str(path)) == []
