@@ -1,6 +1,6 @@
 """What grows with shards on S3 with 30 ms of latency: `verify`, and the start of a sweep over 40 targets.
 
-python -m benchmarks.store.scale_small          # verify of 200 shards; targets of 100 and 400 shards
+python -m benchmarks.store.scale_small     # verify of 200 shards; targets of 100, and of 2,000 on a disk
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 
 import probecache as pc
 from benchmarks.record import record
-from benchmarks.store.scale import LATENCY, ROWS, local, measure, s3, write
+from benchmarks.store.scale import LATENCY, ROWS, counted_files, local, measure, s3, write
 from probecache.store.verify import verify
 
 TARGETS = 40
@@ -52,10 +52,22 @@ def on_s3(make: Callable[[Path], Any], work: Callable[[str], Any]) -> dict[str, 
     return found
 
 
+def opened(shards: int) -> int:
+    """Files that the start of a sweep opens where all lies on this machine."""
+    folder = Path(tempfile.mkdtemp(prefix="scale-"))
+    with mock.patch.object(local.os, "fsync"):
+        with_targets(folder / "s.zarr", shards, by_shard=False)
+    with counted_files() as take:
+        targets_start(str(folder / "s.zarr"))
+        count = take()["opened"]
+    shutil.rmtree(folder)
+    return count
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--verify", type=int, default=200, help="shards that are verified")
-    parser.add_argument("--targets", type=int, nargs="+", default=[100, 400], help="shards, of each store")
+    parser.add_argument("--targets", type=int, nargs="+", default=[100], help="shards, of each store")
     parser.add_argument("--no-record", action="store_true")
     arguments = parser.parse_args()
     import probecache.analyze.sweeps.resolved_plan  # noqa: F401  what is imported is not measured
@@ -71,6 +83,8 @@ def main() -> None:
             made = on_s3(lambda p, n=n, by_shard=by_shard: with_targets(p, n, by_shard), targets_start)
             found["start of a sweep"][name] = made
             print(name, made, flush=True)
+    found["files opened on a local disk"] = {str(n): opened(n) for n in (200, 2000)}
+    print(found["files opened on a local disk"], flush=True)
     if not arguments.no_record:
         print(record("scale-small", found))
 

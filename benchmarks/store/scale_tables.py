@@ -78,7 +78,12 @@ def _targets(entry: dict[str, Any]) -> str:
     ]
     return (
         f"The start of a sweep over {found['targets']} targets beside `label`, as they were stored and are: "
-        f"{'; '.join(counts)}. `verify` and these: {source(entry)}"
+        f"{'; '.join(counts)}. On a local disk "
+        + " and ".join(
+            f"{count} files are opened for {int(n):,} shards"
+            for n, count in found["files opened on a local disk"].items()
+        )
+        + f". `verify` and these: {source(entry)}"
     )
 
 
