@@ -64,7 +64,9 @@ def as_results(results: "xr.Dataset | str | os.PathLike[str]") -> xr.Dataset:
     if isinstance(results, xr.Dataset):
         return results
     if not isinstance(results, str | os.PathLike):
-        raise InputError(f"got {type(results).__name__} for results; give a Dataset of a sweep, or its path")
+        raise InputError(
+            f"got results of type {type(results).__name__}; give what sweep or cka returned, or its path"
+        )
     return open_results(Path(results))
 
 

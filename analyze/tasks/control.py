@@ -79,18 +79,12 @@ def _hash(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def selectivity(
-    results: "xr.Dataset | str", control: "xr.Dataset | str", score: str = "accuracy"
-) -> xr.DataArray:
+def selectivity(results: xr.Dataset, control: xr.Dataset, score: str = "accuracy") -> xr.DataArray:
     """score - control score, over the results' own coordinates.
 
-    results, control: what two sweeps returned, or their paths, the second with `control`, over the same
-    coordinates.
+    results, control: what two sweeps returned, the second with `control`, over the same coordinates.
     Raises InputError where either has no such score, or where their coordinates differ.
     """
-    from probecache.analyze.results.join import as_results
-
-    results, control = as_results(results), as_results(control)
     for name, data in (("results", results), ("control", control)):
         if score not in data:
             raise InputError(f"got {name} without {score!r}; give what sweep returned")

@@ -225,7 +225,7 @@ def test_a_target_and_a_layer_never_share_a_name(store):
 
 BAD = [
     ({"a b": [0] * N}, "target 'a b' cannot be a name"),
-    ({"label": [0] * N}, "none of"),
+    ({"label": [0] * N}, "the one that came with the data"),
     ({"a": [0] * 3}, "has 3 rows, split 'train' has 20"),
     ({"a": [-1, 1] * 10}, "is -1 'no' or unlabelled"),
     ({"a": [-2, 1] * 10}, "whole numbers from -2"),
