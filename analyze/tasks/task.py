@@ -14,6 +14,8 @@ from probecache.store.layout import OK
 if TYPE_CHECKING:
     from probecache.store.reader import Store
 
+SMALLEST = float(np.finfo(np.float32).tiny)  # spread that is one: below it a column counts as constant
+
 
 @dataclass(frozen=True)
 class StoredRows:
@@ -284,7 +286,7 @@ def stored_moments(store: "Store", split: str, layer: str) -> tuple[np.ndarray, 
     kept = store.moments(split, layer)
     constant = kept["minimum"].values == kept["maximum"].values
     scale = np.sqrt(kept["variance"].values)
-    scale = np.where(constant | (scale == 0), 1.0, scale)
+    scale = np.where(constant | (scale < SMALLEST), 1.0, scale)
     mean = np.where(constant, kept["minimum"].values, kept["mean"].values)
     return mean.astype(np.float32), scale.astype(np.float32)
 
@@ -329,7 +331,7 @@ def column_moments(matrix: Matrix, rows: int = 4096) -> tuple[np.ndarray, np.nda
     for _, block in row_blocks(matrix, rows):
         square += ((block - mean) ** 2).sum(axis=0)
     scale = np.where(low == high, 1.0, np.sqrt(square / n))
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = np.where(scale >= SMALLEST, scale, 1.0)
     return np.where(low == high, low, mean).astype(np.float32), scale.astype(np.float32)
 
 

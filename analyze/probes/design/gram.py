@@ -16,6 +16,7 @@ from probecache.analyze.probes.design import bfloat16_product
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.tasks.task import row_blocks
 
+SMALL = 2.0**-40  # spread of a column; those below it and above its inverse are brought near 1
 GRAM_ROWS = 8192  # whose float32 products are summed at once; they fit in a cache
 
 
@@ -87,12 +88,15 @@ def moments(
     """
     d, device, outputs = panels.width - 1, panels.device, targets.shape[1]
     scale = None if panels.scale is None or panels.keep else torch.from_numpy(panels.scale).to(device)
+    power = _powers(scale)
+    if scale is not None and power is not None:
+        scale = scale * power
     gram = torch.zeros(d, d, dtype=torch.float64, device=device)
     total = torch.zeros(d, dtype=torch.float64, device=device)
     cross = torch.zeros(1 + d, outputs, dtype=torch.float64, device=device)
     square = torch.zeros(outputs, dtype=torch.float64, device=device)
     count = 0.0
-    for start, block in _centred(panels):
+    for start, block in _centred(panels, power):
         here = slice(start, start + len(block))
         y = targets[here].to(block.dtype)
         share = torch.ones(len(block), 1, device=device)
@@ -120,7 +124,15 @@ def moments(
     return Moments(whole / count, cross / count, square / count, count)
 
 
-def _centred(panels: Panels) -> Iterator[tuple[int, Tensor]]:
+def _powers(scale: Tensor | None) -> Tensor | None:
+    """Powers of two by which columns are multiplied whose squares float32 could not hold; None where none is
+    so small or large. A column that is rounding noise, 1e-32, had a variance of 0 and covariances of 1."""
+    if scale is None or bool(((scale > SMALL) & (scale < 1 / SMALL)).all()):
+        return None
+    return torch.exp2(-scale.log2().round().clamp(-126, 126))
+
+
+def _centred(panels: Panels, power: Tensor | None) -> Iterator[tuple[int, Tensor]]:
     """(start, rows (a, d)): of panels that are kept, standardised; else centred, since what they are divided
     by is left to the sums, which lose nothing by it. A block is overwritten by the next."""
     if panels.keep:
@@ -130,7 +142,9 @@ def _centred(panels: Panels) -> Iterator[tuple[int, Tensor]]:
     room = torch.empty(min(GRAM_ROWS, panels.n_samples), panels.width - 1, device=panels.device)
     for start, stored in row_blocks(panels.matrix, GRAM_ROWS):
         block = torch.from_numpy(stored).to(panels.device)
-        yield start, block if mean is None else torch.sub(block, mean, out=room[: len(block)])
+        if mean is not None:
+            block = torch.sub(block, mean, out=room[: len(block)])
+        yield start, block if power is None else torch.mul(block, power, out=room[: len(block)])
 
 
 def add_gram(gram: Tensor, left: Tensor, right: Tensor, blocks: int = 4) -> None:

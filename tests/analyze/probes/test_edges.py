@@ -128,3 +128,20 @@ def test_a_path_of_penalties_ends_where_each_alone_does():
         np.testing.assert_allclose(together.objective[..., p], alone.objective[..., 0], rtol=1e-6)
     # neighbours' solutions are nearer than the moments' start
     assert together.n_iter[0, 0, 0] < fit_block(task, order, sizes, path[:1], tol=1e-7).n_iter[0, 0, 0]
+
+
+@pytest.mark.parametrize("probe", ["logistic", "ridge"])
+def test_units_in_which_squares_leave_float32_change_nothing(probe):
+    x, y = blobs(classes=2)
+    small = x.astype(np.float32)
+    units = np.exp2(np.resize([0, -107, -120, 100, 30], 20)).astype(np.float32)
+    plain = fit_block(
+        Task(small, y, small, y), np.arange(20)[None], np.array([20, 4]), np.array([1e-4]), probe=probe
+    )
+    scaled = small * units
+    found = fit_block(
+        Task(scaled, y, scaled, y), np.arange(20)[None], np.array([20, 4]), np.array([1e-4]), probe=probe
+    )
+    assert found.converged.all()
+    np.testing.assert_allclose(found.objective, plain.objective, rtol=1e-5)
+    np.testing.assert_allclose(found.accuracy, plain.accuracy, atol=2 / len(y))
