@@ -20,6 +20,7 @@ from torch import Tensor
 LENGTH = 10
 FEWEST = 4  # decrements that a rate is read from
 SLOWEST = 0.98
+PRIOR = 0.95  # the rate where fewer are known: a start that is near leaves what is slow
 
 
 @dataclass
@@ -148,7 +149,7 @@ class History:
         spread = (weight * (age - middle[:, None]) ** 2).sum(dim=1)
         slope = (weight * (age - middle[:, None]) * height).sum(dim=1) / spread.clamp(min=1e-300)
         trusted = count >= FEWEST
-        rate = torch.where(trusted, (-slope).exp(), 0.5).clamp(max=SLOWEST)
+        rate = torch.where(trusted, (-slope).exp(), PRIOR).clamp(max=SLOWEST)
         smooth = torch.where(trusted, (level - slope * middle).exp(), decrement)
         return torch.maximum(decrement, smooth) / (1 - rate)
 

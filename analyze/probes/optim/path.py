@@ -33,6 +33,7 @@ from probecache.analyze.probes.shared_state import (
 PLAIN, PLAIN_TOGETHER = 15, 40
 REUSE = 10.0  # ratio of penalties up to which one's factors serve the other: the history makes up for it
 NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
+WARM = 5.0  # part of tol for a start that is near: few steps tell the rate of what is left too well
 HARD = 12  # evaluations of a probe after which class Grams are made anew
 SHARES = (0.25, 0.5, 0.75)  # of the widest probe's columns: where class Grams of solutions change
 FOUND = ("objective", "grad_norm", "n_iter", "converged")
@@ -57,6 +58,7 @@ def fit_path(
         mine = torch.isin(batch.l2, at).nonzero()[:, 0]
         part = batch.part(mine)
         near = _foretold(done, l2)
+        how["tol"] = request.tol if near is None else request.tol / WARM
         if batch.outputs == 1:
             fit = _fit_two_classes(tasks, orders, part, near, request.max_iter, how)
         elif not batch.panels.in_memory:
@@ -186,8 +188,9 @@ def _fit_two_classes(
         unfinished = [tasks[number] for number in numbers.tolist()]
     for l2 in part.l2.unique().tolist():
         prepare_together(unfinished, l2)
-    start = precondition_and_start(unfinished, orders, part, fit.x[left])
-    more = fit_logistic(part, *start, max_iter=max_iter - plain, **how)
+    solver, begun = precondition_and_start(unfinished, orders, part, fit.x[left])
+    begun = begun[:, :, : part.width].contiguous()  # the widest may have ended
+    more = fit_logistic(part, solver, begun, max_iter=max_iter - plain, **how)
     fit.x[left, :, : part.width] = more.x
     fit.n_iter[left] += more.n_iter
     for name in ("objective", "grad_norm", "converged"):

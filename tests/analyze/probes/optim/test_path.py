@@ -1,0 +1,43 @@
+"""Paths of penalties: each probe ends at its own minimum, whatever its neighbours left it."""
+
+import numpy as np
+import torch
+
+from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.probes.optim import path
+from probecache.analyze.tasks.task import Task
+
+
+def task(n, d, classes, spread, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    mixed = rng.normal(size=(n, d)) @ (np.diag(np.geomspace(1, 0.05, d)) + 0.1 * rng.normal(size=(d, d)))
+    x = (spread * rng.normal(size=(classes, d))[y] + mixed).astype(np.float32)
+    return Task(x, y, x[:90], y[:90])
+
+
+def test_each_penalty_of_a_fine_path_is_within_its_tol_of_the_minimum():
+    some, order, ks = task(3000, 120, 5, 0.3), np.arange(120)[None], np.array([120, 40])
+    l2s, tol = np.geomspace(1e-5, 1, 16), 1e-4
+    found = fit_block(some, order, ks, l2s, tol=tol, device="cpu")
+    best = [fit_block(some, order, ks, l2s[i : i + 1], tol=1e-7, device="cpu").objective for i in range(16)]
+    assert found.converged.all()
+    gaps = found.objective / np.concatenate(best, axis=2) - 1
+    assert gaps.max() < 1.5 * tol
+
+
+def test_two_classes_go_on_where_only_narrow_probes_are_left(monkeypatch):
+    fit, widths = path.fit_logistic, []
+
+    def wide_ends(batch, *given, **how):
+        found = fit(batch, *given, **how)
+        widths.append(batch.width)
+        if len(widths) == 1:
+            found.converged[:] = torch.tensor([True, False])
+        return found
+
+    monkeypatch.setattr(path, "fit_logistic", wide_ends)
+    some = task(1500, 60, 2, 0.3)
+    found = fit_block(some, np.arange(60)[None], np.array([60, 6]), np.array([1e-3]), device="cpu")
+    assert widths == [61, 7]
+    assert found.converged.all()
