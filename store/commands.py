@@ -91,7 +91,7 @@ def repair(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Drop exactly what is damaged, so that the command that wrote the store writes only that again."""
-    from probecache.store.repair import repair as mend
+    from probecache.store.verification.repair import repair as mend
 
     damages = mend(store)
     if as_json:

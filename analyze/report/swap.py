@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from probecache.analyze.results.lock import lock, unlock
-from probecache.analyze.results.replace import beside, recover_folder, replace_folder
 from probecache.store.errors import InputError
 from probecache.store.storage.disk_errors import writing
+from probecache.store.storage.replace_folder import beside, recover_folder, replace_folder
 
 OURS = frozenset(("index.html", "figures", "tables"))
 

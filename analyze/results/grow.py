@@ -23,9 +23,9 @@ from probecache.analyze.results.layout import (
     group_bytes,
     order_seals,
 )
-from probecache.analyze.results.replace import beside, link_tree, replace_folder
 from probecache.store.format.metadata import render
 from probecache.store.storage.files import Files, open_files
+from probecache.store.storage.replace_folder import beside, link_tree, replace_folder
 
 FRACTION, L2 = 4, 6  # axes
 _AT_ONCE = 256  # files of one write: each is open until all are synced

@@ -14,12 +14,12 @@ import xarray as xr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from probecache.analyze.results.check import Damage
-from probecache.analyze.results.replace import replace_folder
 from probecache.store.errors import DamagedStore, InputError, ProbecacheError
 from probecache.store.fingerprint import digest
 from probecache.store.format.metadata import render
 from probecache.store.storage.disk_errors import writing
 from probecache.store.storage.files import open_files
+from probecache.store.storage.replace_folder import replace_folder
 
 SEALED = "files"  # in the attribute `results`: key -> hash of each file
 COPY = "sealed.json"  # of zarr.json, in an array's folder: what lies there is known where that is lost

@@ -34,7 +34,6 @@ from probecache.analyze.results.layout import COPY, group_bytes
 from probecache.analyze.results.lock import lock, unlock
 from probecache.analyze.results.mend import mend, readable
 from probecache.analyze.results.open import read_sweep
-from probecache.analyze.results.replace import recover_folder
 from probecache.analyze.results.seals import places, probe_seals, row_seals
 from probecache.analyze.results.settings import check_settings, settings_attributes
 from probecache.analyze.sweeps.blocks import Block
@@ -43,6 +42,7 @@ from probecache.store.errors import InputError
 from probecache.store.format.chunks import BadChunk
 from probecache.store.storage.disk_errors import writing
 from probecache.store.storage.files import check_place, open_files
+from probecache.store.storage.replace_folder import recover_folder
 
 
 def missing_in(path: str | Path | None, grid: Grid, settings: Mapping[str, Any]) -> Array:

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from probecache.analyze.results import replace
-from probecache.store.storage import local
+from probecache.store.storage import local, replace_folder
 
 Operation = tuple[Any, ...]
 
@@ -84,7 +83,7 @@ def traced(folder: Path) -> Iterator[list[Operation]]:
             done.append(("write", self.number, data))
 
     real_open, real_write, real_sync, real_close = os.open, os.write, os.fsync, os.close
-    real_exchange, real_rmtree = replace._exchange, shutil.rmtree
+    real_exchange, real_rmtree = replace_folder._exchange, shutil.rmtree
 
     def exchanging(a: Path, b: Path) -> bool:
         out = real_exchange(a, b)
@@ -105,7 +104,7 @@ def traced(folder: Path) -> Iterator[list[Operation]]:
         stack.enter_context(mock.patch.object(os, "fsync", syncing))
         stack.enter_context(mock.patch.object(os, "close", closing))
         stack.enter_context(mock.patch.object(local, "open", Claim, create=True))
-        stack.enter_context(mock.patch.object(replace, "_exchange", exchanging))
+        stack.enter_context(mock.patch.object(replace_folder, "_exchange", exchanging))
         stack.enter_context(mock.patch.object(shutil, "rmtree", removing))
         yield done
 

@@ -8,11 +8,11 @@ from torch.utils.data import Dataset
 
 from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import Decoder
-from probecache.extract.datasets.folders import open_folder
-from probecache.extract.datasets.huggingface import is_table, open_hub, open_table
 from probecache.extract.datasets.images import Images
-from probecache.extract.datasets.torch_dataset import open_dataset
-from probecache.extract.datasets.webdataset import open_shards
+from probecache.extract.datasets.readers.folders import open_folder
+from probecache.extract.datasets.readers.huggingface import is_table, open_hub, open_table
+from probecache.extract.datasets.readers.torch_dataset import open_dataset
+from probecache.extract.datasets.readers.webdataset import open_shards
 from probecache.store.errors import InputError
 
 _TIMM_SPLITS = frozenset(

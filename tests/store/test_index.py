@@ -13,8 +13,8 @@ from probecache.store.format.chunks import decode_commit
 from probecache.store.layout import LayerSpec, SplitSpec
 from probecache.store.reading import commits
 from probecache.store.reading.read_index import load_index
-from probecache.store.repair import repair
 from probecache.store.storage.local import LocalFiles
+from probecache.store.verification.repair import repair
 from probecache.store.verify import verify
 from probecache.store.writer import open_split_writer
 

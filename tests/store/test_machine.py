@@ -17,9 +17,9 @@ import probecache as pc
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.layout import FAILED, OK, LayerSpec, SplitSpec
 from probecache.store.reading import commits
-from probecache.store.repair import repair
 from probecache.store.storage import local
 from probecache.store.storage import writer_identity as process
+from probecache.store.verification.repair import repair
 from probecache.store.verify import verify
 from probecache.store.writer import open_split_writer
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from probecache.store.repair import repair
+from probecache.store.verification.repair import repair
 from probecache.store.verify import verify
 
 ROOT = Path(__file__).parents[2]

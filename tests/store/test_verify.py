@@ -13,7 +13,7 @@ import probecache as pc
 from probecache.__main__ import _run
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.row_object import HEAD
-from probecache.store.repair import repair
+from probecache.store.verification.repair import repair
 from probecache.store.verify import verify
 
 ROOT = Path(__file__).parents[2]

@@ -18,10 +18,10 @@ from probecache.store.fingerprint import Fingerprint
 from probecache.store.format import metadata
 from probecache.store.format.chunks import commit_token
 from probecache.store.layout import FAILED, OK, LayerSpec, SplitSpec
-from probecache.store.repair import repair
 from probecache.store.storage import local, writer_identity
 from probecache.store.storage.files import open_files
 from probecache.store.storage.local import LocalFiles
+from probecache.store.verification.repair import repair
 from probecache.store.verify import verify
 from probecache.store.writer import open_split_writer
 

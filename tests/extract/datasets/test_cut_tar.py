@@ -5,7 +5,7 @@ import tarfile
 import pytest
 
 from probecache.extract.datasets.open import open_images
-from probecache.extract.datasets.tar import BLOCK
+from probecache.extract.datasets.readers.tar import BLOCK
 from probecache.store.errors import InputError
 
 

@@ -242,7 +242,7 @@ def test_the_look_beforehand_leaves_this_process_alone():
 
 
 def test_pixels_in_several_pieces_have_a_digest_of_their_own_order(monkeypatch):
-    from probecache.extract.datasets import torch_dataset
+    from probecache.extract.datasets.readers import torch_dataset
 
     pixels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
 

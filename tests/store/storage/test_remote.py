@@ -13,7 +13,7 @@ import pytest
 
 import probecache as pc
 from probecache.store.layout import LayerSpec, SplitSpec
-from probecache.store.repair import repair
+from probecache.store.verification.repair import repair
 from probecache.store.verify import verify
 from probecache.store.writer import open_split_writer
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from probecache.extract.datasets.classes import Choices
-from probecache.extract.datasets.folders import SliceImages
 from probecache.extract.datasets.images import Images, digest_content
 from probecache.extract.datasets.inventory import (
     Inventory,
@@ -25,7 +24,8 @@ from probecache.extract.datasets.inventory import (
     unique_names,
 )
 from probecache.extract.datasets.labels import labels_from_text, to_labels
-from probecache.extract.datasets.tar import Member, Slices, read_members
+from probecache.extract.datasets.readers.folders import SliceImages
+from probecache.extract.datasets.readers.tar import Member, Slices, read_members
 from probecache.store.errors import InputError
 
 IMAGES = ("jpg", "png", "webp", "jpeg")  # of several, the first of these is the sample's image

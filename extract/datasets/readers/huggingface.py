@@ -17,7 +17,7 @@ from probecache.extract.datasets.decoder import Encoded
 from probecache.extract.datasets.images import Images, digest_content
 from probecache.extract.datasets.inventory import Inventory
 from probecache.extract.datasets.labels import labels_from_text, to_label, to_labels
-from probecache.extract.datasets.torch_dataset import IMAGE_KEYS, LABEL_KEYS, find_column
+from probecache.extract.datasets.readers.torch_dataset import IMAGE_KEYS, LABEL_KEYS, find_column
 from probecache.store.errors import InputError
 
 _FILES = ("string", "large_string", "binary", "large_binary")

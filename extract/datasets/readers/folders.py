@@ -11,8 +11,8 @@ from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import Encoded
 from probecache.extract.datasets.images import Images, digest_content
 from probecache.extract.datasets.inventory import Inventory, is_hidden, kind_of, printable, unique_names, walk
+from probecache.extract.datasets.readers.tar import Member, Slices, read_members
 from probecache.extract.datasets.splits import Sorted, sort_out
-from probecache.extract.datasets.tar import Member, Slices, read_members
 from probecache.store.errors import InputError, close_names
 
 
