@@ -23,6 +23,7 @@ from benchmarks.study.tables import (
     study_columns,
     study_critical,
     study_geometry,
+    study_grid,
     study_shots,
 )
 from benchmarks.sweeps.tables import sweep, sweep_kills, sweep_memory, sweep_streamed
@@ -214,11 +215,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "scale-plans": scale_plans,
     "study-ridge": lambda: study("study-ridge"),
     "study-logistic": lambda: study("study-logistic"),
-    "study-before": lambda: study("study-cpu"),
     "study-methods": lambda: study_columns("methods_at_20%"),
     "study-layers": lambda: study_columns("dr_of_layers"),
     "study-claims": study_claims,
     "study-critical": study_critical,
+    "study-grid": study_grid,
     "study-beyond": study_beyond,
     "study-geometry": study_geometry,
     "study-shots": study_shots,

@@ -1,10 +1,10 @@
-"""The tables of docs/study.md: redundancy of each case, and what the paper and its successors say of it."""
+"""The tables of docs/study.md and study_tables.md: redundancy of each case, and what the paper and its successors say of it."""
 
 from typing import Any
 
 from benchmarks.markdown import latest, source, table
 
-RECORD = "study-ridge"
+RECORD = "study-logistic"
 Cases = dict[str, dict[str, Any]]
 
 
@@ -29,26 +29,35 @@ def cases(record: str = RECORD) -> Cases:
 
 
 def study_critical() -> str:
-    """The late layer's critical mass to 1% of it, with its interval, and what a full grid finds."""
-    rows, whole = [], latest("critical-ridge")["results"]
+    """The late layer's critical mass to 1% of it, with its interval, and the probes that it took."""
+    rows = []
     for name, r in cases().items():
-        row = [name]
-        for delta in r["critical"].values():
-            low, high = delta["interval"]
-            row += [f"{delta['neurons']:.0f} ({low:.0f} to {high:.0f})", f"{delta['dr']:.2f}"]
-        grid = whole.get(name)
-        row += (
-            ["–", "–"]
-            if grid is None
-            else [
-                ", ".join(f"{mass:.0f}" for mass in grid["grid"]),
-                f"{grid['probes']} of {r['critical_probes'][1]}",
-            ]
-        )
-        rows.append(row)
-    deltas = next(iter(cases().values()))["critical"]
-    heads = [head for d in deltas for head in (f"critical mass {d}", f"DR {d}")]
-    return table(["", *heads, "by the grid", "probes"], rows)
+        probes, grid = r["critical_probes"]
+        rows.append([name, *_masses(r), f"{probes} of {grid}"])
+    return table(["", *_mass_heads(cases()), "probes"], rows)
+
+
+def study_grid() -> str:
+    """The adaptive search of ridge probes beside the full grid of the same precision."""
+    rows, found = [], cases("study-ridge")
+    for name, grid in latest("critical-ridge")["results"].items():
+        of_grid = ", ".join(f"{mass:.0f}" for mass in grid["grid"])
+        probes = f"{grid['probes']} of {found[name]['critical_probes'][1]}"
+        rows.append([name, *_masses(found[name]), of_grid, probes])
+    return table(["", *_mass_heads(found), "by the grid", "probes"], rows)
+
+
+def _masses(r: dict[str, Any]) -> list[str]:
+    row = []
+    for delta in r["critical"].values():
+        low, high = delta["interval"]
+        row += [f"{delta['neurons']:.0f} ({low:.0f} to {high:.0f})", f"{delta['dr']:.2f}"]
+    return row
+
+
+def _mass_heads(found: Cases) -> list[str]:
+    deltas = next(iter(found.values()))["critical"]
+    return [head for d in deltas for head in (f"critical mass {d}", f"DR {d}")]
 
 
 def study_beyond() -> str:
