@@ -1,4 +1,4 @@
-"""The tables of docs/study.md and study_tables.md: redundancy of each case, and what the paper and its successors say of it."""
+"""The tables of the study: redundancy of each case, and what the paper and its successors say of it."""
 
 from typing import Any
 
