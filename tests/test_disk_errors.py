@@ -116,6 +116,7 @@ def check(found, base, advice):
         assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_a_limit_of_file_sizes(source, tmp_path):
     on_the_disk(source, tmp_path)
     check(
@@ -126,7 +127,7 @@ def test_a_limit_of_file_sizes(source, tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".tmp", ".partial"))]
 
 
-@pytest.mark.parametrize("harm", ["full", "read-only"])
+@pytest.mark.parametrize("harm", ["full", pytest.param("read-only", marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_or_read_only(source, tmp_path, harm):
     folder = tmp_path / "disk"
     folder.mkdir()

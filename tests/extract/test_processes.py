@@ -63,7 +63,7 @@ def committed(out):
         return 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_killed_and_continued(digits, tmp_path, how):
     out = tmp_path / "s.zarr"
     process = start(command(digits, out, "--limit", "500"))

@@ -184,7 +184,7 @@ def test_the_command_exits_1_and_names_the_piece(path, run):
     assert run("verify", path.parent).returncode == 2
 
 
-@pytest.mark.parametrize("compression", [None, "zstd"])
+@pytest.mark.parametrize("compression", [None, pytest.param("zstd", marks=pytest.mark.slow)])
 def test_every_single_bit_flip_is_named(tmp_path, compression):
     """Random bits over all files of a store: each file's bytes are all vouched for."""
     path = tmp_path / "a.zarr"

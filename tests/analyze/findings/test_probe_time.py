@@ -113,6 +113,7 @@ def test_another_store_or_no_runs_are_one_line(store, tmp_path):
         probe_time(bare, subset, store)
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_was_measured(store, tmp_path):
     pc.sweep(store, **PLAN, out=tmp_path / "r")
 

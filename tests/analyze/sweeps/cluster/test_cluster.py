@@ -150,6 +150,7 @@ def test_a_cluster_started_by_hand_from_another_folder(store, here, tmp_path):
     assert_same_probes(xr.open_zarr(tmp_path / "r").load(), here)
 
 
+@pytest.mark.slow
 def test_a_performance_report_is_written_where_it_was_asked_for(store, here, tmp_path):
     report = tmp_path / "report.html"
     arguments = ["sweep", store, *FLAGS, "--workers", "2", "--out", tmp_path / "r"]
