@@ -132,7 +132,7 @@ def extract_features(
         return wait_for_split(out, settings.split)
     batch_sizes = layer_batch_sizes(setup, out)
     spec = SplitSpec(
-        name=settings.split,
+        split=settings.split,
         n_samples=setup.n_samples,
         layers=setup.specs(batch_sizes),
         class_names=setup.images.class_names(),

@@ -82,7 +82,7 @@ class SplitSpec:
     compression  "zstd", or None: what a stored layer has, else none
     """
 
-    name: str
+    split: str
     n_samples: int
     layers: Sequence[LayerSpec]
     class_names: Sequence[str]
@@ -96,7 +96,7 @@ class SplitSpec:
             raise InputError(f"layers to write: {names}: name at least one, each once")
         if self.compression not in COMPRESSIONS:
             raise InputError(f"compression {self.compression!r:.40}: allowed none or zstd")
-        check_name(self.name, "split")
+        check_name(self.split, "split")
         _ = self.geometry
 
     @property

@@ -51,9 +51,9 @@ def open_split_writer(
     fingerprint, class list or layer setting raises FingerprintMismatch.
     """
     files = open_files(path)
-    asked = Split(spec.name, spec.geometry, tuple(spec.class_names), dict(spec.fingerprint.data))
+    asked = Split(spec.split, spec.geometry, tuple(spec.class_names), dict(spec.fingerprint.data))
     names = [layer.name for layer in spec.layers]
-    claims = Claims(files, spec.name)
+    claims = Claims(files, spec.split)
     try:
         stored = open_split(files, asked, spec.fingerprint, spec.shard_rows, rows, names, claims.renew)
         target = replace(stored, geometry=Geometry(spec.n_samples, stored.geometry.shard_rows))
@@ -64,6 +64,20 @@ def open_split_writer(
     except BaseException:
         claims.close()
         raise
+
+
+def open_writer(
+    path: str | os.PathLike[str],
+    *,
+    rows: tuple[int, int] | None = None,
+    resume: bool = True,
+    allow_saturated: bool = False,
+    **spec: Any,
+) -> "SplitWriter":
+    """`open_split_writer` with the fields of its `SplitSpec` as arguments."""
+    return open_split_writer(
+        path, SplitSpec(**spec), rows=rows, resume=resume, allow_saturated=allow_saturated
+    )
 
 
 class SplitWriter:

@@ -47,7 +47,7 @@ def write(path: Path, rows: int, neurons: int) -> None:
         writer = open_split_writer(
             path,
             SplitSpec(
-                name=split,
+                split=split,
                 n_samples=count,
                 layers=[LayerSpec("synthetic", neurons, "float16", {})],
                 class_names=[str(c) for c in range(CLASSES)],

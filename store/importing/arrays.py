@@ -122,7 +122,7 @@ def write_arrays(
     with open_split_writer(
         path,
         SplitSpec(
-            name=split,
+            split=split,
             n_samples=n,
             layers=[LayerSpec(layer, d, dtype or own, attrs or {})],
             class_names=class_names,

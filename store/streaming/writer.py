@@ -303,7 +303,7 @@ class StreamWriter:
         return open_split_writer(
             self._path,
             SplitSpec(
-                name=asked.split,
+                split=asked.split,
                 n_samples=n_samples,
                 layers=specs or self._specs(),
                 class_names=split.class_names,

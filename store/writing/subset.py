@@ -49,7 +49,7 @@ def write_subset(
         with open_split_writer(
             out,
             SplitSpec(
-                name=split,
+                split=split,
                 n_samples=n,
                 layers=[replace(form.spec, neurons=len(kept), attrs=attrs)],
                 class_names=info.class_names,

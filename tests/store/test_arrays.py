@@ -133,7 +133,7 @@ def test_a_living_writers_empty_layer_is_not_made_anew(tmp_path, features):
     first = open_split_writer(
         tmp_path / "a",
         SplitSpec(
-            name="s",
+            split="s",
             n_samples=1000,
             layers=[LayerSpec("l", 37, "float16")],
             class_names=[str(i) for i in range(10)],

@@ -145,7 +145,7 @@ def test_a_writer_that_began_ends_the_index_and_one_that_finished_makes_it(path)
     with open_split_writer(
         path,
         SplitSpec(
-            name="t",
+            split="t",
             n_samples=N,
             layers=[LayerSpec("m", 5, "float32")],
             class_names=store.class_names("t"),

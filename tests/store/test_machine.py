@@ -106,7 +106,7 @@ class Store(RuleBasedStateMachine):
                 writer = open_split_writer(
                     self.path,
                     SplitSpec(
-                        name=split,
+                        split=split,
                         n_samples=n,
                         layers=[source(split, layer)[0] for layer in sorted(layers)],
                         class_names=["x", "y", "z"],

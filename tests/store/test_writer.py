@@ -23,7 +23,7 @@ from probecache.store.storage.files import open_files
 from probecache.store.storage.local import LocalFiles
 from probecache.store.verification.repair import repair
 from probecache.store.verify import verify
-from probecache.store.writer import open_split_writer
+from probecache.store.writer import open_split_writer, open_writer
 
 ROOT = Path(__file__).parents[2]
 N, D = 100, 6
@@ -524,3 +524,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(pc.InputError, match="is a file"):
         opened(tmp_path / "thesis.tex")
+
+
+def test_fields_of_the_split_may_be_arguments(tmp_path):
+    layers = [LayerSpec("a", D, "float32")]
+    fields = {"n_samples": 20, "layers": layers, "class_names": ["x", "y"], "fingerprint": made_by()}
+    with open_writer(tmp_path / "s", split="s", **fields, shard_rows=16, rows=(16, 20)) as writer:
+        assert [s.index for s in writer.pending()] == [1]
+    with pytest.raises(TypeError, match="shard_row"):
+        open_writer(tmp_path / "s", split="s", **fields, shard_row=16)

@@ -100,7 +100,7 @@ def test_a_store_written_with_known_statistics_is_the_same_and_verifies(tmp_path
         with open_split_writer(
             tmp_path / f"{known}.zarr",
             SplitSpec(
-                name="train",
+                split="train",
                 n_samples=60,
                 layers=[LayerSpec("a", 4, "float16")],
                 class_names=["one"],
@@ -132,7 +132,7 @@ def test_known_statistics_refuse_what_the_stored_dtype_does_not_hold(tmp_path):
     with open_split_writer(
         tmp_path / "s.zarr",
         SplitSpec(
-            name="train",
+            split="train",
             n_samples=4,
             layers=[LayerSpec("a", 2, "float16")],
             class_names=["one"],
