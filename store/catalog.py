@@ -17,7 +17,7 @@ from probecache.store.layout import (
     LayerSpec,
     check_name,
 )
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 
 Array = np.ndarray[Any, Any]
 
@@ -36,7 +36,7 @@ def _what_is_there(files: Files) -> str:
 
 def read_root(files: Files) -> dict[str, Any]:
     """The store's attributes, or NotAStore."""
-    raw = files.read_many(["zarr.json"])[0]
+    raw = read_piece(files, "zarr.json")
     if raw is None:
         what = _what_is_there(files)
         raise NotAStore(f"{files.url} {what}: name the top folder of a store that probecache wrote")
@@ -170,7 +170,7 @@ def find_target(files: Files, split: Split, name: str) -> TargetArray | None:
         check_name(name, "target")
     except InputError:
         return None
-    raw = files.read_many([f"{split.name}/{name}/zarr.json"])[0]
+    raw = read_piece(files, f"{split.name}/{name}/zarr.json")
     known = isinstance(raw, bytes) and name not in split.arrays() and metadata.is_array(raw)
     return _parsed_target(files, split, name, raw) if known and isinstance(raw, bytes) else None
 
@@ -230,7 +230,7 @@ def _own_group(files: Files, key: str) -> dict[str, Any]:
 
 def read_document(files: Files, key: str) -> bytes:
     """The bytes of a group's document; DamagedStore if there are none, or too many."""
-    raw = files.read_many([f"{key}/zarr.json"])[0]
+    raw = read_piece(files, f"{key}/zarr.json")
     if raw is None:
         raise DamagedStore(f"{files.url}/{key}/zarr.json is missing")
     if isinstance(raw, BadChunk):
@@ -240,10 +240,10 @@ def read_document(files: Files, key: str) -> bytes:
 
 def has_document(files: Files, key: str) -> bool:
     """Whether anything lies where the document of a group would be."""
-    return files.read_many([f"{key}/zarr.json".lstrip("/")])[0] is not None
+    return read_piece(files, f"{key}/zarr.json".lstrip("/")) is not None
 
 
 def copies(files: Files) -> dict[str, dict[str, Any]]:
     """The documents that the top document's consolidated metadata list; empty if it cannot be read."""
-    raw = files.read_many(["zarr.json"])[0]
+    raw = read_piece(files, "zarr.json")
     return metadata.copies(raw) if isinstance(raw, bytes) else {}

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.format.chunks import BadChunk
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 from probecache.store.storage.writer_identity import alive, is_mark, mark, number
 
 LEASE = 600.0
@@ -95,7 +95,7 @@ class Claims:
 
     def require(self, index: int) -> None:
         """LostClaim unless the claim on a shard is still this writer's."""
-        raw = self.files.read_many([_claim(self.split, index)], _MOST)[0]
+        raw = read_piece(self.files, _claim(self.split, index), _MOST)
         if raw == self._text(index):
             return
         now = _parsed(raw)
@@ -111,7 +111,7 @@ class Claims:
 
     def _remove_if_dead(self, index: int, patient: bool = True) -> None:
         key = _claim(self.split, index)
-        raw = self.files.read_many([key], _MOST)[0]
+        raw = read_piece(self.files, key, _MOST)
         if raw is None:
             return
         holder = _parsed(raw)
@@ -128,7 +128,7 @@ class Claims:
             )
         else:
             self.tokens[index] = max(self.tokens.get(index, 0), holder.token + 1)
-        if _same(self.files.read_many([key], _MOST)[0], raw):
+        if _same(read_piece(self.files, key, _MOST), raw):
             self.files.delete(key)
 
     def sweep(self) -> None:
@@ -164,7 +164,7 @@ class Claims:
         """Give a claim back, if it is still this writer's."""
         self.held.discard(index)
         key = _claim(self.split, index)
-        if self.files.read_many([key], _MOST)[0] == self._text(index):
+        if read_piece(self.files, key, _MOST) == self._text(index):
             self.files.delete(key)
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ class Claims:
 def being_written(files: Files, split: str, shard: int | None = None) -> Holder | None:
     """The living writer that has claimed a shard of a split, or None; shard None: any writer of the split."""
     if shard is not None:
-        holder = _parsed(files.read_many([_claim(split, shard)], _MOST)[0])
+        holder = _parsed(read_piece(files, _claim(split, shard), _MOST))
         return holder if holder is not None and _sign(files, split, holder.mark) else None
     for name in files.names(f"{split}/commit"):
         owner = name.removeprefix("lease-")

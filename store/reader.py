@@ -9,14 +9,14 @@ import numpy as np
 
 from probecache.store import catalog
 from probecache.store.errors import InputError, UnfinishedSplit, close_names
-from probecache.store.fingerprint import Fingerprint, digest
-from probecache.store.format.chunks import BadChunk
+from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.groups import Layer, Split
 from probecache.store.format.index import Index
 from probecache.store.format.target_array import TargetArray
 from probecache.store.layout import DTYPES, MISSING, Shard
 from probecache.store.reading import commits
 from probecache.store.reading.datatree import split_tree
+from probecache.store.reading.digest import label_digest, layer_digest, target_digest
 from probecache.store.reading.moments import read_moments
 from probecache.store.reading.prefetch import prefetched
 from probecache.store.reading.read_index import load_index
@@ -29,7 +29,7 @@ from probecache.store.reading.read_matrix import (
     require_room,
     row_range,
 )
-from probecache.store.reading.row_chunks import read_rows_of
+from probecache.store.reading.row_chunks import read_row_arrays
 from probecache.store.reading.steady import Read, steady
 from probecache.store.reading.targets import read_target
 from probecache.store.reading.vouched import Vouched, require_committed, require_ended
@@ -198,20 +198,13 @@ class Store:
 
     def digest(self, split: str, layer: str) -> str:
         """32 hex digits that change when any label, identity, status or activation does."""
-        return self._steady(split, lambda: self._digest(split, layer))
 
-    def _digest(self, split: str, layer: str) -> str:
-        info = self.layer_info(split, layer)
-        shards = list(info.geometry.shards())
-        words = []
-        for owner in (self.split_info(split), info):
-            for s, committed in zip(shards, self.commits(owner, shards), strict=True):
-                if isinstance(committed, BadChunk):
-                    raise commits.damaged(self.files, owner, s, str(committed))
-                if committed[0] < s.rows and self._finished(info):
-                    raise commits.damaged(self.files, owner, s, "its commit is missing")
-                words.append([committed[0], *committed[1].tolist()])
-        return digest(info.spec.dtype, info.geometry.n_samples, self.split_info(split).class_names, words)
+        def read() -> str:
+            return layer_digest(
+                self.files, self.split_info(split), self.layer_info(split, layer), self.commits
+            )
+
+        return self._steady(split, read)
 
     def commits(self, owner: Split | Layer, shards: list[Shard]) -> list[commits.Committed]:
         """Rows and crc32c words of each shard's commit, or what is wrong with it.
@@ -238,26 +231,20 @@ class Store:
         return require_committed(self.files, owner, list(found), finished, self.partial)
 
     def row_arrays(self, split: str) -> tuple[Array, list[str], Array]:
+        """Labels, identity and states of a split's rows, as one reading has them."""
         return self._steady(split, lambda: self._row_arrays(split))
 
-    def _row_arrays(self, split: str, wanted: bool = True) -> tuple[Array, list[str], Array]:
-        """Labels, identity where it is `wanted`, and states."""
+    def _row_arrays(self, split: str, names: bool = True) -> tuple[Array, list[str], Array]:
+        """Labels, identity where `names` are wanted, and states."""
         info = self.split_info(split)
         n = info.geometry.n_samples
         found = self._committed(info, (0, n), finished=False)
         require_room(64 * n, f"{n} labels, sample names and states of split {split!r} in {self.path}")
-        labels, status = np.full(n, -1, np.int64), np.full(n, MISSING, np.uint8)
-        names = [""] * n
-        for start, part in read_rows_of(self.files, info, found, self._indexes.get(info.key), wanted):
-            at = slice(start, start + len(part[0]))
-            labels[at], status[at] = part[0], part[2]
-            if wanted:
-                names[at] = part[1]
-        return labels, names, status
+        return read_row_arrays(self.files, info, found, self._indexes.get(info.key), names)
 
     def labels(self, split: str) -> Array:
         """int64 (samples,): class of each row, -1 where missing."""
-        return self._steady(split, lambda: self._row_arrays(split, wanted=False))[0]
+        return self._steady(split, lambda: self._row_arrays(split, names=False))[0]
 
     def samples(self, split: str) -> Array:
         """(samples,) of str: what identifies each row."""
@@ -282,11 +269,8 @@ class Store:
         info = self.split_info(split)
         if name == "label":
             found = self._committed(info, (0, info.geometry.n_samples), finished=False)
-            return digest(
-                "classes", list(info.class_names), [[rows, int(crcs[0])] for _, rows, crcs in found]
-            )
-        stored = self._target_info(split, name)
-        return digest(stored.kind, list(stored.names), [list(commit) for commit in stored.commits])
+            return label_digest(info, found)
+        return target_digest(self._target_info(split, name))
 
     def _target_info(self, split: str, name: str) -> TargetArray:
         info = self.split_info(split)
@@ -300,7 +284,7 @@ class Store:
 
     def status(self, split: str, layer: str | None = None) -> Array:
         """uint8 (samples,): OK = 1, FAILED = 2; with `partial` MISSING = 0, in `layer` if given."""
-        status = self._steady(split, lambda: self._row_arrays(split, wanted=False))[2]
+        status = self._steady(split, lambda: self._row_arrays(split, names=False))[2]
         if layer is not None:
             info = self.layer_info(split, layer)
             for s, rows, _ in self._committed(info, (0, len(status)), self._finished(info)):

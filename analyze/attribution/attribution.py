@@ -21,7 +21,8 @@ from probecache.analyze.probes.kind import ProbeRequest, claims
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.results.saved import save_dataset
 from probecache.analyze.selections.greedy import target_matrix
-from probecache.analyze.tasks.task import Task, load_task
+from probecache.analyze.tasks.load import load_task
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store

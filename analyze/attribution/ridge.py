@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from probecache.analyze.selections.greedy import centred_moments
-from probecache.analyze.tasks.task import Task, row_blocks
+from probecache.analyze.tasks.matrix import row_blocks
+from probecache.analyze.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import xarray as xr
 
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.selections.subsets import permutation
-from probecache.analyze.tasks.task import StoredRows, Task
+from probecache.analyze.tasks.matrix import StoredRows
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 

@@ -19,7 +19,9 @@ import xarray as xr
 
 from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.fit import fit_block
-from probecache.analyze.tasks.task import StoredRows, Task, column_moments, load_task
+from probecache.analyze.tasks.load import load_task
+from probecache.analyze.tasks.matrix import StoredRows, column_moments
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 if TYPE_CHECKING:

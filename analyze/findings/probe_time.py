@@ -19,7 +19,8 @@ from probecache.analyze.findings.summary import pick_l2
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.sweeps.job import layer_digest
-from probecache.analyze.tasks.task import Task, load_task
+from probecache.analyze.tasks.load import load_task
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 from probecache.store.reader import Store
 

@@ -25,9 +25,10 @@ from probecache.analyze.selections.projections import Selection, select
 from probecache.analyze.selections.subsets import check_seeds, sizes
 from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight, weigh_classes
 from probecache.analyze.tasks.labels import load_labels, splits_of, told_apart
+from probecache.analyze.tasks.load import load_task
 from probecache.analyze.tasks.rows import rows_of
 from probecache.analyze.tasks.shots import check_shots, take_shots
-from probecache.analyze.tasks.task import Task, load_task
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical, require_equal
 from probecache.store.layout import OK

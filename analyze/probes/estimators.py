@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from probecache.analyze.probes.fit import fit_block
+from probecache.analyze.tasks.matrix import scales
 from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
@@ -40,7 +41,7 @@ class _Probe(ClassifierMixin, BaseEstimator):
         mean = np.average(X, axis=0, weights=weights)
         scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
         constant = scale <= 1e-7 * np.abs(mean)
-        scale = np.where(constant | (scale == 0), 1.0, scale)
+        scale = scales(np.where(constant, 0.0, scale))
         if not self.standardize:
             scale = scale * 0 + 1
         d = X.shape[1]

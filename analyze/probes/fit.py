@@ -15,7 +15,8 @@ from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.score import score
 from probecache.analyze.probes.shared_state import SharedState, share
 from probecache.analyze.tasks.class_weights import ClassWeight, weigh_classes
-from probecache.analyze.tasks.task import StoredRows, Task
+from probecache.analyze.tasks.matrix import StoredRows
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from probecache.analyze.probes.fit import fit_request, task_moments
 from probecache.analyze.probes.folds import SEED, held_out_rows, split_task
 from probecache.analyze.probes.kind import Kind, ProbeRequest
 from probecache.analyze.probes.shared_state import SharedState
-from probecache.analyze.tasks.task import StoredRows, Task
+from probecache.analyze.tasks.matrix import StoredRows
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 L2_PATH = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)

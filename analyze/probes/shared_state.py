@@ -16,7 +16,8 @@ from probecache.analyze.probes.design.gram import Moments, class_targets, moment
 from probecache.analyze.probes.optim.cross_entropy import n_outputs
 from probecache.analyze.probes.optim.curvature import ROWS_PER_NEURON, class_grams
 from probecache.analyze.probes.optim.pilot import fit_pilots
-from probecache.analyze.tasks.task import Matrix, Task, row_blocks
+from probecache.analyze.tasks.matrix import Matrix, row_blocks
+from probecache.analyze.tasks.task import Task
 
 SAMPLE_ROWS = 16384
 GRAM_LIMIT = 2**30  # bytes of class Grams on a CPU without a memory limit

@@ -25,7 +25,7 @@ from probecache.analyze.sweeps.plan import DIMS
 from probecache.store.errors import ProbecacheError
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.metadata import render
-from probecache.store.storage.files import Files, open_files
+from probecache.store.storage.files import Files, open_files, read_piece
 
 DONE, FAILED = 1, 2
 
@@ -63,7 +63,7 @@ def check(path: Path | str, *, wide: bool = False) -> Checked:
     Raises InputError where the path holds no RESULTS, DamagedStore where their zarr.json is not to be read.
     """
     files = open_files(str(path))
-    attributes, grid = parse_group(files.read_many(["zarr.json"])[0], path)
+    attributes, grid = parse_group(read_piece(files, "zarr.json"), path)
     found = Checked(attributes, grid, lost=np.zeros(grid.shape, bool))
     found.damages += [Damage(name, "", why) for name, why in check_fixed(files, grid).items()]
     found.damages += _documents(files, grid, path)
@@ -77,10 +77,10 @@ def check(path: Path | str, *, wide: bool = False) -> Checked:
 
 def _documents(files: Files, grid: Grid, path: Path | str) -> Iterator[Damage]:
     for name, document in documents(grid).items():
-        if files.read_many([f"{name}/zarr.json"])[0] != render(document):
+        if read_piece(files, f"{name}/zarr.json") != render(document):
             yield Damage(f"{name}/zarr.json", "", "it is not the one of these RESULTS")
     try:
-        parse_group(files.read_many([COPY])[0], path)
+        parse_group(read_piece(files, COPY), path)
     except ProbecacheError:
         yield Damage(COPY, "", "it is no copy of zarr.json")
 

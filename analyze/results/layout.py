@@ -25,7 +25,7 @@ from probecache.store.errors import DamagedStore, InputError
 from probecache.store.fingerprint import digest
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.metadata import array_document, render
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 
 FORMAT = 2  # 1 had five dimensions and no seals
 COPY = "state/group.json"
@@ -144,7 +144,7 @@ def check_fixed(files: Files, grid: Grid) -> dict[str, str]:
     for name, (values, dims, _) in fixed_arrays(grid).items():
         if name == ORDER_SEAL:
             continue
-        raw = files.read_many([key_of(name, (0,) * len(dims))])[0]
+        raw = read_piece(files, key_of(name, (0,) * len(dims)))
         try:
             if isinstance(raw, BadChunk):
                 raise raw

@@ -27,14 +27,14 @@ from probecache.analyze.results.layout import (
 from probecache.store.errors import DamagedStore
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.metadata import render
-from probecache.store.storage.files import Files, open_files
+from probecache.store.storage.files import Files, open_files, read_piece
 
 
 def readable(path: Path) -> tuple[dict[str, Any], Grid, list[Damage]]:
     """Attributes and grid of RESULTS, from the copy where zarr.json is damaged; what is damaged."""
     files = open_files(str(path))
     try:
-        return *parse_group(files.read_many(["zarr.json"])[0], path), []
+        return *parse_group(read_piece(files, "zarr.json"), path), []
     except ValueError:  # an InputError: no zarr.json, or that of something else
         if files.size("zarr.json") is not None or files.size(COPY) is None:
             raise
@@ -42,7 +42,7 @@ def readable(path: Path) -> tuple[dict[str, Any], Grid, list[Damage]]:
     except DamagedStore as error:
         damage = Damage("zarr.json", "", error.why)
     try:
-        return *parse_group(files.read_many([COPY])[0], path), [damage]
+        return *parse_group(read_piece(files, COPY), path), [damage]
     except (DamagedStore, ValueError):
         raise DamagedStore(
             f"{path} is damaged: {damage.piece}: {damage.why}, and so is its copy {COPY}; remove {path} and "
@@ -71,7 +71,7 @@ def _write_documents(files: Files, found: Checked) -> None:
     grid = found.grid
     wanted = {f"{name}/zarr.json": render(document) for name, document in documents(grid).items()}
     wanted |= fixed_pieces(grid) | {COPY: group_bytes(found.attributes, grid)}
-    stale = {key: [raw] for key, raw in wanted.items() if files.read_many([key])[0] != raw}
+    stale = {key: [raw] for key, raw in wanted.items() if read_piece(files, key) != raw}
     if stale:
         files.write(stale)
 
@@ -97,7 +97,7 @@ def _write_orders(files: Files, found: Checked) -> None:
         found.lost[:, layer.start, :, :, :, other] = True
         found.orders[layer.start, other] = drawn[other - seeds.start]
     raw, key = encode(found.orders), key_of(ORDER_SEAL, (0, 0))
-    if files.read_many([key])[0] != raw:
+    if read_piece(files, key) != raw:
         files.write({key: [raw]})
 
 

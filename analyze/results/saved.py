@@ -18,7 +18,7 @@ from probecache.store.errors import DamagedStore, InputError, ProbecacheError
 from probecache.store.fingerprint import digest
 from probecache.store.format.metadata import render
 from probecache.store.storage.disk_errors import writing
-from probecache.store.storage.files import open_files
+from probecache.store.storage.files import open_files, read_piece
 from probecache.store.storage.replace_folder import replace_folder
 
 SEALED = "files"  # in the attribute `results`: key -> hash of each file
@@ -69,7 +69,7 @@ def is_saved(path: Path) -> bool:
     files = open_files(path)
     for key in ("zarr.json", *(f"{name}/{COPY}" for name in files.names(""))):
         with suppress(ProbecacheError):  # a link in its place
-            raw = files.read_many([key])[0]
+            raw = read_piece(files, key)
             if isinstance(raw, bytes) and _OURS.search(raw):
                 return True
     return False
@@ -94,7 +94,7 @@ def check_saved(path: Path) -> tuple[dict[str, Any], list[Damage]]:
             why = "it is missing" if key not in there else "it is not what was written"
             damages.append(Damage(key, "", why if key in listed else "it does not belong here"))
     copy = sealed.get("copy")
-    if copy is not None and open_files(path).read_many([copy])[0] != document:
+    if copy is not None and read_piece(open_files(path), copy) != document:
         damages.append(Damage(copy, "", "it is not the copy of zarr.json"))
     return attributes, damages
 

@@ -7,7 +7,7 @@ from probecache.analyze.results.layout import COPY
 from probecache.analyze.results.mend import readable
 from probecache.analyze.results.saved import check_saved, is_saved
 from probecache.store.errors import ProbecacheError
-from probecache.store.storage.files import open_files
+from probecache.store.storage.files import open_files, read_piece
 
 
 def is_results(path: str) -> bool:
@@ -17,7 +17,7 @@ def is_results(path: str) -> bool:
     folder = Path(path)
     if is_saved(folder) or (folder / COPY).is_file():
         return True
-    raw = open_files(path).read_many(["zarr.json"])[0]
+    raw = read_piece(open_files(path), "zarr.json")
     return isinstance(raw, bytes) and b'"results"' in raw and b'"settings"' in raw
 
 

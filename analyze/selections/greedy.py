@@ -12,7 +12,8 @@ sweeps are a pivoted Cholesky factorisation: d^3 / 2 multiply-adds for the whole
 
 import numpy as np
 
-from probecache.analyze.tasks.task import Task, row_blocks
+from probecache.analyze.tasks.matrix import row_blocks
+from probecache.analyze.tasks.task import Task
 
 # Of standardised columns, whose variance is 1: keeps the order stable where columns depend on each other.
 L2 = 1e-3

@@ -22,7 +22,8 @@ import torch
 
 from probecache.analyze.selections.greedy import centred_moments, greedy_order
 from probecache.analyze.selections.subsets import permutation
-from probecache.analyze.tasks.task import Task, rotate, row_blocks
+from probecache.analyze.tasks.matrix import row_blocks
+from probecache.analyze.tasks.task import Task, rotate
 from probecache.store.errors import InputError, close_names
 from probecache.store.writing.subset import read_indices
 

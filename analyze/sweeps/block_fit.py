@@ -44,8 +44,7 @@ def fit_cells(block: Block, job: Job, cache: Cache, found: "Moments | None" = No
     """The block's arrays, (target, seed, fraction, l2[, ...]), and its attributes under the key "attrs"."""
     if block.also:
         return _fit_targets(block, job, cache, found)
-    one = _fit_target(block, job, cache, found)
-    return {name: value if name == "attrs" else value[None] for name, value in one.items()}
+    return _of_one(_fit_target(block, job, cache, found))
 
 
 def _fit_targets(block: Block, job: Job, cache: Cache, found: "Moments | None") -> dict[str, Any]:
@@ -62,11 +61,13 @@ def _fit_targets(block: Block, job: Job, cache: Cache, found: "Moments | None") 
         (picked,) = select(states[0].task, block.selection, seeds, standardize=plan.standardize)
         for own, arrays in zip(parts, _fit_states(block, job, picked, states, choosers), strict=True):
             own.append(arrays)
-    spread = [_spread(join(own, 0), loaded.test_keep) for own, loaded in zip(parts, final, strict=True)]
-    alone = [
-        {name: value if name == "attrs" else value[None] for name, value in one.items()} for one in spread
-    ]
-    return join(alone, 0)
+    each = zip(parts, final, strict=True)
+    return join([_of_one(_spread(join(own, 0), loaded.test_keep)) for own, loaded in each], 0)
+
+
+def _of_one(arrays: dict[str, Any]) -> dict[str, Any]:
+    """One target's arrays, with targets as the first axis."""
+    return {name: value if name == "attrs" else value[None] for name, value in arrays.items()}
 
 
 def _states(block: Block, loaded: list[Loaded], seeds: tuple[int, ...]) -> list[SharedState]:

@@ -25,7 +25,7 @@ from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.tasks.labels import load_labels
-from probecache.analyze.tasks.task import stays_on_disk
+from probecache.analyze.tasks.load import stays_on_disk
 from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.progress import Progress, reporting
 

@@ -19,7 +19,8 @@ from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.whole_rows import WholeRows, has_room
 from probecache.analyze.tasks.class_weights import weigh_classes
 from probecache.analyze.tasks.labels import load_labels, splits_of
-from probecache.analyze.tasks.task import Rows, Task, load_rows, make_task
+from probecache.analyze.tasks.load import Rows, load_rows, make_task
+from probecache.analyze.tasks.task import Task
 from probecache.store.layout import OK
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 class Loaded:
     """A task as it was loaded. train_key, test_key: what its rows are, whatever they are labelled with;
     test_keep: bool over all rows of the test split; train_names, test_names: of the kept samples, where the
-    plan draws by them; make:
-    computes what its blocks share, once it is asked for."""
+    plan draws by them; make: computes what its blocks share, once it is asked for."""
 
     task: Task
     train_key: tuple[Any, ...]

@@ -9,7 +9,9 @@ import torch
 
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import Moments, moments
-from probecache.analyze.tasks.task import Rows, Task, column_moments, row_blocks
+from probecache.analyze.tasks.load import Rows
+from probecache.analyze.tasks.matrix import column_moments, row_blocks, scales
+from probecache.analyze.tasks.task import Task
 
 COPIES = 6  # matrices that the memory for data has room for where all rows are held beside a target's own
 LEAST = 1e-3  # share of a column's variance below which a difference would have lost too many digits
@@ -76,7 +78,7 @@ class WholeRows:
         if (variance < LEAST * self._sums[1] / len(mine)).any():
             return None
         mean = (self._units[0] + shift).astype(np.float32)
-        return mean, np.where(variance > 0, np.sqrt(variance.clip(0)), 1.0).astype(np.float32)
+        return mean, scales(np.sqrt(variance.clip(0))).astype(np.float32)
 
     @cached_property
     def _moments(self) -> Moments:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from probecache.analyze.tasks.task import Matrix, StoredRows
+from probecache.analyze.tasks.matrix import Matrix, StoredRows
 
 
 def rows_of(matrix: Matrix, chosen: np.ndarray) -> Matrix:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from probecache.analyze.tasks.matrix import column_moments
 from probecache.analyze.tasks.rows import rows_of
-from probecache.analyze.tasks.task import Task, column_moments
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 ALL = "all"

@@ -34,7 +34,8 @@ from benchmarks.probes.peers import columns, fit_path, penalised_entropy, torch_
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.selections.subsets import permutation, sizes
-from probecache.analyze.tasks.task import Task, load_task
+from probecache.analyze.tasks.load import load_task
+from probecache.analyze.tasks.task import Task
 from probecache.store.reader import open_store
 
 FRACTIONS = np.arange(1, 21) / 20

@@ -24,7 +24,7 @@ from benchmarks.probes.fixed_tol import synthetic
 from benchmarks.probes.peers import columns
 from benchmarks.record import record
 from probecache.analyze.selections.subsets import permutation, sizes
-from probecache.analyze.tasks.task import load_task
+from probecache.analyze.tasks.load import load_task
 
 FRACTIONS = np.arange(1, 21) / 20
 RUNS = 3

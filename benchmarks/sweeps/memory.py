@@ -19,7 +19,7 @@ from probecache.analyze.arguments import memory_bytes
 from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import machine_for, projection, size_up
-from probecache.analyze.tasks.task import stays_on_disk
+from probecache.analyze.tasks.load import stays_on_disk
 
 LAYERS = {"20,000 x 512": (20_000, 512), "200,000 x 512": (200_000, 512), "50,000 x 2,048": (50_000, 2048)}
 BUDGETS = ("1GiB", "1.5GiB", "2GiB", "4GiB")

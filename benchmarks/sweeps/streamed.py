@@ -29,7 +29,7 @@ import xarray as xr
 from benchmarks.record import record
 from probecache.analyze.arguments import memory_bytes
 from probecache.analyze.sweeps.job import working_memory
-from probecache.analyze.tasks.task import stays_on_disk
+from probecache.analyze.tasks.load import stays_on_disk
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.layout import OK, LayerSpec, SplitSpec
 from probecache.store.writer import open_split_writer

@@ -16,7 +16,7 @@ DEPTH = 2
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedBatch:
     """A batch with its images on the device; on CUDA `ready` is recorded once the copy is done."""
 
     batch: Batch
@@ -25,7 +25,7 @@ class Loaded:
 
 
 class DeviceLoader:
-    """Iterates over `Loaded`; at most DEPTH batches wait. The source's errors are raised in the iteration.
+    """Iterates over `LoadedBatch`, of which at most DEPTH wait. The source's errors are raised here.
 
     On CUDA batches are pinned and copied on a stream of their own, so that the copy hides behind the forward
     pass.
@@ -38,12 +38,12 @@ class DeviceLoader:
         self._device = device
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._timing = timing
-        self._queue: Queue[Loaded | BaseException | None] = Queue(DEPTH)
+        self._queue: Queue[LoadedBatch | BaseException | None] = Queue(DEPTH)
         self._stop = Event()
         self._thread = Thread(target=self._run, name="probecache-device-loader", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[Loaded]:
+    def __iter__(self) -> Iterator[LoadedBatch]:
         while True:
             with self._timing.wait("decode"):
                 item = self._queue.get()
@@ -79,7 +79,7 @@ class DeviceLoader:
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: Loaded | BaseException | None) -> None:
+    def _put(self, item: LoadedBatch | BaseException | None) -> None:
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
@@ -87,23 +87,23 @@ class DeviceLoader:
             except Full:
                 continue
 
-    def _to_device(self, batch: Batch) -> Loaded:
+    def _to_device(self, batch: Batch) -> LoadedBatch:
         if self._device.type == "cpu":
             # As they are: the forward pass puts them in order as it makes floats of them. Here it would be a
             # second pool of OpenMP threads, which spins beside the first.
-            return Loaded(batch, batch.images)
-        return Loaded(batch, batch.images.to(self._device, memory_format=self._format))
+            return LoadedBatch(batch, batch.images)
+        return LoadedBatch(batch, batch.images.to(self._device, memory_format=self._format))
 
     def _to_cuda(self) -> Any:
         stream = torch.cuda.Stream(self._device)
 
-        def move(batch: Batch) -> Loaded:
+        def move(batch: Batch) -> LoadedBatch:
             pinned = batch.images.pin_memory()
             with torch.cuda.stream(stream):
                 images = pinned.to(self._device, non_blocking=True)
                 images = images.contiguous(memory_format=self._format)
                 ready = stream.record_event()
             # The caching host allocator keeps `pinned` alive until the copy that reads it is done.
-            return Loaded(batch, images, ready)
+            return LoadedBatch(batch, images, ready)
 
         return move

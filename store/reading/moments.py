@@ -9,7 +9,7 @@ from probecache.store.format import chunks
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Layer
 from probecache.store.layout import MOMENTS
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,7 +22,7 @@ def read_moments(files: Files, layer: Layer) -> "xr.Dataset":
     size = 8 * layer.spec.neurons
     values = {}
     for name in MOMENTS:
-        raw = files.read_many([f"{layer.key}/{name}/c/0"], size + 4)[0]
+        raw = read_piece(files, f"{layer.key}/{name}/c/0", size + 4)
         try:
             values[name] = np.frombuffer(chunks.unsealed(raw, size)[0], "<f8")
         except BadChunk as error:

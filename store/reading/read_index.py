@@ -5,14 +5,14 @@ from probecache.store.format.groups import Layer, Split
 from probecache.store.format.index import Index, decode_index, index_key, most_bytes, stamp_key
 from probecache.store.layout import Shard
 from probecache.store.reading.commits import Committed, read_commits
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 
 _STAMP_BYTES = 256
 
 
 def read_stamp(files: Files, owner: Split | Layer) -> str:
     """The stamp of the last change; empty where nothing was ever changed."""
-    raw = files.read_many([stamp_key(owner)], _STAMP_BYTES)[0]
+    raw = read_piece(files, stamp_key(owner), _STAMP_BYTES)
     return raw.decode(errors="replace") if isinstance(raw, bytes) else ""
 
 
@@ -24,7 +24,7 @@ def load_index(files: Files, owner: Split | Layer, listed: bool | None = None) -
     """
     if not owner.packed:
         return None
-    raw, stamp = files.read_many([index_key(owner)], most_bytes(owner))[0], read_stamp(files, owner)
+    raw, stamp = read_piece(files, index_key(owner), most_bytes(owner)), read_stamp(files, owner)
     try:
         index = decode_index(raw, owner)
     except BadChunk:

@@ -9,7 +9,7 @@ from probecache.store.format import chunks, row_object
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Split
 from probecache.store.format.index import Index
-from probecache.store.layout import NAME_BYTES, ROW_ARRAYS, Shard
+from probecache.store.layout import MISSING, NAME_BYTES, ROW_ARRAYS, Shard
 from probecache.store.reading.commits import damaged, read_objects
 from probecache.store.reading.read_rows import Found, Rows, decode_many, decode_rows
 from probecache.store.storage.files import Files
@@ -47,8 +47,23 @@ def encode_row_chunk(
     return {**parts, "commit": chunks.sealed(table.astype("<u8").tobytes())[0]}
 
 
-def read_rows_of(
-    files: Files, split: Split, found: Sequence[Found], index: Index | None, names: bool = True
+def read_row_arrays(
+    files: Files, split: Split, found: Sequence[Found], index: Index | None, names: bool
+) -> tuple[Array, list[str], Array]:
+    """Labels (-1 where missing), identity where `names` are wanted, and states of all rows of a split."""
+    n = split.geometry.n_samples
+    labels, status = np.full(n, -1, np.int64), np.full(n, MISSING, np.uint8)
+    texts = [""] * n
+    for start, part in _rows_of(files, split, found, index, names):
+        at = slice(start, start + len(part[0]))
+        labels[at], status[at] = part[0], part[2]
+        if names:
+            texts[at] = part[1]
+    return labels, texts, status
+
+
+def _rows_of(
+    files: Files, split: Split, found: Sequence[Found], index: Index | None, names: bool
 ) -> Iterator[tuple[int, Rows]]:
     """(first row, rows) of the committed shards, from the row chunks where `index` vouches for them.
 

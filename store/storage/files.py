@@ -85,6 +85,11 @@ class Files(Protocol):
         """Remove unfinished writes of dead processes below `key`."""
 
 
+def read_piece(files: Files, key: str, most: int = DOCUMENT_BYTES) -> bytes | BadChunk | None:
+    """`files.read` of one object, its BadChunk as a value: what is in its place is damage to be told."""
+    return files.read_many([key], most)[0]
+
+
 def check_place(path: str | os.PathLike[str]) -> str:
     """`path` as a text, if it may name a place: a folder, or a URL of two slashes with a bucket or host.
 

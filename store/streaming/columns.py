@@ -15,7 +15,7 @@ from probecache.store.format.groups import Split
 from probecache.store.format.target_array import TargetArray
 from probecache.store.layout import Shard
 from probecache.store.reading.targets import read_chunks
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 from probecache.store.targets import Target
 from probecache.store.writing.targets import store_targets
 
@@ -36,14 +36,14 @@ def write_column(files: Files, column: TargetArray, shard: Shard, values: Array)
 
 def read_column(files: Files, split: Split, column: TargetArray, shard: Shard) -> Array:
     """The rows (rows,) of a shard, of this stream or one that ended; DamagedStore if they are not whole."""
-    raw = files.read_many([_key(column, shard)], column.chunk_bytes)[0]
+    raw = read_piece(files, _key(column, shard), column.chunk_bytes)
     if raw is None:
         stored = catalog.find_target(files, catalog.read_split(files, split.name), column.name)
         found = None if stored is None else _of_target(files, stored, shard)
         if found is not None:
             return found
     if raw is None:  # of a stream that a probecache before 0.2 broke off
-        raw = files.read_many([column.chunk_key(shard)], column.chunk_bytes)[0]
+        raw = read_piece(files, column.chunk_key(shard), column.chunk_bytes)
     try:
         payload, _ = chunks.unsealed(raw, column.chunk_bytes - 4)
     except BadChunk as error:

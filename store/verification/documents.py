@@ -8,7 +8,7 @@ from probecache.store.errors import DamagedStore, NotAStore, ProbecacheError
 from probecache.store.format import metadata
 from probecache.store.format.groups import Split
 from probecache.store.layout import ROW_ARRAYS
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 from probecache.store.verification.damage import OTHER, UNFIT, Damage
 
 
@@ -40,7 +40,7 @@ def verify_root(files: Files) -> Iterator[Damage]:
             raise
         yield damaged_document(None, None, "zarr.json", error)
         return
-    raw = files.read_many(["zarr.json"])[0]
+    raw = read_piece(files, "zarr.json")
     listed = catalog.copies(files)
     for key in sorted(listed):
         split, _, child = key.partition("/")

@@ -11,7 +11,7 @@ from probecache.store.format.index import Index
 from probecache.store.reading.commits import Committed, read_commits
 from probecache.store.reading.read_index import read_stamp
 from probecache.store.reading.row_chunks import CHUNKED, encode_row_chunk, row_chunk_shards
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 from probecache.store.verification.damage import Damage
 
 
@@ -60,7 +60,7 @@ def verify_index(
                     why = f": {raw}" if isinstance(raw, BadChunk) else ""
                     yield damage(key, "is missing" if raw is None else f"does not agree with the shards{why}")
     expected = index.encode_index(owner, Index(read_stamp(files, owner), index.table(words), crcs))
-    raw = files.read_many([index.index_key(owner)], index.most_bytes(owner))[0]
+    raw = read_piece(files, index.index_key(owner), index.most_bytes(owner))
     if raw != expected and len(expected) <= index.MOST_BYTES:
         why = "is missing" if raw is None else "does not agree with the commits, or with its stamp"
         yield damage(index.index_key(owner), why)

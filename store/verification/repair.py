@@ -10,7 +10,7 @@ from probecache.store.errors import DamagedStore, InputError, NotAStore, Probeca
 from probecache.store.format import metadata
 from probecache.store.format.groups import Layer, Split
 from probecache.store.format.target_array import parse_target_array
-from probecache.store.storage.files import Files, open_files
+from probecache.store.storage.files import Files, open_files, read_piece
 from probecache.store.verification.damage import Damage
 from probecache.store.verify import verify, verify_shard
 from probecache.store.writing.create import metadata_changed, write_array_documents, write_root
@@ -153,7 +153,7 @@ def _drop_targets(files: Files, split: Split, found: list[Damage]) -> None:
             for s, commit in zip(target.geometry.shards(), target.commits, strict=True)
         )
         document = metadata.render(replace(target, commits=commits).document())
-        if files.read_many([f"{target.key}/zarr.json"])[0] != document:
+        if read_piece(files, f"{target.key}/zarr.json") != document:
             files.write({f"{target.key}/zarr.json": [document]})
 
 

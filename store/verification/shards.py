@@ -16,7 +16,7 @@ from probecache.store.reading.commits import Raw
 from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import decode_rows
 from probecache.store.reading.targets import read_chunks
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 from probecache.store.verification.damage import OUTGROWN, Damage
 from probecache.store.verification.documents import damaged_document
 
@@ -84,7 +84,7 @@ def verify_target(files: Files, split: Split, name: str) -> Iterator[Damage]:
     except ProbecacheError as error:
         yield damaged_document(split.name, None, document, error)
         return
-    if files.read_many([document])[0] != metadata.render(target.document()):
+    if read_piece(files, document) != metadata.render(target.document()):
         yield Damage("document", split.name, None, None, None, document, OUTGROWN)
     for s, values in zip(target.geometry.shards(), read_chunks(files, target), strict=True):
         first = s.start // split.geometry.shard_rows  # of the shards that the chunk holds
@@ -160,7 +160,7 @@ def verify_moments(files: Files, layer: Layer, total: Array) -> Iterator[Damage]
         yield damage("moments", "every shard is written but the run did not finish")
         return
     for name, values in moments.summary(total).items():
-        raw = files.read_many([f"{layer.key}/{name}/c/0"], values.nbytes + 4)[0]
+        raw = read_piece(files, f"{layer.key}/{name}/c/0", values.nbytes + 4)
         if raw is None:
             yield damage(name, "its file is missing")
         elif raw != chunks.sealed(values.astype("<f8").tobytes())[0]:

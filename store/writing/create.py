@@ -12,7 +12,7 @@ from probecache.store.fingerprint import Fingerprint, require_equal
 from probecache.store.format import metadata
 from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import LayerSpec
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 
 
 def open_split(
@@ -143,7 +143,7 @@ def _begun(files: Files, layer: Layer) -> bool:
 def metadata_changed(files: Files) -> None:
     """Bring the root's consolidated metadata up to date, so that xarray opens the store without a search."""
     raw = metadata.render(catalog.root_document(files))
-    if files.read_many(["zarr.json"])[0] != raw:
+    if read_piece(files, "zarr.json") != raw:
         files.write({"zarr.json": [raw]})
 
 

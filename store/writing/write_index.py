@@ -17,7 +17,7 @@ from probecache.store.format.index import Index
 from probecache.store.reading.commits import read_commits
 from probecache.store.reading.read_index import load_index, read_stamp
 from probecache.store.reading.row_chunks import CHUNKED, encode_row_chunk, row_chunk_shards
-from probecache.store.storage.files import Files
+from probecache.store.storage.files import Files, read_piece
 from probecache.store.storage.writer_identity import mark
 
 Array = np.ndarray[Any, Any]
@@ -82,7 +82,7 @@ def _write_row_chunks(files: Files, split: Split, words: Words, force: bool) -> 
 
 def _earlier(files: Files, split: Split) -> Index | None:
     """An index of the split in an earlier state, of fewer samples perhaps; None if there is none."""
-    raw = files.read_many([index.index_key(split)], index.most_bytes(split))[0]
+    raw = read_piece(files, index.index_key(split), index.most_bytes(split))
     try:
         found = index.decode_earlier(raw, split)
     except BadChunk:

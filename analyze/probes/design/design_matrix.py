@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.upload import to_device
-from probecache.analyze.tasks.task import Matrix, row_blocks
+from probecache.analyze.tasks.matrix import Matrix, row_blocks
 
 CACHED = 256  # rows that are arranged while they are in cache
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probecache.analyze.probes.design import bfloat16_product
 from probecache.analyze.probes.design.design_matrix import Panels
-from probecache.analyze.tasks.task import row_blocks
+from probecache.analyze.tasks.matrix import row_blocks
 
 SMALL = 2.0**-40  # spread of a column; those below it and above its inverse are brought near 1
 GRAM_ROWS = 8192  # whose float32 products are summed at once; they fit in a cache

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
-from probecache.analyze.tasks.task import row_blocks
+from probecache.analyze.tasks.matrix import row_blocks
 
 # Weight vectors of one order up to which the zeros are cheaper: arranging a number of a test matrix takes
 # 8 ns here, a multiplication by a zero 0.02 ns, and half of them are zeros.

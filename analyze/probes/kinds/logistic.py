@@ -21,8 +21,8 @@ from probecache.analyze.probes.shared_state import (
     one_label,
     task_weights,
 )
+from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.size import LayerSize
-from probecache.analyze.tasks.task import StoredRows
 
 # The cost model's counts. EVALUATIONS of a logistic probe at float32's price: what the measured 4.5 s a seed
 # come to (Lite0 features of CIFAR-10, l2 = 1e-4; 17 by width, most of them in bfloat16, factors and panels

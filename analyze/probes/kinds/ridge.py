@@ -18,8 +18,8 @@ from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.optim.blocked_cholesky import blocked_cholesky
 from probecache.analyze.probes.optim.preconditioner import cholesky
 from probecache.analyze.probes.shared_state import SharedState
+from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.size import LayerSize
-from probecache.analyze.tasks.task import StoredRows
 
 
 @dataclass(frozen=True)

@@ -51,14 +51,14 @@ def fit_path(
     done: list[tuple[float, Tensor]] = []
     factors = Factors(tasks, orders)
     trail: Trail | None = None
-    how: dict[str, Any] = {"tol": request.tol, "search": search_dtype(tasks[0].device)}
     penalties = batch.l2.unique().flip(0)
     for at in penalties.split(1) if batch.panels.in_memory else [penalties]:
         l2 = float(at[0])
         mine = torch.isin(batch.l2, at).nonzero()[:, 0]
         part = batch.part(mine)
         near = _foretold(done, l2)
-        how["tol"] = request.tol if near is None else request.tol / WARM
+        tol = request.tol if near is None else request.tol / WARM
+        how: dict[str, Any] = {"tol": tol, "search": search_dtype(tasks[0].device)}
         if batch.outputs == 1:
             fit = _fit_two_classes(tasks, orders, part, near, request.max_iter, how)
         elif not batch.panels.in_memory:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from probecache.analyze.probes.design.gram import Moments, class_targets
-from probecache.analyze.tasks.task import stored_moments
+from probecache.analyze.tasks.matrix import stored_moments
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -9,7 +9,8 @@ import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.kind import ProbeRequest
-from probecache.analyze.tasks.task import StoredRows, Task
+from probecache.analyze.tasks.matrix import StoredRows
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 ARRAYS = ("accuracy", "objective", "grad_norm", "seconds")

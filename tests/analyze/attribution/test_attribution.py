@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 import probecache as pc
 from probecache.analyze.attribution.ridge import fit_ridge_probe
 from probecache.analyze.probes.fit import fit_block
-from probecache.analyze.tasks.task import load_task
+from probecache.analyze.tasks.load import load_task
 
 D, L2 = 14, 0.05
 

@@ -18,8 +18,8 @@ from probecache.analyze.probes.deploy import fit_probe, predict_split
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.selections.projections import select
 from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.load import load_task
 from probecache.analyze.tasks.shots import take_shots
-from probecache.analyze.tasks.task import load_task
 from probecache.store.fingerprint import Fingerprint
 
 D = 16

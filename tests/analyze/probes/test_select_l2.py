@@ -177,7 +177,7 @@ def test_a_layer_on_disk_chooses_as_in_memory(store, monkeypatch):
     for probe in ("logistic", "ridge"):
         here = pc.sweep(store, **plan, probe=probe)
         with monkeypatch.context() as patch:
-            patch.setattr("probecache.analyze.tasks.task.stays_on_disk", lambda size, limit: True)
+            patch.setattr("probecache.analyze.tasks.load.stays_on_disk", lambda size, limit: True)
             streamed = pc.sweep(store, **plan, probe=probe)
         np.testing.assert_array_equal(streamed["chosen_l2"], here["chosen_l2"])
         np.testing.assert_allclose(streamed["objective"], here["objective"], rtol=2e-5)

@@ -11,8 +11,9 @@ from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.sweeps.presets import with_preset
 from probecache.analyze.tasks.control import control_task
+from probecache.analyze.tasks.load import load_task
 from probecache.analyze.tasks.shots import shot_rows, take_shots
-from probecache.analyze.tasks.task import Task, load_task
+from probecache.analyze.tasks.task import Task
 
 D = 16
 FRACTIONS = [0.25, 1.0]

@@ -15,7 +15,7 @@ from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import Sized, size_up
 from probecache.analyze.sweeps.sweep import run_plan
-from probecache.analyze.tasks.task import load_task
+from probecache.analyze.tasks.load import load_task
 from probecache.store.errors import FingerprintMismatch, InputError, ProbecacheError
 
 FRACTIONS = [0.1, 0.5, 1.0]

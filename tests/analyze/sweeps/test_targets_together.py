@@ -12,7 +12,7 @@ from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import machine_for, size_up
 from probecache.analyze.sweeps.whole_rows import WholeRows
 from probecache.analyze.tasks.labels import load_labels
-from probecache.analyze.tasks.task import load_rows, load_task
+from probecache.analyze.tasks.load import load_rows, load_task
 
 NAMES = ["even", "warm", "tall", "gaps"]
 ALIKE = ["even", "warm", "tall"]

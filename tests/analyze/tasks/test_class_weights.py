@@ -84,7 +84,7 @@ def test_a_weighted_sweep_is_the_weighted_block_and_is_recorded(store, tmp_path,
 def test_a_weighted_layer_on_disk_is_the_one_in_memory(store, monkeypatch):
     plan = {"layer": "a", "fractions": [0.5, 1], "seeds": 1, "l2": 1e-2, "class_weight": "balanced"}
     here = pc.sweep(store, **plan)
-    monkeypatch.setattr("probecache.analyze.tasks.task.stays_on_disk", lambda size, limit: True)
+    monkeypatch.setattr("probecache.analyze.tasks.load.stays_on_disk", lambda size, limit: True)
     np.testing.assert_allclose(pc.sweep(store, **plan)["objective"], here["objective"], rtol=2e-5)
 
 

@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import probecache as pc
 from probecache.analyze.selections.subsets import permutation
-from probecache.analyze.tasks.task import load_task
+from probecache.analyze.tasks.load import load_task
 from probecache.store.errors import InputError, ProbecacheError
 
 
@@ -95,7 +95,7 @@ def test_an_sgd_sweep_is_the_papers_loop(store):
 
 @pytest.mark.parametrize("probe", ["knn", "sgd"])
 def test_probes_that_need_rows_in_memory_say_so(store, monkeypatch, probe):
-    monkeypatch.setattr("probecache.analyze.tasks.task.stays_on_disk", lambda size, limit: True)
+    monkeypatch.setattr("probecache.analyze.tasks.load.stays_on_disk", lambda size, limit: True)
     with pytest.raises(ProbecacheError, match=f"stays on disk; {probe} needs it in memory") as caught:
         pc.sweep(store, layer="a", fractions=[1], seeds=1, probe=probe)
     assert "\n" not in str(caught.value)

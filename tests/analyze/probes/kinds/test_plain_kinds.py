@@ -12,7 +12,8 @@ from probecache.analyze.probes.fit import fit_block, pick_device
 from probecache.analyze.probes.kinds.sgd import Schedule, Sgd, fit_sgd
 from probecache.analyze.probes.optim.cross_entropy import indicator
 from probecache.analyze.selections.subsets import permutation
-from probecache.analyze.tasks.task import StoredRows, Task
+from probecache.analyze.tasks.matrix import StoredRows
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 

@@ -8,7 +8,8 @@ import probecache as pc
 from probecache.analyze.probes.fit import task_moments
 from probecache.analyze.sweeps.cluster.moments import Sums, add, moments_on
 from probecache.analyze.tasks.labels import load_labels
-from probecache.analyze.tasks.task import column_moments, load_task, stored_moments
+from probecache.analyze.tasks.load import load_task
+from probecache.analyze.tasks.matrix import column_moments, stored_moments
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_the_store_keeps_the_moments_that_a_pass_would_give(store):
 
 def test_a_layer_on_disk_gives_the_probes_of_the_layer_in_memory(store, monkeypatch):
     here = pc.sweep(store, layer="a", fractions=[0.3, 1], seeds=2, l2=1e-2)
-    monkeypatch.setattr("probecache.analyze.tasks.task.stays_on_disk", lambda size, limit: True)
+    monkeypatch.setattr("probecache.analyze.tasks.load.stays_on_disk", lambda size, limit: True)
     assert not isinstance(load_task(store, "a").train, np.ndarray)
     streamed = pc.sweep(store, layer="a", fractions=[0.3, 1], seeds=2, l2=1e-2)
     np.testing.assert_allclose(streamed["objective"], here["objective"], rtol=1e-5)
@@ -64,7 +65,7 @@ def test_a_layer_on_disk_gives_the_probes_of_the_layer_in_memory(store, monkeypa
 def test_workers_share_the_pass_for_the_moments_of_a_layer_on_disk(store, client, monkeypatch):
     here = pc.sweep(store, layer="a", fractions=[0.3, 1], seeds=2, l2=1e-2)
     asked = []
-    monkeypatch.setattr("probecache.analyze.tasks.task.stays_on_disk", lambda size, limit: True)
+    monkeypatch.setattr("probecache.analyze.tasks.load.stays_on_disk", lambda size, limit: True)
     monkeypatch.setattr(
         "probecache.analyze.sweeps.sweep.stays_on_disk", lambda size, limit: asked.append(size) or True
     )

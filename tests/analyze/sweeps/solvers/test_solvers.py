@@ -15,7 +15,8 @@ from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.sweeps import solvers
 from probecache.analyze.sweeps.solvers import SOLVERS, check_solver, cuml
 from probecache.analyze.sweeps.solvers.one_by_one import Fit, Problem, logistic_objective, loop
-from probecache.analyze.tasks.task import StoredRows, Task
+from probecache.analyze.tasks.matrix import StoredRows
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 SIZES, L2S = np.array([5, 40, 64]), np.array([1e-3, 1e-1])
