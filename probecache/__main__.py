@@ -167,7 +167,7 @@ def _run(arguments: list[str], debug: bool, stop: "Stop | None" = None) -> int:
 
     from probecache.analyze.arguments import with_values
     from probecache.extract.commands import COMMANDS, as_timm
-    from probecache.store.errors import ProbecacheError
+    from probecache.store.errors import ProbecacheError, first_line
     from probecache.store.stop import Stop
     from probecache.store.storage.disk_errors import disk_refused
 
@@ -206,7 +206,7 @@ def _run(arguments: list[str], debug: bool, stop: "Stop | None" = None) -> int:
         if isinstance(error, OSError) and (refused := disk_refused(error)) is not None:
             print(f"probecache: {refused}", file=sys.stderr)
             return refused.exit_code
-        first = str(error).strip().split("\n")[0]
+        first = first_line(error)
         print(f"probecache: {type(error).__name__}: {first} (--debug shows where)", file=sys.stderr)
         return 1
 

@@ -113,6 +113,16 @@ class FingerprintMismatch(InputError):
     """
 
 
+def first_line(error: BaseException, silent: str | None = None) -> str:
+    """The first line of what an error says; `silent`, or its type, where it says nothing.
+
+    >>> first_line(ValueError("no such file\\nTraceback ...")), first_line(KeyError())
+    ('no such file', 'KeyError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else silent or type(error).__name__
+
+
 def close_names(got: str, allowed: Iterable[str], n: int = 3) -> str:
     """The end of an error message: the names nearest to `got`, or all of them where they are few.
 

@@ -9,7 +9,7 @@ from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.sweeps.worker import CACHE_SHARE, run_block
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from probecache.store.reader import Store
@@ -80,10 +80,11 @@ def _try(block: Block, job: Job, cache: Cache) -> Outcome:
             return Outcome(block, None, describe(wrong), wrong_input=True)
         except Exception as failed:  # whatever a solver raises must not lose the blocks that follow
             error = failed
+    assert error is not None  # TRIES is at least 1
     return Outcome(block, None, describe(error))
 
 
-def describe(error: BaseException | None) -> str:
+def describe(error: BaseException) -> str:
     """An error in one line: its type and the first line of its message."""
-    first = (str(error).strip() or "no message").split("\n")[0]
+    first = first_line(error, "no message")
     return first if isinstance(error, InputError) else f"{type(error).__name__}: {first}"

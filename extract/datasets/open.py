@@ -13,7 +13,7 @@ from probecache.extract.datasets.readers.folders import open_folder
 from probecache.extract.datasets.readers.huggingface import is_table, open_hub, open_table
 from probecache.extract.datasets.readers.torch_dataset import open_dataset
 from probecache.extract.datasets.readers.webdataset import open_shards
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 _TIMM_SPLITS = frozenset(
     ["train", "training", "val", "valid", "validation", "eval", "evaluation", "test", "testing"]
@@ -118,7 +118,7 @@ def _make_torchvision(spec: str, data_dir: str | Path | None, split: str, downlo
         return create_dataset(spec, root=root, split=split, is_training=False, download=download)
     except Exception as error:
         where = f" in {root!r}" if root else ""
-        reason = (str(error).strip() or "nothing found").split("\n")[0]
+        reason = first_line(error, "nothing found")
         raise InputError(
             f"dataset {spec!r}, split {split!r}{where} cannot be opened: {type(error).__name__}: {reason}"
         ) from error

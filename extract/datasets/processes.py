@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.errors import InputError, ProbecacheError, first_line
 
 _ALONE = "--workers 0 reads in the main process"
 
@@ -28,14 +28,14 @@ def start(loader: "DataLoader[Any]") -> Iterator[Any]:
             return _reported(iter(loader))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(
-            f"the data set cannot be sent to decoding processes ({_line(error)}): define what it holds at "
-            f"the top of a module (no lambdas, no open files); {_ALONE}"
+            f"the data set cannot be sent to decoding processes ({first_line(error):.200}): define what it "
+            f"holds at the top of a module (no lambdas, no open files); {_ALONE}"
         ) from error
     except (OSError, RuntimeError, AssertionError) as error:
         raise ProbecacheError(
-            f"no decoding process can be started ({_line(error)}): they need /dev/shm, free process numbers, "
-            "memory and a process that is no daemon, and where they are spawned a script needs "
-            f"`if __name__ == '__main__':`; {_ALONE}"
+            f"no decoding process can be started ({first_line(error):.200}): they need /dev/shm, free "
+            "process numbers, memory and a process that is no daemon, and where they are spawned a "
+            f"script needs `if __name__ == '__main__':`; {_ALONE}"
         ) from error
 
 
@@ -46,15 +46,11 @@ def _reported(items: Iterator[Any]) -> Iterator[Any]:
         except StopIteration:
             return
         except RuntimeError as error:
-            if "worker" not in _line(error).lower():
+            if "worker" not in first_line(error).lower():
                 raise
             raise ProbecacheError(
-                f"a decoding process died: {_line(error)}; where shared memory (/dev/shm) or memory is "
-                "short, give fewer --workers or --workers 0; where processes are spawned, a script needs "
-                "`if __name__ == '__main__':`"
+                f"a decoding process died: {first_line(error):.200}; where shared memory (/dev/shm) or "
+                "memory is short, give fewer --workers or --workers 0; where processes are spawned, a script "
+                "needs `if __name__ == '__main__':`"
             ) from error
         yield item
-
-
-def _line(error: BaseException) -> str:
-    return f"{(str(error).strip() or type(error).__name__).splitlines()[0]:.200}"

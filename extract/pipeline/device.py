@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probecache.extract.backbone.compile_check import require_backend
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 AMP_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -59,7 +59,7 @@ def _require_device(where: torch.device) -> None:
     try:
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        reason = first_line(error)
         raise InputError(f"device {str(where)!r} was asked for: {reason:.160}; use --device cpu") from error
 
 

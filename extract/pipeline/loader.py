@@ -17,7 +17,7 @@ from probecache.extract.datasets.decode import MODES, from_array, to_mode
 from probecache.extract.datasets.images import Images
 from probecache.extract.datasets.preprocess import Preprocess
 from probecache.extract.datasets.processes import start
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 OK, FAILED = 1, 2
 _MIXED = (
@@ -219,7 +219,7 @@ class _Rows(Dataset[Any]):
         except InputError as error:  # as text: the exception of a process comes with its traceback
             return _Item(row, None, known, refused=str(error))
         except Exception as error:  # whatever a decoder throws, the row is the one that failed
-            reason = (str(error).strip() or "no reason given").split("\n")[0]
+            reason = first_line(error, "no reason given")
             return _Item(row, None, known, f"{type(error).__name__}: {reason[:200]}")
 
     def _tensor(self, image: Any) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.errors import InputError, ProbecacheError, first_line
 from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces, joined
 from probecache.store.storage.writer_identity import mark
 
@@ -35,10 +35,10 @@ class RemoteFiles:
             self.fs, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as error:
             raise InputError(
-                f"{url}: {str(error).splitlines()[0]} (pip install 'probecache[s3]' for s3:// URLs)"
+                f"{url}: {first_line(error)} (pip install 'probecache[s3]' for s3:// URLs)"
             ) from None
         except Exception as error:  # of any driver: an unknown scheme, a host that does not answer
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"{url}: {reason:.200}; is the URL right, and can it be reached?") from None
 
     def _path(self, key: str) -> str:
@@ -53,7 +53,7 @@ class RemoteFiles:
         except (FileNotFoundError, FileExistsError, ProbecacheError):
             raise
         except Exception as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = first_line(error)
             raise ProbecacheError(f"{self.url}/{key}: {type(error).__name__}: {reason:.200}") from error
 
     def read(self, key: str, most: int = DOCUMENT_BYTES) -> bytes | None:
@@ -88,7 +88,7 @@ class RemoteFiles:
         if isinstance(value, OSError) and value.errno == errno.EINVAL:
             return b""  # an empty object has no first byte to ask for
         if isinstance(value, Exception):
-            reason = str(value).strip().split("\n")[0]
+            reason = first_line(value)
             raise ProbecacheError(f"{self.url}/{key}: {type(value).__name__}: {reason:.200}") from value
         return BadChunk(f"it has more than {most} bytes") if len(value) > most else bytes(value)
 

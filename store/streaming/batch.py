@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 from probecache.store.importing.formats.tensors import numpy_of
 from probecache.store.layout import DTYPES, LayerSpec
 from probecache.store.writing.layer_shards import cast_rows
@@ -81,7 +81,7 @@ def as_numpy(value: Any, what: str) -> Array:
     try:
         array = numpy_of(value) if hasattr(value, "detach") else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # torch's, of sparse tensors
-        raise InputError(f"{what} is no array ({str(error).splitlines()[0]:.80})") from None
+        raise InputError(f"{what} is no array ({first_line(error):.80})") from None
     if array.ndim == 0 or (array.dtype.kind not in "fiub" and array.dtype != DTYPES["bfloat16"]):
         raise InputError(f"{what} is {array.dtype} {array.shape}: use numbers, one row per sample")
     return array

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from probecache.store.errors import InputError, close_names
+from probecache.store.errors import InputError, close_names, first_line
 from probecache.store.fingerprint import Fingerprint, digest
 from probecache.store.layout import SplitSpec
 from probecache.store.reader import Store, open_store
@@ -84,7 +84,7 @@ def read_indices(path: str | Path, d: int) -> np.ndarray:
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no list of neuron numbers ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path} is no list of neuron numbers ({first_line(error)})") from None
     return check_columns(indices, d, str(path))
 
 

@@ -10,7 +10,7 @@ from probecache.analyze.sweeps.cluster.installation import differences, identity
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.sweeps.worker import CACHE_SHARE, run_block
-from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.errors import InputError, ProbecacheError, first_line
 
 if TYPE_CHECKING:
     from probecache.analyze.probes.design.gram import Moments
@@ -74,13 +74,13 @@ def run_on_worker(
     try:
         cache.open(job.store)
     except Exception as error:
-        raise UnfitWorker(worker.address, f"cannot read the store: {_first(error)}") from None
+        raise UnfitWorker(worker.address, f"cannot read the store: {first_line(error)}") from None
     try:
         values = run_block(block, replace(job, memory_limit=limit), cache, found)
     except (OSError, ProbecacheError) as error:
         if isinstance(error, InputError):
             raise
-        raise UnfitWorker(worker.address, f"failed to read the store: {_first(error)}") from None
+        raise UnfitWorker(worker.address, f"failed to read the store: {first_line(error)}") from None
     values["attrs"] = {**values["attrs"], "versions": versions()}
     return values
 
@@ -96,14 +96,10 @@ def introduce(job: Job) -> dict[str, Any]:
             for target in job.plan.target:
                 job.check_unchanged(store, layer, target)
     except Exception as error:
-        why = f"cannot read the store: {_first(error)}"
+        why = f"cannot read the store: {first_line(error)}"
     return {"identity": identity(), "why": why}
 
 
 def _differs(asked: dict[str, str]) -> str:
     """How this worker differs from the client, as the client would say it."""
     return "" if asked == identity() else differences(asked).replace(" there", " in the client")
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

@@ -13,7 +13,7 @@ import psutil
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
-from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.errors import InputError, ProbecacheError, first_line
 
 DASHBOARD = "127.0.0.1:0"
 
@@ -107,7 +107,7 @@ def _connect_to(address: str) -> Client:
     try:
         return Client(address, timeout="5s", set_as_default=False, security=security)
     except (OSError, ValueError, TypeError) as error:
-        reason = str(error).split("\n")[0]
+        reason = first_line(error)
         raise InputError(
             f"got --scheduler {address}, which does not answer: {reason}; start `dask scheduler`"
         ) from None

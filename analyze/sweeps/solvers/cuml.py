@@ -18,6 +18,7 @@ from probecache.analyze.probes.fit import fit_request
 from probecache.analyze.probes.kind import ProbeRequest
 from probecache.analyze.sweeps.solvers.one_by_one import Fit, Problem, logistic_objective, loop
 from probecache.analyze.tasks.task import Task
+from probecache.store.errors import first_line
 
 TOLERANCE = 1e-6
 MAX_ITER = 1000
@@ -41,7 +42,7 @@ def unavailable() -> str:
         x = np.array([[0.0], [1.0], [2.0], [3.0]])
         fit_logistic(x, np.array([0, 0, 1, 1]), 0.1)
     except Exception as error:  # a broken driver or a version mismatch raises anything
-        reason = (str(error).strip() or "no message").splitlines()[0]
+        reason = first_line(error, "no message")
         return f"a fit of four points failed: {type(error).__name__}: {reason}"
     return ""
 

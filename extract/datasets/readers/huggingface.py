@@ -18,7 +18,7 @@ from probecache.extract.datasets.images import Images, digest_content
 from probecache.extract.datasets.inventory import Inventory
 from probecache.extract.datasets.labels import labels_from_text, to_label, to_labels
 from probecache.extract.datasets.readers.torch_dataset import IMAGE_KEYS, LABEL_KEYS, find_column
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 _FILES = ("string", "large_string", "binary", "large_binary")
 STREAM_ROWS = 16  # whose bytes stand for the content of a stream
@@ -48,7 +48,7 @@ def open_hub(
             f"dataset {spec!r} needs another package: {error}; pip install 'probecache[hf]'"
         ) from error
     except Exception as error:
-        reason = (str(error).strip() or "nothing found").split("\n")[0]
+        reason = first_line(error, "nothing found")
         raise InputError(
             f"dataset {spec!r}, split {split!r}, cannot be opened: {type(error).__name__}: {reason}"
         ) from error

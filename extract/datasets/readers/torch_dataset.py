@@ -19,7 +19,7 @@ from probecache.extract.datasets.images import ALL, Images, names_by_label, spre
 from probecache.extract.datasets.inventory import Inventory, printable
 from probecache.extract.datasets.labels import to_label, to_labels
 from probecache.extract.datasets.look import LOOK_ROWS, VARIES, look_at, note_range
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "picture", "photo", "jpg", "png")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "cls", "class_id", "category", "y")
@@ -85,7 +85,7 @@ def _count(dataset: Any, name: str) -> int:
     try:
         return len(dataset)
     except Exception as error:  # whatever the caller's __len__ throws; a class instead of an instance
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        reason = first_line(error)
         raise InputError(
             f"dataset {name} has no length ({type(error).__name__}: {reason:.120}); give one with "
             "__len__ and __getitem__"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 from probecache.store.importing.formats.matrix import Matrix, missing_library, pick
 
 
@@ -15,7 +15,7 @@ def open_h5(path: Path, key: str | None) -> Matrix:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"{str(path)!r} is no HDF5 file ({str(error).splitlines()[0]:.120})") from None
+        raise InputError(f"{str(path)!r} is no HDF5 file ({first_line(error):.120})") from None
     names: list[str] = []
 
     def visit(name: str, node: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 from probecache.store.importing.formats.matrix import Matrix, Sequential, pick
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +67,7 @@ def _header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _no_numbers(path: Path, error: Exception) -> InputError:
-    reason = str(error).split("\n")[0]
+    reason = first_line(error)
     if "pickle" in reason or "Python objects" in reason:  # numpy's advice would run what the file says
         reason = "it is of another format, or holds Python objects"
     return InputError(f"{str(path)!r} is not a {path.suffix} file of numbers ({reason:.120})")

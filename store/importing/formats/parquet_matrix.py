@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import InputError, close_names
+from probecache.store.errors import InputError, close_names, first_line
 from probecache.store.importing.formats.matrix import Matrix, Sequential, missing_library
 
 Array = np.ndarray[Any, Any]
@@ -24,7 +24,7 @@ def open_parquet(path: Path, key: str | None) -> Matrix:
         file = pq.ParquetFile(path)
         schema, n = file.schema_arrow, file.metadata.num_rows
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{str(path)!r} is no parquet file ({str(error).splitlines()[0]:.120})") from None
+        raise InputError(f"{str(path)!r} is no parquet file ({first_line(error):.120})") from None
     columns = _chosen(schema, key, path, pa)
     kinds = {_value(schema.field(c).type) for c in columns}
     if len(kinds) != 1:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 from probecache.store.importing.formats.matrix import Matrix, missing_library, pick
 from probecache.store.layout import DTYPES
 
@@ -46,7 +46,7 @@ def open_pt(path: Path, key: str | None) -> Matrix:
                     raise
                 found = torch.load(path, map_location="cpu", weights_only=True)  # torch's older format
     except Exception as error:  # bytes of another kind make the reader fail in any way
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             reason = "it holds more than tensors: save the tensor itself, or a dict of tensors"
         raise InputError(f"{str(path)!r} holds no tensors ({reason:.120})") from None
@@ -74,9 +74,7 @@ def open_safetensors(path: Path, key: str | None) -> Matrix:
         opened = safe_open(path, framework="pt")
         found = opened.get_slice(pick(sorted(opened.keys()), key, repr(str(path)), "tensor"))
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{str(path)!r} is no safetensors file ({str(error).splitlines()[0]:.120})"
-        ) from None
+        raise InputError(f"{str(path)!r} is no safetensors file ({first_line(error):.120})") from None
     kind = found.get_dtype()
     names = {"BF16": "bfloat16", "BOOL": "bool"}
     long = {"F": "float", "I": "int", "U": "uint"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 from probecache.store.importing.formats.matrix import Matrix, pick
 from probecache.store.layout import DTYPES
 
@@ -39,9 +39,7 @@ def open_zarr(path: Path, key: str | None) -> Matrix:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(
-            f"{str(path)!r} is no zarr array or group ({str(error).splitlines()[0]:.120})"
-        ) from None
+        raise InputError(f"{str(path)!r} is no zarr array or group ({first_line(error):.120})") from None
     if not isinstance(found, zarr.Array):
         raise InputError(f"{str(path)!r} has no array {key!r:.80}")
     bits = found.dtype == np.uint16 and found.attrs.get("dtype") == "bfloat16"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 from probecache.store.importing.tables.columns import Columns
 
 Array = np.ndarray[Any, Any]
@@ -66,5 +66,5 @@ def _kind(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtyp
 
 
 def _no_arrays(path: Path, error: Exception) -> InputError:
-    reason = "it holds Python objects" if "pickle" in str(error) else str(error).split("\n")[0]
+    reason = "it holds Python objects" if "pickle" in str(error) else first_line(error)
     return InputError(f"{str(path)!r} holds no arrays ({reason:.120})")

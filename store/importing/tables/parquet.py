@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 from probecache.store.importing.tables.columns import Columns
 from probecache.store.importing.tables.csv_table import dict_of
 
@@ -21,7 +21,7 @@ def read_parquet(path: Path, encoding: str | None = None) -> Mapping[str, Any]:
         raise InputError(f"{str(path)!r}: parquet needs pip install 'probecache[formats]'") from None
 
     def wrong(error: Exception) -> InputError:
-        return InputError(f"{str(path)!r} is no parquet file ({str(error).splitlines()[0]:.120})")
+        return InputError(f"{str(path)!r} is no parquet file ({first_line(error):.120})")
 
     def read(name: str) -> Any:
         try:
