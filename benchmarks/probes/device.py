@@ -44,6 +44,7 @@ CASES = {
     "ten classes": ((50_000, 1280, 10, 8.0), (1500, 64, 10, 2.0)),
     "hundred classes": ((50_000, 1280, 100, 6.0), (1500, 64, 30, 2.0)),
     "few rows": ((1_020, 1280, 102, 1.0), (200, 128, 20, 1.0)),
+    "thousand classes": ((12_811, 384, 1000, 2.0), (900, 48, 60, 2.0)),
 }
 Fit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
