@@ -20,7 +20,8 @@ from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical
 from probecache.store.reader import Store
 
-# Half a unit in the last place of the stored dtype, several times over: kernels may differ between machines.
+# Half a unit in the last place of the dtype stored or computed in, the coarser one, several times over:
+# kernels may differ between machines.
 TOLERANCE = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 3e-2}
 
 
@@ -65,11 +66,14 @@ def recompute(
     for summary, layers in _runs(store, split):
         name = _recorded_model(store) if model is None else model
         spec = _recorded_dataset(summary["dataset"]) if dataset is None else dataset
-        setup = prepare(name, spec, Settings.of(**{**summary["settings"], "device": device}))
+        # In the precision of the run, on whatever device: 'auto' may mean another one here.
+        recorded = store.fingerprint.compute.get("amp_dtype", summary["settings"]["amp_dtype"])
+        chosen = {**summary["settings"], "device": device, "amp_dtype": recorded}
+        setup = prepare(name, spec, Settings.of(**chosen))
         _require_weights(setup, store)
         wanted = [feature for feature in setup.features if feature.name in layers]
         again = _run(setup, wanted, rows, int(summary["batch_size"]))
-        found += [_compare(store, split, f.name, rows, again[f.name], setup.settings.dtype) for f in wanted]
+        found += [_compare(store, split, f.name, rows, again[f.name], setup) for f in wanted]
     return found
 
 
@@ -145,11 +149,14 @@ def _run(
 
 
 def _compare(
-    store: Store, split: str, layer: str, rows: Sequence[int], again: np.ndarray, dtype: str
+    store: Store, split: str, layer: str, rows: Sequence[int], again: np.ndarray, setup: Setup
 ) -> Recomputed:
     stored = np.concatenate([store.matrix(split, layer, rows=(r, r + 1)) for r in rows]).astype(np.float32)
     scale = np.maximum(np.abs(again).max(1), np.finfo(np.float32).tiny)
     errors = np.abs(stored - again).max(1) / scale
     errors = np.where(np.isfinite(errors), errors, np.inf)
     worst = int(np.argmax(errors))
-    return Recomputed(split, layer, len(rows), float(errors[worst]), rows[worst], TOLERANCE[dtype])
+    computed = {str(p.dtype).removeprefix("torch.") for p in setup.backbone.model.parameters()}
+    types = {setup.settings.dtype, str(setup.compute.amp_dtype).removeprefix("torch."), *computed}
+    tolerance = max(TOLERANCE.get(name, 0) for name in types)
+    return Recomputed(split, layer, len(rows), float(errors[worst]), rows[worst], tolerance)

@@ -54,7 +54,7 @@ def borrowed(module: nn.Module) -> Iterator[None]:
         for part, mode in modes:
             part.training = mode
         for tensor, data, requires_grad in kept:
-            with torch.inference_mode(tensor.is_inference()):
+            with torch.inference_mode(data.is_inference()):  # the tensor may be one of another device by now
                 tensor.data = data
                 tensor.requires_grad_(requires_grad)
         for buffers, name, buffer, before in counted:

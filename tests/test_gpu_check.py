@@ -29,7 +29,7 @@ def test_each_part_runs_on_a_cpu_and_leaves_its_record(tmp_path):
     (record,) = tmp_path.glob("gpu-check-cpu-*.json")
     found = json.loads(record.read_text())["results"]
     ended = {name: part.get("ended", part) for name, part in found.items() if isinstance(part, dict)}
-    assert ended.keys() == {"tests", "probes", "extract", "sweep", "cka", "decoded"}
+    assert ended.keys() == {"tests", "probes", "extract", "sweep", "cka", "decoded", "suite"}
     assert set(ended.values()) <= {"done", "no test here"}, ended
     (probes,) = tmp_path.glob("probes-device-cpu-*.json")
     cases = json.loads(probes.read_text())["results"]

@@ -71,7 +71,8 @@ def choose_compute(
     torchcompile: str | None = None,
 ) -> Compute:
     """Settings for `model`. device 'auto': CUDA where there is one. amp_dtype 'auto': bfloat16 on CUDA
-    devices that have it, else float32. channels_last None: on for networks of convolutions."""
+    devices that have it where the weights are float32, else float32, which is to compute in the type of the
+    weights. channels_last None: on for networks of convolutions."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         where = torch.device(name)
@@ -86,8 +87,15 @@ def choose_compute(
     _require_device(where)
     if amp_dtype not in AMP_DTYPES:
         raise InputError(f"unknown --amp-dtype {amp_dtype!r}; allowed: {', '.join(AMP_DTYPES)}")
+    weights = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
     if amp_dtype == "auto":
-        amp_dtype = "bfloat16" if where.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        fast = where.type == "cuda" and torch.cuda.is_bf16_supported() and weights <= {"float32"}
+        amp_dtype = "bfloat16" if fast else "float32"
+    if amp_dtype != "float32" and (other := weights & (set(AMP_DTYPES) - {"float32", amp_dtype})):
+        raise InputError(
+            f"--amp-dtype {amp_dtype} was asked for, and the model has {sorted(other)[0]} weights: "
+            "leave it out (auto computes in the type of the weights), or give the model in float32"
+        )
     if torchcompile is not None:
         require_backend(torchcompile, where)
     if channels_last is None:

@@ -26,6 +26,9 @@ def shard_statistics(rows: Tensor) -> Tensor:
     step = max(1, AT_ONCE // max(1, len(rows)))
     for start in range(0, rows.shape[1], step):
         x = rows[:, start : start + step].double()
+        if not len(x):  # no row of a shard could be read, and nothing has a minimum
+            out[3, start : start + step], out[4, start : start + step] = torch.inf, -torch.inf
+            continue
         finite = torch.isfinite(x)
         count = finite.sum(dim=0)
         mean = x.where(finite, 0).sum(dim=0) / count.clamp(min=1)

@@ -14,7 +14,7 @@ from probecache.extract.dry_run import dry_run
 from probecache.extract.list_layers import list_layers
 from probecache.extract.recompute import recompute
 from probecache.extract.run import extract_features
-from probecache.extract.surroundings import own_settings
+from probecache.extract.surroundings import borrowed, own_settings
 from probecache.store.errors import InputError
 
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -126,6 +126,18 @@ def test_settings_come_back_after_an_error():
         torch.set_default_dtype(torch.float32)
 
 
+def test_tensors_that_moved_to_other_kinds_of_memory_come_back():
+    """As to another device and back: a tensor of inference mode is put in the place of another."""
+    with torch.inference_mode():
+        model = network()
+    before = world(model)
+    with borrowed(model):
+        for parameter in model.parameters():
+            parameter.data = parameter.detach().clone()
+    assert changed(before, world(model)) == []
+    assert all(parameter.is_inference() for parameter in model.parameters())
+
+
 def test_a_checkpoint_goes_into_a_copy_of_the_callers_module(tmp_path):
     model, other = network(), network()
     with torch.no_grad():
@@ -154,6 +166,11 @@ def test_stores_made_from_python_objects_say_what_recomputing_needs(tmp_path, ph
     with pytest.raises(InputError, match=r"came from a Python data set.*dataset="):
         recompute(store, "train", 2, model=model)
     assert recompute(store, "train", 2, model=model, dataset=DATA)[0].good
+    rough = extract_features(model, DATA, out=tmp_path / "h.zarr", **OPTIONS, amp_dtype="bfloat16")
+    again = recompute(rough, "train", 2, model=model, dataset=DATA)[
+        0
+    ]  # in the run's precision, by its rounding
+    assert again.error < 1e-6 < 0.02 < again.tolerance
     folder = extract_features(model, data_dir=photos, out=tmp_path / "g.zarr", **OPTIONS)
     assert recompute(folder, "train", 2, model=model)[0].good
 

@@ -54,7 +54,7 @@ class EstimatorKind:
             rows = [(matrix - task.mean) / task.scale for matrix in rows]
         seeds = {order.tobytes(): seed for order, seed in zip(request.orders, request.seeds, strict=True)}
         outputs = len(task.classes) or int(np.prod(task.train_labels.shape[1:]))
-        scores = torch.empty(len(probes), outputs, len(rows[1]))
+        scores = torch.empty(len(probes), outputs, len(rows[1]), device=shared.device)
         n_iter, converged = torch.full((len(probes),), -1), torch.ones(len(probes), dtype=torch.bool)
         for at, (group, size, l2) in enumerate(zip(probes.group, probes.size, probes.l2, strict=True)):
             columns = orders[group][:size]

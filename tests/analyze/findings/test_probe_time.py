@@ -13,6 +13,7 @@ import probecache as pc
 from probecache.analyze.findings import probe_time as probetime
 from probecache.analyze.findings.probe_time import probe_time
 from probecache.analyze.findings.transfer import efficient_subset
+from probecache.analyze.probes.fit import describe_device, pick_device
 from probecache.store.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -68,7 +69,7 @@ def test_the_probes_that_are_timed_are_those_of_the_results(store, change):
     assert (got["seconds"] > 0).all()
     assert got.attrs["threads"] == torch.get_num_threads()
     assert got.attrs["probe"] == change.get("probe", "logistic")
-    assert got.attrs["device"] == "cpu"
+    assert got.attrs["device"] == describe_device(pick_device("auto"))
 
 
 def test_each_is_fitted_alone_from_its_own_columns_and_medians_are_of_runs(store, monkeypatch):

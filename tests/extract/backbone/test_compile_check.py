@@ -64,7 +64,7 @@ def test_a_backend_that_cannot_compile_here_is_refused_before_a_store_is_made(tm
 
     monkeypatch.setattr(torch, "compile", broken)
     message = (
-        r"--torchcompile inductor does not work on cpu here: RuntimeError: No working C\+\+ compiler found;"
+        r"--torchcompile inductor does not work on .* here: RuntimeError: No working C\+\+ compiler found;"
     )
     with pytest.raises(InputError, match=message) as caught:
         extract_features(Net(), images(4), out=tmp_path / "s.zarr", torchcompile="inductor")
@@ -165,5 +165,5 @@ def test_inductor_without_a_compiler_is_one_line(tmp_path, photos):
         },
     )
     assert done.returncode == 2, done.stderr
-    assert "--torchcompile inductor does not work on cpu here" in done.stderr.strip().splitlines()[-1]
+    assert "--torchcompile inductor does not work on" in done.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "s.zarr").exists()

@@ -53,6 +53,11 @@ def by_definition(x):
     )
 
 
+def test_of_no_rows_they_are_those_of_nothing():
+    nothing = torch.empty(0, 5, dtype=torch.float16)
+    np.testing.assert_array_equal(shard_statistics(nothing), partial(to_numpy(nothing)))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("make", [rows, odd])
 def test_they_are_what_numpy_says(monkeypatch, dtype, make):
