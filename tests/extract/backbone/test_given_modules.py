@@ -43,7 +43,7 @@ class Net(nn.Module):
 
 
 def wanted(model):
-    plain = copy.deepcopy(model).eval().float()
+    plain = copy.deepcopy(model).eval().float().cpu()  # DataParallel moves it to a GPU
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
         return Net.features(plain, (PIXELS / 255 - mean) / std).numpy()
