@@ -155,6 +155,9 @@ def redundancy(
     layer: list[str] = typer.Option(
         None, "--layer", "--layers", help="Only these: a,b, repeated, or globs; one for --keep."
     ),
+    score: str = typer.Option(
+        None, "--score", help="A metric of the sweep  [accuracy; r2 of numbers; else cka]"
+    ),
     indices: Path = typer.Option(None, "--indices", help="Write that subset's neurons, one a line."),
     time: str = typer.Option(None, "--time", help="The store that was swept: time that subset's probe."),
 ) -> None:
@@ -164,7 +167,7 @@ def redundancy(
     subset = None
     if keep is not None or indices is not None or time is not None:  # what is wrong is told before the rest
         subset = find_subset(results, 0.95 if keep is None else keep, layer)
-    tell_redundancy(results, list_of(delta) or [], layer)
+    tell_redundancy(results, list_of(delta) or [], layer, score)
     if subset is not None:
         tell_subset(*subset, indices, time)
 
@@ -184,7 +187,9 @@ def critical(
     selection: list[str] = typer.Option(None, "--selection", help="How columns are picked  [random]"),
     target: list[str] = typer.Option(None, "--target", help="What is predicted  [label]"),
     shots: str = typer.Option(None, "--shots", help="Comma list of training rows per class, or all."),
-    score: str = typer.Option(None, "--score", help="accuracy, another metric, cka or cka_debiased."),
+    score: str = typer.Option(
+        None, "--score", help="A metric, cka or cka_debiased  [accuracy; r2 of numbers]"
+    ),
     out: Path = typer.Option(None, "--out", help="RESULTS folder; an existing one is continued."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
     workers: int = typer.Option(None, "--workers", help="Worker processes on this machine."),
@@ -206,8 +211,6 @@ def critical(
 
     more: dict[str, Any] = {"selection": split_names(selection), "target": targets, "shots": list_of(shots)}
     more = {name: one_or_list(value) for name, value in more.items() if value}
-    if score not in (None, "accuracy", *SIMILARITIES):
-        more["metric"] = score
     with connect(workers, scheduler, None, None) as client, probe_bar() as progress:
         found = critical_mass(
             opened,

@@ -9,7 +9,7 @@ is 90% right.
 
 import xarray as xr
 
-from probecache.analyze.findings.redundancy import full_scores, score_of
+from probecache.analyze.findings.score import full_scores, score_of
 
 # A size of effect, not a test of significance: RESULTS do not hold the number of test samples. It is an
 # accuracy of 52.5% with 2 classes, 14.5% with 10, 7.6% with 37, 5.1% with 1,000.

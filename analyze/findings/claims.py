@@ -11,7 +11,8 @@ import numpy as np
 import xarray as xr
 
 from probecache.analyze.findings.classes import class_effects, hardest_hit
-from probecache.analyze.findings.redundancy import full_scores, redundancy, score_of
+from probecache.analyze.findings.redundancy import redundancy
+from probecache.analyze.findings.score import full_scores, score_of
 from probecache.analyze.findings.summary import bounds_of, late_layer_last, pick_l2, seed_band, usual_task
 
 # What "about as well" means for two ways of picking neurons: one point of accuracy.
@@ -55,6 +56,13 @@ def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
 
 def _headline(main: xr.Dataset, layer: str) -> Iterator[Finding]:
     band, full = _curve(main, "random")
+    if not full > 0:
+        yield Finding(
+            "headline",
+            f"The full {layer} has {_score(main, full)}{_on(main)}: no better than the targets' mean, so "
+            "that no share of it can be kept.",
+        )
+        return
     near = band.sel(fraction=0.2, method="nearest")
     fraction, mean = float(near["fraction"]), float(near["mean"])
     k = int(_sizes(main).sel(fraction=fraction))
@@ -62,11 +70,9 @@ def _headline(main: xr.Dataset, layer: str) -> Iterator[Finding]:
     share = mean / full
     yield Finding(
         "headline",
-        f"{k} of the {d:,} neurons of {layer} ({_share(fraction)}), picked at random, reach {mean:.1%} "
-        f"accuracy "
-        f"(95% interval {float(near['low']):.1%} to {float(near['high']):.1%}): {share:.1%} of the full "
-        f"layer's "
-        f"{full:.1%}.",
+        f"{k} of the {d:,} neurons of {layer} ({_share(fraction)}), picked at random, reach "
+        f"{_score(main, mean)}{_on(main)} (95% interval {_value(main, near['low'])} to "
+        f"{_value(main, near['high'])}): {share:.1%} of the full layer's {_value(main, full)}.",
         "a fifth of the neurons, picked at random, is within 5% of the full layer (CIFAR-10)",
         bool(share >= 0.95) if 0.15 <= fraction <= 0.25 else None,
     )
@@ -75,8 +81,12 @@ def _headline(main: xr.Dataset, layer: str) -> Iterator[Finding]:
 def _mass(main: xr.Dataset, layer: str, delta: float) -> Iterator[Finding]:
     found = redundancy(main, delta).sel({"selection": "random"})
     mass, share = float(found["critical_mass"]), float(found["critical_fraction"])
+    if not float(found["full_score"]) > 0:
+        return  # said in the headline
     if not np.isfinite(mass):
-        yield Finding("critical mass", f"No measured subset of {layer} keeps {delta:.0%} of its accuracy.")
+        yield Finding(
+            "critical mass", f"No measured subset of {layer} keeps {delta:.0%} of its {_noun(main)}."
+        )
         return
     low, high = float(found["critical_mass_low"]), float(found["critical_mass_high"])
     span = f" (95% interval {low:.0f} to {high:.0f})" if np.isfinite(low) and low < high else ""
@@ -85,7 +95,8 @@ def _mass(main: xr.Dataset, layer: str, delta: float) -> Iterator[Finding]:
     yield Finding(
         "critical mass",
         f"Critical mass at delta {delta:g}: {mass:.0f} neurons{span}{bound}; DR {float(found['dr']):.2f}: "
-        f"{1 - share:.0%} of {layer} can be dropped at random while {delta:.0%} of its accuracy stays.",
+        f"{1 - share:.0%} of {layer} can be dropped at random while {delta:.0%} of its {_noun(main)} "
+        "stays.",
         "any random subset above a critical mass does about as well as the full layer",
         bool(share <= 0.5),
     )
@@ -276,6 +287,26 @@ def _curve(main: xr.Dataset, selection: str) -> tuple[xr.Dataset, float]:
 def _sizes(main: xr.Dataset) -> xr.DataArray:
     sizes = main["n_neurons"]
     return sizes.max([d for d in sizes.dims if d != "fraction"])
+
+
+def _noun(main: xr.Dataset) -> str:
+    return {"accuracy": "accuracy", "r2": "R2"}.get(str(score_of(main).name), str(score_of(main).name))
+
+
+def _value(main: xr.Dataset, score: xr.DataArray | float) -> str:
+    """A share of right answers as a percentage; R2, which is no such share, as a number."""
+    return f"{float(score):.1%}" if _noun(main) == "accuracy" else f"{float(score):.3f}"
+
+
+def _score(main: xr.Dataset, score: xr.DataArray | float) -> str:
+    value = _value(main, score)
+    return f"{value} accuracy" if _noun(main) == "accuracy" else f"an {_noun(main)} of {value}"
+
+
+def _on(main: xr.Dataset) -> str:
+    """Which target a sentence is about, where that is not the data's own label."""
+    target = str(main["target"].values) if "target" in main.coords else "label"
+    return "" if target == "label" else f" on {target}"
 
 
 def _share(fraction: xr.DataArray | float) -> str:

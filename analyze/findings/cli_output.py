@@ -4,12 +4,12 @@ import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from probecache.analyze.findings.claims import findings
 from probecache.analyze.findings.probe_time import probe_time
-from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.redundancy import redundancy
+from probecache.analyze.findings.score import score_of
 from probecache.analyze.findings.summary import late_layer_last
 from probecache.analyze.findings.transfer import efficient_subset, write_indices
 from probecache.analyze.probes.registry import get_kind
@@ -34,18 +34,23 @@ def tell_cka(found: xr.Dataset, out: Path | None) -> None:
         print(f"written: {out}")
 
 
-def tell_redundancy(path: str, deltas: Sequence[float], layers: Sequence[str] | None = None) -> None:
-    """The findings in words, then a line per layer, selection, l2 and delta. layers: names and globs."""
-    data, deltas = (
-        late_layer_last(_of_layers(open_results(path).load(), layers, path)),
-        list(dict.fromkeys(deltas)),
-    )
-    found, score = redundancy(data, deltas), score_of(data)
-    if score.name == "accuracy":
+def tell_redundancy(
+    path: str, deltas: Sequence[float], layers: Sequence[str] | None = None, score: str | None = None
+) -> None:
+    """The findings in words, then a line per layer, selection, l2 and delta. layers: names and globs.
+
+    score: of the lines; with one, no words are told, which are about accuracy, and R2 of numbers.
+    """
+    data = late_layer_last(_of_layers(open_results(path).load(), layers, path))
+    deltas = list(dict.fromkeys(deltas))
+    found, values = redundancy(data, deltas, score=score), score_of(data, score)
+    if score is None and values.name != "cka":
         for finding in findings(data, delta=deltas[0]):
             print(textwrap.fill(finding.text, 100, initial_indent="- ", subsequent_indent="  "))
         print()
-    fifth = score.sel({"fraction": 0.2}, method="nearest").mean("seed")
+    elif score is not None:
+        print(f"{score}, mean over seeds")
+    fifth = values.sel({"fraction": 0.2}, method="nearest").mean("seed")
     share = f"at {float(fifth['fraction']):.0%}"
     print(f"{'delta':>6} {'full':>7} {share:>7} {'critical mass':>14} {'DR':>6}  {'95% interval':16}")
     dims = [d for d in found["dr"].dims if d != "delta"]
@@ -58,7 +63,8 @@ def tell_redundancy(path: str, deltas: Sequence[float], layers: Sequence[str] | 
             at = found.sel({**where, "delta": delta})
             mass = float(at["critical_mass"])
             if mass != mass:  # NaN: no measured size reaches delta, or there is nothing to reach
-                reason = "not measured" if np.isnan(_at(found["full_score"], where)) else "not reached"
+                whole = float(_at(found["full_score"], where))
+                reason = "not reached" if whole > 0 else "not above 0" if whole <= 0 else "not measured"
                 print(f"{delta:6g} {scores} {reason:>14} {'':6}  {'':16} {name}")
                 continue
             low, high = float(at["dr_low"]), float(at["dr_high"])

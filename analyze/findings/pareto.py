@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from probecache.analyze.findings.chance_level import at_chance
-from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.redundancy import redundancy
+from probecache.analyze.findings.score import score_of
 from probecache.analyze.findings.summary import pick_l2, usual_task
 
 DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)

@@ -15,6 +15,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from probecache.analyze.findings.score import (
+    full_scores,
+    neurons_of,
+    require_more_is_better,
+    restored,
+    score_of,
+)
 from probecache.analyze.results.join import as_results
 from probecache.store.errors import InputError
 
@@ -39,7 +46,8 @@ def redundancy(
 
     T(g) is the mean score at fraction 1 of the selection `random` where it was measured (all neurons,
     whatever their order), else the selection's own score at fraction 1. So a projection may never reach
-    delta; its critical mass and DR are then NaN.
+    delta; its critical mass and DR are then NaN. So they are where T(g) is not above 0, as an R2 may be: a
+    share of it means nothing.
 
     Parameters
     ----------
@@ -49,7 +57,8 @@ def redundancy(
     delta : float or list of float
         Tolerance in (0, 1]; a sequence gives a `delta` dimension.
     score : str or None
-        Name of the score variable. None: `accuracy`, else `cka`.
+        Name of the score variable, of which more is better. None: `accuracy`, and `r2` of targets that are
+        numbers; else `cka`.
     bootstrap : int
         Resamples of the seeds for the intervals, 2000 by default; 0 leaves them out. With one seed they are
         NaN.
@@ -69,15 +78,17 @@ def redundancy(
     Raises
     ------
     InputError
-        For a delta outside (0, 1], and for results without a score or without fraction 1.
+        For a delta outside (0, 1], for results without a score or without fraction 1, and for a score of
+        which less is better.
 
     Examples
     --------
     >>> pc.redundancy("results.zarr", delta=0.9)["critical_mass"].sel(layer="late").size
     1
     """
-    results = _restored(as_results(results))
+    results = restored(as_results(results))
     values = score_of(results, score)
+    require_more_is_better(str(values.name))
     try:
         deltas = np.atleast_1d(np.asarray(delta, dtype=np.float64))
     except (TypeError, ValueError):
@@ -134,62 +145,6 @@ def redundancy(
     return out.isel(delta=0) if np.ndim(delta) == 0 else out
 
 
-def _restored(results: xr.Dataset) -> xr.Dataset:
-    """`results` with the dimensions `fraction` and `seed` back where `squeeze` or `isel` left one of them."""
-    if not isinstance(results, xr.Dataset):
-        raise InputError(
-            f"got results of type {type(results).__name__}; give what sweep or cka returned, or "
-            "xarray.open_zarr of a RESULTS folder"
-        )
-    lost = [d for d in ("fraction", "seed") if d not in results.dims and d in results.coords]
-    return results.expand_dims(lost)
-
-
-def score_of(results: xr.Dataset, score: str | None = None) -> xr.DataArray:
-    """The score as (..., fraction, seed), fractions rising: `score`, or else `accuracy`, or else `cka`."""
-    name = score or next((n for n in ("accuracy", "cka") if n in results), None)
-    if name is None or name not in results:
-        raise InputError(
-            f"no {name or 'accuracy or cka'} in the results ({', '.join(map(str, results.data_vars))}): "
-            "give what sweep or cka returned"
-        )
-    values = results[name]
-    missing = [d for d in ("fraction", "seed") if d not in values.dims]
-    if missing:
-        raise InputError(
-            f"{name} has no dimension {' and '.join(missing)}, only {', '.join(map(str, values.dims))}"
-        )
-    return values.sortby("fraction").transpose(..., "fraction", "seed")
-
-
-def full_scores(values: xr.DataArray) -> xr.DataArray:
-    """T(g) per seed: the score at fraction 1, of the selection `random` where that was measured."""
-    if not np.isclose(values["fraction"][-1], 1.0):
-        raise InputError(
-            f"the results end at fraction {float(values['fraction'][-1]):g}: "
-            "DR compares with the full layer; run the same sweep with fraction 1.0 added"
-        )
-    full = values.isel(fraction=-1, drop=True)
-    if "selection" in full.dims and "random" in full["selection"]:
-        return full.sel({"selection": "random"}, drop=True)  # `method` is also a keyword of sel
-    return full
-
-
-def neurons_of(results: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
-    """k of each fraction, (..., fraction), shaped as `values` without its seeds.
-
-    The sweep measures the same k for every seed and l2, so a cell that is still missing there takes its
-    neighbour's.
-    """
-    if "n_neurons" not in results:
-        raise InputError("the results have no variable n_neurons: give what sweep or cka returned")
-    sizes = results["n_neurons"].sortby("fraction").astype(np.float64)
-    sizes = sizes.where(sizes > 0).max([d for d in ("seed", "l2") if d in sizes.dims])
-    return sizes.broadcast_like(values.isel(seed=0, drop=True)).transpose(
-        *(d for d in values.dims if d != "seed")
-    )
-
-
 def _critical_mass(
     table: np.ndarray, reference: np.ndarray, sizes: np.ndarray, deltas: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
@@ -200,7 +155,7 @@ def _critical_mass(
     mean = _weighted_mean(table, weights)  # (draw, ..., fraction)
     full = _weighted_mean(reference, weights)[..., None]  # (draw, ..., 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = mean / full
+        ratio = mean / np.where(full > 0, full, np.nan)
     reached = (
         ratio[:, None] >= deltas.reshape(-1, *[1] * (ratio.ndim - 1)) - _ROUNDING
     )  # (draw, delta, ..., fraction)

@@ -1,12 +1,13 @@
 """From results over seeds to what is drawn and told: means, bands, and one l2."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.findings.redundancy import full_scores, score_of
+from probecache.analyze.findings.score import full_scores, score_of
 from probecache.store.errors import InputError
 
 
@@ -31,7 +32,19 @@ def usual_task(results: xr.Dataset) -> xr.Dataset:
         if dim in results.dims:
             names = [str(v) for v in results[dim].values]
             results = results.isel({dim: names.index(usual) if usual in names else other})
-    return results
+    return with_own_classes(results)
+
+
+def with_own_classes(results: xr.Dataset) -> xr.Dataset:
+    """Results of one target with that target's class names, where RESULTS of several only count classes."""
+    if "class" not in results.coords or "target" not in results.coords or results["target"].size != 1:
+        return results
+    told = json.loads(results.attrs.get("targets", "{}")).get(str(results["target"].values.item()), {})
+    names = told.get("names", [])
+    if not 0 < len(names) <= results.sizes["class"]:
+        return results
+    own = np.array(names, dtype=np.dtypes.StringDType())
+    return results.isel({"class": slice(len(names))}).assign_coords({"class": own})
 
 
 def pick_l2(results: xr.Dataset, l2: float | None = None) -> xr.Dataset:
@@ -85,10 +98,10 @@ def bounds_of(score: str) -> tuple[float, float]:
 def one_cell(results: xr.Dataset, keep: Sequence[str], **at: Any) -> xr.Dataset:
     """Results at one coordinate of every dimension but `keep` and class, neuron, sample, which stay whole.
 
-    at: coordinates asked for, by dimension; of the others "random" among selections, "all" among shots, else
-    the first. Dimensions stay, of length one. InputError for a coordinate that was not measured.
+    at: coordinates asked for, by dimension; of the others the target "label", the selection "random", "all"
+    shots, else the first. Dimensions stay, of length one. InputError for a coordinate that was not measured.
     """
-    preferred = {"selection": "random", "shots": "all"} | at
+    preferred = {"target": "label", "selection": "random", "shots": "all"} | at
     for dim in [
         str(d) for d in results.dims if d not in (*keep, "class", "neuron", "sample", "seed", "pair")
     ]:
@@ -97,4 +110,4 @@ def one_cell(results: xr.Dataset, keep: Sequence[str], **at: Any) -> xr.Dataset:
             raise InputError(f"got {dim} {at[dim]!r}; the results hold {', '.join(map(str, known[:20]))}")
         wanted = preferred.get(dim)
         results = results.isel({dim: [known.index(wanted) if wanted in known else 0]})
-    return results
+    return with_own_classes(results)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.findings.redundancy import full_scores, neurons_of, score_of
+from probecache.analyze.findings.score import full_scores, neurons_of, score_of
 from probecache.analyze.findings.summary import pick_l2
 from probecache.store.errors import InputError
 from probecache.store.storage.disk_errors import writing

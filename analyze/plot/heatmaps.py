@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.findings.redundancy import full_scores, score_of
+from probecache.analyze.findings.score import full_scores, score_of
 from probecache.analyze.findings.summary import one_cell, pick_l2
 from probecache.analyze.plot.style import axes_for, plain, styled
 from probecache.store.errors import InputError

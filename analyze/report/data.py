@@ -11,27 +11,15 @@ from probecache.analyze.findings.claims import findings
 from probecache.analyze.findings.classes import class_effects, hardest_hit
 from probecache.analyze.findings.confusion import confusion_matrix, has_predictions
 from probecache.analyze.findings.pareto import legible, pareto
-from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.redundancy import redundancy
 from probecache.analyze.findings.reliability import has_probabilities, reliability
+from probecache.analyze.findings.score import score_names, score_of
 from probecache.analyze.findings.summary import bounds_of, late_layer_last, one_cell, pick_l2, seed_band
 from probecache.analyze.plot.redundancy import DELTAS
 from probecache.analyze.report.provenance import provenance
 
 POINT = ("study", "task", "layer", "delta", "dr", "score", "critical_mass", "frontier", "at_chance")
 CELLS = ("target", "layer", "selection", "shots", "l2")
-NOT_SCORES = frozenset(
-    (
-        "n_neurons",
-        "n_iter",
-        "objective",
-        "grad_norm",
-        "gap_bound",
-        "converged",
-        "seconds",
-        "state",
-        "chosen_l2",
-    )
-)
 CONFUSED = 60  # classes that a confusion matrix on the page may have
 
 
@@ -61,16 +49,6 @@ def build_payload(studies: Sequence[Study], *, delta: float = 0.9) -> dict[str, 
             for name in POINT
         },
     }
-
-
-def score_names(results: xr.Dataset) -> list[str]:
-    """The scores that results hold, accuracy first."""
-    found = [
-        str(name)
-        for name, values in results.data_vars.items()
-        if {"fraction", "seed", *CELLS} == set(values.dims) and name not in NOT_SCORES
-    ]
-    return sorted(found, key=lambda name: name != "accuracy")
 
 
 def _study(study: Study, delta: float) -> dict[str, Any]:

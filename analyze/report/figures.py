@@ -10,8 +10,9 @@ import xarray as xr
 
 from probecache.analyze import plot
 from probecache.analyze.findings.confusion import confusion_matrix, has_predictions
-from probecache.analyze.findings.redundancy import redundancy, score_of
+from probecache.analyze.findings.redundancy import redundancy
 from probecache.analyze.findings.reliability import has_probabilities
+from probecache.analyze.findings.score import score_of
 from probecache.analyze.findings.summary import one_cell, pick_l2, usual_task
 from probecache.analyze.plot.style import FORMATS, legend_below, panels, plain, save, styled
 from probecache.analyze.report.data import CONFUSED, Study
@@ -29,7 +30,7 @@ def study_figures(study: Study, delta: float) -> Iterator[tuple[str, "Figure"]]:
     main = pick_l2(usual_task(results)).expand_dims(["target", "shots", "l2"])
     late = {"layer": str(results["layer"].values[-1])}
     layers = [str(v) for v in results["layer"].values[-PANELS:]]
-    name = str(score_of(results).name)
+    name = str(score_of(main).name)
     yield name, _by_layer(layers, lambda ax, layer: plot.curves(main, ax=ax, layer=layer))
     yield "dr", _by_layer(layers, lambda ax, layer: plot.dr(main, ax=ax, layer=layer))
     if len(results["layer"]) > 1:

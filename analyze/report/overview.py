@@ -71,8 +71,6 @@ def _main_row(study: dict[str, Any]) -> dict[str, Any] | None:
 def rows_of(study: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A row per cell that was measured: coordinates, full score, score near a fifth, critical mass, DR."""
     coords, fractions = study["coords"], study["fraction"]
-    name = next(iter(study["scores"]))
-    mean = study["scores"][name]["mean"]
     near = min(range(len(fractions)), key=lambda i: abs(fractions[i] - 0.2))
     cell = -1
     for target in coords["target"]:
@@ -81,8 +79,10 @@ def rows_of(study: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 for shots in coords["shots"]:
                     for l2 in coords["l2"]:
                         cell += 1
-                        curve = mean[cell * len(fractions) : (cell + 1) * len(fractions)]
-                        if all(v is None for v in curve):
+                        here = slice(cell * len(fractions), (cell + 1) * len(fractions))
+                        curves = {name: found["mean"][here] for name, found in study["scores"].items()}
+                        name = next((n for n, c in curves.items() if any(v is not None for v in c)), None)
+                        if name is None:
                             continue
                         at = {key: values[cell] for key, values in study["at"].items()}
                         values = (target, layer, selection, shots, l2)
@@ -98,7 +98,7 @@ def rows_of(study: dict[str, Any]) -> Iterator[dict[str, Any]]:
                             "full": at["full_score"],
                             "near": fractions[near],
                             "n_near": study["n"][i][near],
-                            "mean": curve[near],
+                            "mean": curves[name][near],
                             **at,
                         }
 

@@ -4,7 +4,7 @@ import json
 
 import xarray as xr
 
-from probecache.analyze.findings.redundancy import score_of
+from probecache.analyze.findings.score import score_of
 
 FIRST = ("backbone", "model", "data_set", "dataset", "data", "store", "train", "test", "probe")
 LEFT_OUT = frozenset(("settings", "failures"))

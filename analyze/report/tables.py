@@ -9,9 +9,10 @@ import xarray as xr
 
 from probecache.analyze.findings.classes import class_effects
 from probecache.analyze.findings.redundancy import redundancy
+from probecache.analyze.findings.score import score_names
 from probecache.analyze.findings.summary import pick_l2, usual_task
 from probecache.analyze.plot.redundancy import DELTAS
-from probecache.analyze.report.data import Study, score_names
+from probecache.analyze.report.data import Study
 
 
 def write_tables(
@@ -23,7 +24,7 @@ def write_tables(
         written.append(_write(pd.DataFrame(differences), folder / "differences.csv"))
     for study in studies:
         data = study.results
-        names = [n for n in score_names(data) if data[n].notnull().any()] or score_names(data)[:1]
+        names = score_names(data)
         scores = data[[*names, "n_neurons"]].to_dataframe().reset_index()
         written.append(
             _write(scores.dropna(subset=names, how="all"), folder / f"{study.slug}-{names[0]}.csv")

@@ -19,9 +19,11 @@ import xarray as xr
 from probecache.analyze.arguments import memory_bytes
 from probecache.analyze.findings.critical.measure import Measure, Probes, Similarity
 from probecache.analyze.findings.critical.search import Search
+from probecache.analyze.findings.score import require_more_is_better
+from probecache.analyze.metrics import METRICS
 from probecache.analyze.selections.subsets import check_seeds, sizes
 from probecache.analyze.sweeps.plan import SweepPlan
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, close_names
 from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store
 
@@ -71,7 +73,8 @@ def critical_mass(
     probe, l2 : str; float, list of float or "auto"
         As in `sweep`.
     score : str or None
-        A variable of RESULTS. None: the `metric` that is given, else accuracy. "cka" and "cka_debiased": the
+        A metric, of which more is better. None: the `metric` that is given, else accuracy, and r2 of numbers.
+        "cka" and "cka_debiased": the
         similarity of subsets of `test`'s columns to the full layer, without probes.
     out : str, Path or None
         Folder of RESULTS, made or continued; what is measured there already is not measured again. With CKA
@@ -115,7 +118,8 @@ def critical_mass(
         raise InputError(f"got precision {precision}; allowed: above 0, up to {COARSEST} of the layer")
     if not 0 < confidence < 1:
         raise InputError(f"got confidence {confidence}; allowed: a coverage in (0, 1), such as 0.95")
-    deltas, seed_list, score = check_deltas(delta), check_seeds(seeds), score or _metric(plan.get("metric"))
+    deltas, seed_list = check_deltas(delta), check_seeds(seeds)
+    score, plan = _measured(score, plan)
     cells, dims = _cells({"layer": layer, "l2": l2} | {n: plan.pop(n) for n in CELLS if n in plan})
     temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
     with temporary as folder, reporting(progress) as told:
@@ -142,8 +146,8 @@ def critical_mass(
                 search.record(at, drawn, values)
                 if not search.scores[-1, 0] > 0:
                     raise InputError(
-                        f"got {score} {search.scores[-1, 0]:g} of the full layer {cell['layer']!r}; a share "
-                        "of it means something only where it is above 0 and more is better"
+                        f"got {measure.score} {search.scores[-1, 0]:g} of the full layer {cell['layer']!r}; "
+                        "a share of it means something only where it is above 0"
                     )
             searches.append((search, ks))
     parts = [
@@ -158,7 +162,7 @@ def critical_mass(
     return whole.assign_attrs(
         n_probes=sum(search.n_measured for search, _ in searches),
         n_grid=sum(search.n_grid for search, _ in searches),
-        score=score,
+        score=", ".join(dict.fromkeys(measure.score for measure in measures)),
         precision=precision,
         seeds=len(seed_list),
         confidence=confidence,
@@ -208,11 +212,19 @@ def check_deltas(delta: float | Sequence[float]) -> tuple[float, ...]:
     return values
 
 
-def _metric(given: Any) -> str:
-    names = [given] if isinstance(given, str) else list(given or ["accuracy"])
-    if len(names) > 1:
+def _measured(score: str | None, plan: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """What is searched by, None for the usual score, and the plan with it among its metrics."""
+    given = plan.get("metric") or []
+    names = [given] if isinstance(given, str) else list(given)
+    if score is None and len(names) > 1:
         raise InputError(f"got metrics {', '.join(names)}; name the one to search by with score=")
-    return str(names[0])
+    score = score or (str(names[0]) if names else None)
+    if score in (None, "accuracy", *SIMILARITIES):
+        return score, plan
+    if score not in METRICS:
+        raise InputError(f"got score {score!r}; {close_names(score, [*METRICS, *SIMILARITIES])}")
+    require_more_is_better(score)
+    return score, plan | {"metric": tuple(dict.fromkeys((*names, score)))}
 
 
 def _cells(given: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:

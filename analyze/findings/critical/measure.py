@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from probecache.analyze.findings.critical.search import Search
+from probecache.analyze.findings.score import score_of
 from probecache.analyze.probes.kind import claims
 from probecache.analyze.selections.projections import SEEDED
 from probecache.analyze.selections.subsets import permutation, sizes
@@ -16,7 +17,7 @@ from probecache.analyze.similarity.gram import centred_gram
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.sweep import Running, run_plan
 from probecache.analyze.sweeps.worker import Cache
-from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.errors import ProbecacheError
 from probecache.store.reader import Store
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 class Measure(Protocol):
     """Scores of subsets of one layer."""
+
+    @property
+    def score(self) -> str:
+        """What is measured."""
+        ...
 
     def search(self, size: int, seeds: Sequence[int], deltas: tuple[float, ...], confidence: float) -> Search:
         """A search on `size` sizes of what this measures."""
@@ -35,19 +41,23 @@ class Measure(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Probes:
-    """Probes of a plan of one cell, at any fractions and seeds; the layer stays in memory between calls."""
+    """Probes of a plan of one cell, at any fractions and seeds; the layer stays in memory between calls.
+
+    asked: a variable of RESULTS; None: accuracy, and r2 of numbers.
+    """
 
     plan: SweepPlan
     store: Store
-    score: str
+    asked: str | None
     out: Path
     client: "Client | None" = None
     device: str = "auto"
     memory_limit: int | None = None
     progress: Callable[[int, int], None] | None = None
     cache: Cache = field(default_factory=Cache)
+    score: str = "accuracy"
 
     def search(self, size: int, seeds: Sequence[int], deltas: tuple[float, ...], confidence: float) -> Search:
         # a selection that draws nothing is the same subset for every seed, unless the rows are drawn
@@ -66,10 +76,8 @@ class Probes:
             self.store,
             Running(self.client, self.out, self.device, self.memory_limit, self.progress, cache=self.cache),
         )
-        if self.score not in results:
-            known = [str(n) for n, v in results.data_vars.items() if {"fraction", "seed"} <= set(v.dims)]
-            raise InputError(f"got score {self.score!r}; these results hold {', '.join(known)}")
-        values = results[self.score]
+        values = score_of(results, self.asked)
+        self.score = str(values.name)
         extra = [d for d in values.dims if d not in ("fraction", "seed")]
         scores = values.squeeze(extra, drop=True).transpose("fraction", "seed").to_numpy()
         if np.isnan(scores).any():
@@ -85,7 +93,7 @@ class Similarity:
 
     def __init__(self, store: Store, split: str, layer: str, score: str) -> None:
         self.store, self.split, self.layer = store, split, layer
-        self.debiased = score == "cka_debiased"
+        self.score, self.debiased = score, score == "cka_debiased"
         self.d = store.shape(split, layer)[1]
         self.matrix: np.ndarray | None = None
 

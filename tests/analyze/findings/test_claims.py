@@ -1,5 +1,6 @@
 """Sentences against numbers worked out by hand, and the commands that print them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -107,6 +108,29 @@ def test_penultimate_is_the_main_layer_wherever_it_stands():
     results = synthetic_results(layers=("penultimate", "blocks.3"))
     (finding,) = told(results, "headline")
     assert "neurons of penultimate" in finding.text
+
+
+def numbers(r2):
+    """Results of one target that is numbers: the R2 of each fraction."""
+    results = curves(random=r2).drop_vars("class_accuracy")
+    values = results["accuracy"]
+    return results.assign(r2=values, accuracy=values * np.nan).assign_coords(target=["age"])
+
+
+def test_of_numbers_r2_is_told_and_no_accuracy():
+    texts = [f.text for f in findings(numbers([0.5, 0.6, 0.7, 0.8]))]
+    assert any("reach an R2 of 0.600 on age" in text and "full layer's 0.800" in text for text in texts)
+    assert not any("accuracy" in text or "no score" in text for text in texts)
+    (text,) = [f.text for f in findings(numbers([-0.8, -0.7, -0.6, -0.5]))]
+    assert "The full penultimate has an R2 of -0.500 on age: no better" in text
+
+
+def test_classes_of_one_target_of_several_have_their_names():
+    results = synthetic_results(n_classes=5)
+    results["class_accuracy"][..., 3:] = np.nan  # of another target
+    results.attrs["targets"] = json.dumps({"label": {"kind": "classes", "names": ["cat", "dog", "hen"]}})
+    (finding,) = told(results, "classes")
+    assert any(f"class {name!r} loses most" in finding.text for name in ("cat", "dog", "hen"))
 
 
 def test_redundancy_command_prints_and_exports(tmp_path):

@@ -177,3 +177,48 @@ def test_wrong_input_is_one_line(change, delta, says):
         redundancy(change(one_curve([[0.5], [0.95], [1.0]], [1, 5, 10])), delta)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def of_numbers(r2, accuracy=np.nan):
+    """Results of two targets, numbers and classes: r2 and accuracy (fraction, seed) of each."""
+    r2, k = np.asarray(r2, float), [2, 5, 10]
+    lost = np.full_like(r2, np.nan)
+    each = {"accuracy": [lost, np.broadcast_to(accuracy, r2.shape)], "r2": [r2, lost]}
+    return xr.Dataset(
+        {name: (("target", "fraction", "seed"), np.stack(values)) for name, values in each.items()}
+        | {"n_neurons": ("fraction", k)},
+        coords={"target": ["age", "label"], "fraction": [0.2, 0.5, 1.0], "seed": range(r2.shape[1])},
+    )
+
+
+def test_numbers_are_judged_by_r2_and_classes_by_accuracy():
+    results = of_numbers([[0.1, 0.2], [0.7, 0.8], [0.8, 0.8]], np.array([[0.5], [0.9], [0.95]]))
+    found = redundancy(results, 0.9)
+    assert found["critical_mass"].values.tolist() == [5, 5]
+    assert found["full_score"].values.tolist() == [0.8, 0.95]
+    alone = redundancy(results.sel(target=["age"]), 0.9)
+    assert alone.attrs["score"] == "r2"
+    assert alone["critical_mass"].values.tolist() == [5]
+
+
+def test_no_share_is_kept_of_a_score_that_is_not_above_zero():
+    # worse and worse: every "share" is above 1, and means nothing
+    results = of_numbers([[-3.0, -3.0], [-2.0, -2.0], [-1.0, -1.0]], 0.5)
+    found = redundancy(results, 0.9).sel(target="age")
+    assert np.isnan(found[["critical_mass", "dr", "dr_low"]].to_array()).all()
+    assert float(found["full_score"]) == -1
+
+
+@pytest.mark.parametrize("score", ["log_loss", "ece", "mae"])
+def test_a_loss_is_refused(score):
+    results = one_curve([[0.5], [0.4], [0.3]], [2, 5, 10]).rename(accuracy=score)
+    with pytest.raises(InputError, match=rf"{score}.*less is better"):
+        redundancy(results, score=score)
+
+
+def test_what_is_no_score_is_refused():
+    results = one_curve([[0.5], [0.6]], [5, 10])
+    with pytest.raises(InputError, match="'seconds', which says nothing about how good"):
+        redundancy(results.assign(seconds=results["accuracy"]), score="seconds")
+    with pytest.raises(InputError, match=r"no auroc .* accuracy: sweep with metric='auroc'"):
+        redundancy(results, score="auroc")
