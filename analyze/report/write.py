@@ -13,9 +13,10 @@ from probecache.analyze.report.differences import differences_table, paired_diff
 from probecache.analyze.report.figures import frontier_figure, study_figures, write_figure
 from probecache.analyze.report.names import Named, name_results, task_names, with_slugs
 from probecache.analyze.report.page import build_page
-from probecache.analyze.report.swap import check_folder, replaced
+from probecache.analyze.report.place import check_folder
 from probecache.analyze.report.tables import write_tables
 from probecache.analyze.results.join import open_results
+from probecache.analyze.results.lock import replaced
 from probecache.store.errors import InputError
 
 TITLE = "Probing results"
@@ -72,7 +73,7 @@ def _write(studies: list[Study], out: str | Path, delta: float, title: str, comm
     differences = paired_differences(studies)
     payload = build_payload(studies, delta=delta) | {"differences_table": differences_table(differences)}
     points = pareto({s.name: s.results for s in studies}, task_of={s.name: s.task for s in studies})
-    with replaced(out) as folder:
+    with replaced(out, check_folder) as folder:
         written = [p for s in studies for p in _figures(folder / "figures" / s.slug, s, delta)]
         written += write_figure(frontier_figure(legible(points)), folder / "figures" / "pareto")
         written += write_tables(folder / "tables", studies, points, differences)

@@ -1,9 +1,10 @@
 """Check RESULTS: every chunk by its checksum, every probe by its seal, every document by the grid."""
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from probecache.store.format.metadata import render
 from probecache.store.storage.files import Files, open_files, read_piece
 
 DONE, FAILED = 1, 2
+Look = TypeVar("Look")
+_LOOKS = 50  # at what a writer replaces again and again, before its damage is told all the same
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,36 @@ class Checked:
 def check(path: Path | str, *, wide: bool = False) -> Checked:
     """Everything but rows of wide variables and column orders, which are large; these too with `wide`.
 
+    A sweep may write there meanwhile: a growth puts another folder in the place of the one that is being
+    read, whose pieces do not belong together, so that damage counts where it stays (`settled`).
     Raises InputError where the path holds no RESULTS, DamagedStore where their zarr.json is not to be read.
     """
+    return settled(path, lambda: _look(path, wide), lambda found: found.damages)
+
+
+def settled(path: Path | str, look: Callable[[], Look], damages: Callable[[Look], Sequence[Damage]]) -> Look:
+    """What `look` finds at `path`: without damage, or with what two looks in a row tell of the same files."""
+    told: list[str] = []
+    place: object = None
+    for _ in range(_LOOKS):
+        found = look()
+        now, here = list(map(str, damages(found))), version_of(path)
+        if not now or (now == told and here == place):
+            break
+        told, place = now, here
+    return found
+
+
+def version_of(path: Path | str) -> tuple[int, ...]:
+    """Numbers that change when RESULTS at `path` are replaced, or their zarr.json is; () where it is gone."""
+    try:
+        folder, document = os.stat(path), os.lstat(os.path.join(path, "zarr.json"))
+    except OSError:
+        return ()
+    return folder.st_dev, folder.st_ino, document.st_ino, document.st_mtime_ns
+
+
+def _look(path: Path | str, wide: bool) -> Checked:
     files = open_files(str(path))
     attributes, grid = parse_group(read_piece(files, "zarr.json"), path)
     found = Checked(attributes, grid, lost=np.zeros(grid.shape, bool))

@@ -2,9 +2,24 @@
 
 import fcntl
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from probecache.store.errors import InputError
+from probecache.store.storage.disk_errors import writing
+from probecache.store.storage.replace_folder import beside, recover_folder, replace_folder
+
+
+def real_place(path: str | Path) -> Path:
+    """Where a folder really lies: links followed, so that two names of one folder share its lock.
+
+    InputError for a path that names no folder of its own, such as `/`, and for a ring of links.
+    """
+    place = Path(os.path.realpath(Path(path).expanduser()))
+    if not place.name or place.is_symlink():
+        raise InputError(f"got the path {path}: name a folder")
+    return place
 
 
 def lock_file(path: Path) -> Path:
@@ -40,3 +55,29 @@ def lock(path: Path) -> int:
 def unlock(path: Path, handle: int) -> None:
     lock_file(path).unlink(missing_ok=True)
     os.close(handle)
+
+
+@contextmanager
+def replaced(out: str | Path, check: Callable[[Path], None]) -> Iterator[Path]:
+    """A new folder beside `out` to write into; at the end it takes `out`'s place in one step.
+
+    check: raises where something else lies there; asked under the lock, and again before that step, since
+    another command may have written there meanwhile. Where the block raises or the process dies before that
+    step, `out` is as it was; what a killed one left is removed by the next. InputError while another process
+    writes there.
+    """
+    place = real_place(out)
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock(place)
+        try:
+            recover_folder(place)
+            check(place)
+            made = beside(place, "new")
+            made.mkdir()
+            yield made
+            check(place)
+            replace_folder(made, place)
+        finally:
+            recover_folder(place)  # what was written in vain
+            unlock(place, handle)

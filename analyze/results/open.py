@@ -12,12 +12,20 @@ from xarray.core import indexing
 
 from probecache.analyze.probes.registry import known_claims
 from probecache.analyze.results import chunks
-from probecache.analyze.results.check import Checked, Damage, bad_orders, bad_rows, check, describe
+from probecache.analyze.results.check import (
+    Checked,
+    Damage,
+    bad_orders,
+    bad_rows,
+    check,
+    describe,
+    version_of,
+)
 from probecache.analyze.results.chunks import Array
 from probecache.analyze.results.grid import ORDERS, SEAL, Grid, Variable
 from probecache.analyze.results.layout import fixed_arrays, texts_of
 from probecache.analyze.sweeps.plan import DIMS
-from probecache.store.errors import DamagedStore
+from probecache.store.errors import DamagedStore, ProbecacheError
 from probecache.store.storage.files import Files, open_files
 
 BOUND = "gap_bound"  # not stored: it follows from what is
@@ -33,6 +41,12 @@ def read_sweep(path: str | Path) -> xr.Dataset:
     found = check(path)
     refuse(path, found.damages)
     return dataset(path, found)
+
+
+def _refuse_other(path: str | Path, grid: Grid) -> None:
+    """ProbecacheError where RESULTS at `path` lie on another grid than when they were opened."""
+    if version_of(path) == () or check(path).grid != grid:
+        raise ProbecacheError(f"{path} has been replaced or has grown since it was opened: open it again")
 
 
 def refuse(path: str | Path, damages: Sequence[Damage]) -> None:
@@ -123,4 +137,5 @@ class CheckedArray(BackendArray):
             place = chunks.place_of(self.grid, self.variable, index)
             where = describe(self.grid, place[: len(DIMS)])
         if wrong.any():
+            _refuse_other(self.path, self.grid)
             refuse(self.path, [Damage(self.variable.name, where, why)])

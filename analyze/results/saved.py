@@ -1,8 +1,8 @@
 """Datasets beside RESULTS, such as what `cka` returns: written whole, every file under a checksum."""
 
 import json
+import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
@@ -13,13 +13,12 @@ import numpy as np
 import xarray as xr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from probecache.analyze.results.check import Damage
+from probecache.analyze.results.check import Damage, settled, version_of
+from probecache.analyze.results.lock import real_place, replaced
 from probecache.store.errors import DamagedStore, InputError, ProbecacheError
 from probecache.store.fingerprint import digest
 from probecache.store.format.metadata import render
-from probecache.store.storage.disk_errors import writing
 from probecache.store.storage.files import open_files, read_piece
-from probecache.store.storage.replace_folder import replace_folder
 
 SEALED = "files"  # in the attribute `results`: key -> hash of each file
 COPY = "sealed.json"  # of zarr.json, in an array's folder: what lies there is known where that is lost
@@ -28,7 +27,7 @@ _OURS = re.compile(rb'"results": \{\s*"files"')
 
 def require_room_for(path: str | Path | None) -> None:
     """InputError where `save_dataset` would refuse the path: called before any work."""
-    if path is not None and Path(path).expanduser().exists() and not is_saved(Path(path).expanduser()):
+    if path is not None and os.path.lexists(place := real_place(path)) and not is_saved(place):
         raise InputError(f"{path} exists already: name another --out, or remove it")
 
 
@@ -38,8 +37,6 @@ def save_dataset(data: xr.Dataset, path: str | Path) -> Path:
     Every chunk has a crc32c, which any reader of Zarr checks; `open_results` also checks that no file is
     missing, swapped or another's. InputError where the path holds anything else.
     """
-    path = Path(path).expanduser()
-    require_room_for(path)
     text = {
         name: variable.astype(np.dtypes.StringDType())
         for name, variable in data.variables.items()
@@ -48,20 +45,19 @@ def save_dataset(data: xr.Dataset, path: str | Path) -> Path:
     data = data.assign({n: v for n, v in text.items() if n in data.data_vars})
     data = data.assign_coords({n: v for n, v in text.items() if n in data.coords})
     codecs = {"compressors": (ZstdCodec(level=1), Crc32cCodec())}
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-            made = Path(folder) / "data"
-            data.to_zarr(made, consolidated=False, encoding={str(n): dict(codecs) for n in data.variables})
-            document = json.loads((made / "zarr.json").read_bytes())
-            copy = f"{min(map(str, data.variables))}/{COPY}"
-            sealed: dict[str, Any] = {SEALED: dict(sorted(_hashes(made))), "copy": copy}
-            attributes = {**document["attributes"], "results": sealed}
-            sealed["checksum"] = digest(attributes)
-            for name in ("zarr.json", copy):
-                (made / name).write_bytes(render(document | {"attributes": attributes}))
-            replace_folder(made, path)
-    return path
+    place = real_place(path)
+    with replaced(place, require_room_for) as made:
+        data.to_zarr(
+            made, mode="w", consolidated=False, encoding={str(n): dict(codecs) for n in data.variables}
+        )
+        document = json.loads((made / "zarr.json").read_bytes())
+        copy = f"{min(map(str, data.variables))}/{COPY}"
+        sealed: dict[str, Any] = {SEALED: dict(sorted(_hashes(made))), "copy": copy}
+        attributes = {**document["attributes"], "results": sealed}
+        sealed["checksum"] = digest(attributes)
+        for name in ("zarr.json", copy):
+            (made / name).write_bytes(render(document | {"attributes": attributes}))
+    return Path(path).expanduser()
 
 
 def is_saved(path: Path) -> bool:
@@ -77,6 +73,10 @@ def is_saved(path: Path) -> bool:
 
 def check_saved(path: Path) -> tuple[dict[str, Any], list[Damage]]:
     """The group's attributes, and each damaged, missing or foreign file; DamagedStore for the group's own."""
+    return settled(path, lambda: _look(path), lambda found: found[1])
+
+
+def _look(path: Path) -> tuple[dict[str, Any], list[Damage]]:
     try:
         document = open_files(path).read("zarr.json")
         attributes = json.loads(document or b"")["attributes"]
@@ -100,21 +100,25 @@ def check_saved(path: Path) -> tuple[dict[str, Any], list[Damage]]:
 
 
 def read_saved(path: str | Path) -> xr.Dataset:
-    """What `save_dataset` wrote; DamagedStore where it is not that."""
-    attributes, damages = check_saved(Path(path))
-    if damages:
-        more = f" and {len(damages) - 1} more" if len(damages) > 1 else ""
-        raise DamagedStore(
-            f"{path} is damaged: {damages[0]}{more}; write it again by the command that made it"
-        )
-    data = xr.open_zarr(path, consolidated=False)
-    data.attrs = attributes
-    return data
+    """What `save_dataset` wrote, loaded; DamagedStore where it is not that."""
+    while True:
+        version = version_of(path)
+        attributes, damages = check_saved(Path(path))
+        if damages:
+            more = f" and {len(damages) - 1} more" if len(damages) > 1 else ""
+            raise DamagedStore(
+                f"{path} is damaged: {damages[0]}{more}; write it again by the command that made it"
+            )
+        data = xr.open_zarr(path, consolidated=False).load()
+        if version_of(path) == version:  # else what was checked is not what was loaded
+            data.attrs = attributes
+            return data
 
 
 def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
-    """Key and hash of every file but the group's own document and its copy."""
+    """Key and hash of every file but the group's own document and its copy; of none that is being removed."""
     for file in folder.rglob("*"):
         key = file.relative_to(folder).as_posix()
         if file.is_file() and key != "zarr.json" and file.name != COPY:
-            yield key, blake2b(file.read_bytes(), digest_size=8).hexdigest()
+            with suppress(FileNotFoundError):
+                yield key, blake2b(file.read_bytes(), digest_size=8).hexdigest()

@@ -31,7 +31,7 @@ from probecache.analyze.results.chunks import Array, encode, key_of
 from probecache.analyze.results.grid import SEAL, Grid, Variable, indices
 from probecache.analyze.results.grow import build
 from probecache.analyze.results.layout import COPY, group_bytes
-from probecache.analyze.results.lock import lock, unlock
+from probecache.analyze.results.lock import lock, real_place, unlock
 from probecache.analyze.results.mend import mend, readable
 from probecache.analyze.results.open import read_sweep
 from probecache.analyze.results.seals import places, probe_seals, row_seals
@@ -58,10 +58,12 @@ def missing_in(path: str | Path | None, grid: Grid, settings: Mapping[str, Any])
         return np.ones(grid.shape, bool)
     attributes, present, damages = readable(path)
     check_settings(path, attributes, settings)
+    found = None if damages else check(path, wide=True)
+    present = present if found is None else found.grid  # which another sweep may have made grow since
     whole = present.union(grid)
     inside = np.ones(whole.shape, bool)
-    if not damages:
-        inside[np.ix_(*indices(whole, present))] = _missing(check(path, wide=True))
+    if found is not None:
+        inside[np.ix_(*indices(whole, present))] = _missing(found)
     return inside[np.ix_(*indices(whole, grid))]
 
 
@@ -81,8 +83,8 @@ class Results:
         settings: Mapping[str, Any],
         about: Mapping[str, str] | None = None,
     ) -> None:
-        self.path = Path(path).expanduser()
         _check_local(path)
+        self.path = real_place(path)
         try:
             with writing(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)

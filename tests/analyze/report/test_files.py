@@ -13,8 +13,9 @@ import xarray as xr
 
 from probecache.analyze.report.names import name_results, task_names, with_slugs
 from probecache.analyze.report.page import script_json
-from probecache.analyze.report.swap import check_folder, replaced
+from probecache.analyze.report.place import check_folder
 from probecache.analyze.report.tables import write_tables
+from probecache.analyze.results.lock import replaced
 from probecache.store.errors import InputError
 from tests.analyze.synthetic import synthetic_results
 
@@ -69,24 +70,24 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
 
 def test_a_failure_leaves_the_old_report_and_nothing_beside_it(tmp_path):
     out = tmp_path / "report"
-    with replaced(out) as folder:
+    with replaced(out, check_folder) as folder:
         (folder / "index.html").write_text("one")
     with pytest.raises(RuntimeError):
         fail_within(out)
     assert (out / "index.html").read_text() == "one"
-    with replaced(out) as folder:
+    with replaced(out, check_folder) as folder:
         (folder / "index.html").write_text("three")
     assert (out / "index.html").read_text() == "three"
     assert [p.name for p in tmp_path.iterdir()] == ["report"]
     (tmp_path / "link").symlink_to(out)
-    with replaced(tmp_path / "link") as folder:
+    with replaced(tmp_path / "link", check_folder) as folder:
         (folder / "index.html").write_text("four")
     assert (out / "index.html").read_text() == "four"
     assert (tmp_path / "link").is_symlink()
 
 
 def fail_within(out):
-    with replaced(out) as folder:
+    with replaced(out, check_folder) as folder:
         (folder / "index.html").write_text("two")
         raise RuntimeError
 
@@ -95,9 +96,9 @@ def test_a_kill_while_it_is_replaced_leaves_one_whole_report(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from probecache.analyze.report.swap import replaced
+from probecache.analyze.results.lock import replaced
 for i in range(100000):
-    with replaced(sys.argv[1]) as folder:
+    with replaced(sys.argv[1], lambda place: None) as folder:
         for name in ("index.html", "a.csv", "b.csv"):
             (folder / name).write_text(str(i))
 """
@@ -113,15 +114,18 @@ for i in range(100000):
     texts = {p.read_text() for p in (tmp_path / "report").iterdir()}
     assert len(texts) == 1
     assert int(texts.pop()) > 0
-    with replaced(tmp_path / "report") as folder:
+    with replaced(tmp_path / "report", lambda place: None) as folder:
         (folder / "index.html").write_text("the next")
     assert [p.name for p in tmp_path.iterdir()] == ["report"]  # what the killed one left is gone
 
 
 def test_two_reports_do_not_write_into_one_folder_at_once(tmp_path):
-    with replaced(tmp_path / "report") as folder:
+    with replaced(tmp_path / "report", lambda place: None) as folder:
         (folder / "index.html").write_text("first")
-        with pytest.raises(InputError, match="is being written by process"), replaced(tmp_path / "report"):
+        with (
+            pytest.raises(InputError, match="is being written by process"),
+            replaced(tmp_path / "report", lambda place: None),
+        ):
             pass
     assert (tmp_path / "report" / "index.html").read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["report"]
