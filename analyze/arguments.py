@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from probecache.store.choose import choose, require_splits, split_names
+from probecache.store.errors import InputError, close_names
 
 
 def one_or_list(values: list[Any]) -> Any:
@@ -35,6 +36,8 @@ def known_names(
     opened = open_store(store)
     layers, targets = split_names(layer, opened.layers), split_names(target)
     if config is None:
+        if not layers:
+            raise InputError(f"got no --layer; {close_names('', opened.layers)}")
         require_splits(opened, splits)
         choose(opened, "layer", layers, splits)
         choose(opened, "target", targets, splits)
@@ -77,8 +80,6 @@ def memory_bytes(given: Any, name: str = "memory_limit") -> int | None:
     True
     """
     from dask.utils import parse_bytes
-
-    from probecache.store.errors import InputError
 
     if given is None:
         return None

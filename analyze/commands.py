@@ -118,7 +118,7 @@ def cka(
     ),
     split: str = typer.Option("test", "--split", help="Split."),
     fractions: str = typer.Option(
-        "0.01,0.02,0.05,0.1,0.2,0.5,1.0", "--fractions", help="Comma list in (0, 1]."
+        "0.01,0.02,0.05,0.1,0.2,0.5,1", "--fractions", help="Comma list in (0, 1]."
     ),
     seeds: str = typer.Option("5", "--seeds", help="A count, or a comma list of seeds."),
     out: Path = typer.Option(

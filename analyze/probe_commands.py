@@ -110,12 +110,12 @@ def online_code(
         raise InputError(f"{out} exists already: name another --out, or remove it")
     import pandas as pd
 
-    from probecache.analyze.findings.online_code import SHARES, code_of_store
+    from probecache.analyze.findings.online_code import code_of_store
     from probecache.analyze.probes.deploy import check_table, write_table
 
     if out is not None:
         check_table(out)
-    given = SHARES if shares is None else [number_of(text) for text in shares.split(",")]
+    given = None if shares is None else [number_of(text) for text in shares.split(",")]
     rows = []
     for name in layers:
         for aim in targets:

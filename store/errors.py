@@ -126,12 +126,16 @@ def first_line(error: BaseException, silent: str | None = None) -> str:
 def close_names(got: str, allowed: Iterable[str], n: int = 3) -> str:
     """The end of an error message: the names nearest to `got`, or all of them where they are few.
 
+    Where there are none, that is said.
+
     >>> close_names("layer33", ["layer3", "layer4", "stem"])
     'close names: layer3, layer4'
     >>> close_names("zzz", ["a", "b"])
     'allowed: a, b'
     """
     names = sorted(set(allowed))
+    if not names:
+        return "there is none to choose from"
     near = get_close_matches(got, names, n=n, cutoff=0.5)
     if near:
         return "close names: " + ", ".join(near)

@@ -43,10 +43,15 @@ _RESERVED = {*ROW_ARRAYS, *MOMENTS, "commit", "partial", "activations", "zarr.js
 
 def check_name(name: str, what: str) -> str:
     """`name`, if it may name a split or a layer: one path segment of plain characters."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED or name.startswith("__"):
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("__"):
         raise InputError(
-            f"{what} {name!r:.80} cannot be a group name: use letters, digits and _ . + @ = , - "
-            f"(at most 200, not starting with . + @ = , -), and none of {', '.join(sorted(_RESERVED))}"
+            f"{what} {name!r:.80} cannot be a name: use letters, digits and _ . + @ = , - (at most 200, not "
+            "starting with . + @ = , - or __)"
+        )
+    if name in _RESERVED:
+        raise InputError(
+            f"{what} {name!r} has a name that stores keep for themselves, as {', '.join(sorted(_RESERVED))}: "
+            "use another one"
         )
     return name
 

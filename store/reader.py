@@ -71,6 +71,11 @@ def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) ->
     """
     if isinstance(path, Store):
         return path
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"got a {type(path).__name__} for a store; give its path, or what open_store or write_arrays "
+            "returned"
+        )
     return Store(open_files(path), partial)
 
 

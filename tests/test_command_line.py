@@ -144,6 +144,7 @@ def test_what_completion_answers(run, monkeypatch):
 
 
 TYPOS = {
+    "sweep without a layer": ["sweep", "STORE", "--fractions", "1", "--out", "r"],
     "sweep layer": ["sweep", "STORE", "--layer", "blocks1", "--fractions", "1", "--out", "r"],
     "sweep glob": ["sweep", "STORE", "--layer", "x*", "--fractions", "1", "--out", "r"],
     "sweep split": ["sweep", "STORE", "--layer", "a", "--train", "trian", "--fractions", "1", "--out", "r"],

@@ -147,3 +147,15 @@ def test_extract_sweep_and_report_in_a_terminal_of_20_columns(tmp_path, term):
         assert b"Error" not in said
         assert said.isascii()
     assert (tmp_path / "page" / "index.html").exists()
+
+
+def test_what_is_no_store_is_refused_by_what_it_is(tmp_path):
+    x, y = np.eye(8, dtype=np.float32), np.arange(8) % 2
+    for split in ("train", "test"):
+        pc.write_arrays(tmp_path / "s", split=split, layer="l", activations=x, labels=y)
+    pc.sweep(tmp_path / "s", layer="l", fractions=[1], seeds=1, probe="ridge", out=tmp_path / "r")
+    for call in (pc.open_store, lambda store: pc.sweep(store, layer="l", fractions=[1])):
+        with pytest.raises(pc.InputError, match="got a ndarray for a store; give its path"):
+            call(x)
+        with pytest.raises(pc.NotAStore, match="holds RESULTS of a sweep, not a store"):
+            call(tmp_path / "r")

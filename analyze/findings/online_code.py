@@ -34,7 +34,7 @@ _STREAM = 0x3D1
 
 def online_code(
     task: Task,
-    shares: Iterable[float] = SHARES,
+    shares: Iterable[float] | None = None,
     *,
     l2: float = 1e-4,
     seed: int = 0,
@@ -46,7 +46,8 @@ def online_code(
     Parameters
     ----------
     task : classes, in memory.
-    shares : rising shares of the training rows, the last of them 1.
+    shares : rising shares of the training rows, the last of them 1; None: `SHARES`, without the first of
+        them that lack a class.
     l2 : of every probe.
     seed : of the order of the rows.
     columns : neurons that the probes see, int (k,); all by default.
@@ -64,15 +65,18 @@ def online_code(
         raise InputError(
             "got numbers, or a layer that stays on disk; an online code needs classes, in memory"
         )
-    ends = _ends(shares, len(task.train_labels))
+    ends = _ends(SHARES if shares is None else shares, len(task.train_labels))
     columns = np.arange(task.n_neurons) if columns is None else np.asarray(columns)
     order = np.random.default_rng([_STREAM, int(seed)]).permutation(len(task.train_labels))
     classes = len(task.classes)
+    if shares is None:
+        enough = _all_classes(task.train_labels[order])
+        ends = [end for end in ends if end >= enough]
     lacking = sorted(set(range(classes)) - set(task.train_labels[order[: ends[0]]].tolist()))
     if lacking:
         raise InputError(
-            f"got a first share of {ends[0]} rows without class {task.classes[lacking[0]]!r}; raise it until "
-            "it holds every class"
+            f"got a first share of {ends[0]} rows without class {task.classes[lacking[0]]!r}; the first "
+            f"{_all_classes(task.train_labels[order])} rows hold every class: begin there"
         )
     bits = [ends[0] * np.log2(classes)]
     for start, stop in pairwise(ends):
@@ -91,10 +95,15 @@ def online_code(
 
 
 def code_of_store(
-    store: "Store", layer: str, train: str, target: str, shares: Iterable[float] = SHARES, **how: Any
+    store: "Store", layer: str, train: str, target: str, shares: Iterable[float] | None = None, **how: Any
 ) -> xr.Dataset:
     """`online_code` of one layer's rows and a target's labels; how: its other arguments."""
     return online_code(load_task(store, layer, train, train, target=target), shares, **how)
+
+
+def _all_classes(labels: np.ndarray) -> int:
+    """How many of the first rows hold every class of the labels."""
+    return int(np.unique(labels, return_index=True)[1].max()) + 1
 
 
 def _ends(shares: Iterable[float], n: int) -> list[int]:

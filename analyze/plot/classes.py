@@ -1,5 +1,6 @@
 """How evenly a probe serves the classes, and whether its probabilities mean what they say."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from probecache.analyze.findings.classes import class_effects
 from probecache.analyze.findings.reliability import reliability
 from probecache.analyze.findings.summary import one_cell, pick_l2
 from probecache.analyze.plot.style import COLOURS, axes_for, draw_band, log_fractions, styled
+from probecache.analyze.results.join import as_results
 from probecache.store.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,12 +19,12 @@ if TYPE_CHECKING:
 SPREAD = {"gini": "Gini index", "coefficient_of_variation": "coefficient of variation"}
 
 
-def class_spread(results: xr.Dataset, *, ax: "Axes | None" = None, **at: Any) -> "Axes":
+def class_spread(results: xr.Dataset | str | Path, *, ax: "Axes | None" = None, **at: Any) -> "Axes":
     """Gini index and coefficient of variation of the class accuracies against the share of neurons kept.
 
     Where other dimensions have more than one value, the first of each, and the best l2, unless `at` says.
     """
-    cell = one_cell(pick_l2(results), keep=("fraction", "seed", "class"), **at)
+    cell = one_cell(pick_l2(as_results(results)), keep=("fraction", "seed", "class"), **at)
     effects = class_effects(cell).squeeze(drop=True)
     fractions = np.ravel(cell.sortby("fraction")["fraction"])
     with styled():

@@ -1,5 +1,6 @@
 """Two dimensions at once: layers by fractions, and what is taken for what."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import xarray as xr
 from probecache.analyze.findings.score import full_scores, score_of
 from probecache.analyze.findings.summary import one_cell, pick_l2
 from probecache.analyze.plot.style import axes_for, plain, styled
+from probecache.analyze.results.join import as_results
 from probecache.store.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,14 +19,14 @@ NAMED = 40  # classes whose names still fit beside a matrix
 NUMBERED = 12
 
 
-def layers(results: xr.Dataset, *, ax: "Axes | None" = None, **at: Any) -> "Axes":
+def layers(results: xr.Dataset | str | Path, *, ax: "Axes | None" = None, **at: Any) -> "Axes":
     """Share of each layer's own full score that random subsets keep: layers by fractions, lighter is more.
 
     Where other dimensions have more than one value, the first of each, and the best l2, unless `at` says.
     """
-    values = score_of(one_cell(pick_l2(results), keep=("layer", "fraction", "seed"), **at))
+    values = score_of(one_cell(pick_l2(as_results(results)), keep=("layer", "fraction", "seed"), **at))
     full = full_scores(values).mean("seed")
-    kept = (values.mean("seed") / full).squeeze(drop=True)
+    kept = (values.mean("seed") / full.where(full > 0)).squeeze(drop=True)
     kept = kept.expand_dims([d for d in ("layer", "fraction") if d not in kept.dims])
     kept = kept.transpose("layer", "fraction")
     with styled():

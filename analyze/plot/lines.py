@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import xarray as xr
 from probecache.analyze.findings.score import full_scores, score_of
 from probecache.analyze.findings.summary import bounds_of, seed_band
 from probecache.analyze.plot.style import axes_for, draw_band, log_fractions, plain, styled
+from probecache.analyze.results.join import as_results
 from probecache.store.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,8 +21,11 @@ AXES = ("fraction", "shots", "l2", "layer")
 MOST = 40  # lines
 
 
-def curves(results: xr.Dataset, score: str | None = None, *, ax: "Axes | None" = None, **at: Any) -> "Axes":
+def curves(
+    results: xr.Dataset | str | Path, score: str | None = None, *, ax: "Axes | None" = None, **at: Any
+) -> "Axes":
     """Score against the share of neurons kept, on a log axis: mean over seeds with its 95% interval."""
+    results = as_results(results)
     ax = scores(results, "fraction", score, ax=ax, **at)
     values = score_of(selected(results, at), score)
     if np.isclose(values["fraction"][-1], 1.0):
@@ -39,27 +44,31 @@ def curves(results: xr.Dataset, score: str | None = None, *, ax: "Axes | None" =
 
 
 def learning_curve(
-    results: xr.Dataset, score: str | None = None, *, ax: "Axes | None" = None, **at: Any
+    results: xr.Dataset | str | Path, score: str | None = None, *, ax: "Axes | None" = None, **at: Any
 ) -> "Axes":
     """Score of the largest subset (the full layer where it was measured) against shots, training rows per
     class; "all" stands last."""
     return scores(results, "shots", score, ax=ax, **at)
 
 
-def profile(results: xr.Dataset, score: str | None = None, *, ax: "Axes | None" = None, **at: Any) -> "Axes":
+def profile(
+    results: xr.Dataset | str | Path, score: str | None = None, *, ax: "Axes | None" = None, **at: Any
+) -> "Axes":
     """Score of the largest subset of each layer, in the order of the results."""
     return scores(results, "layer", score, ax=ax, **at)
 
 
 def scores(
-    results: xr.Dataset, x: str, score: str | None = None, *, ax: "Axes | None" = None, **at: Any
+    results: xr.Dataset | str | Path, x: str, score: str | None = None, *, ax: "Axes | None" = None, **at: Any
 ) -> "Axes":
     """A score along `x`, one of fraction, shots, l2 and layer; a line with its interval for every other cell.
 
-    at: coordinates to keep, by dimension: layer="penultimate", selection=["random", "pca"]. Against anything
-    but the fraction, the largest fraction is drawn unless `fraction` is given. The legend names what differs
-    between the lines. Returns the axes, for what a figure of a paper still needs.
+    results: of a sweep, or their path. at: coordinates to keep, by dimension: layer="penultimate",
+    selection=["random", "pca"]. Against anything but the fraction, the largest fraction is drawn unless
+    `fraction` is given. The legend names what differs between the lines. Returns the axes, for what a figure
+    of a paper still needs.
     """
+    results = as_results(results)
     if x not in AXES:
         raise InputError(f"got x {x!r}; allowed: {', '.join(AXES)}")
     if x != "fraction" and "fraction" not in at and "fraction" in results.dims:
@@ -96,8 +105,9 @@ def lines_of(values: xr.DataArray, x: str) -> list[tuple[str, xr.DataArray]]:
     return found
 
 
-def selected(results: xr.Dataset, at: Mapping[str, Any]) -> xr.Dataset:
+def selected(results: xr.Dataset | str | Path, at: Mapping[str, Any]) -> xr.Dataset:
     """Results at some coordinates, every dimension kept."""
+    results = as_results(results)
     for name, wanted in at.items():
         if name not in results.dims:
             raise InputError(f"got {name}={wanted!r}; these results have {', '.join(map(str, results.dims))}")

@@ -1,6 +1,7 @@
 """DR against delta or along a dimension, and the frontier of redundancy and score."""
 
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ DELTAS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 
 
 def dr(
-    results: xr.Dataset, deltas: Sequence[float] = DELTAS, *, ax: "Axes | None" = None, **at: Any
+    results: xr.Dataset | str | Path, deltas: Sequence[float] = DELTAS, *, ax: "Axes | None" = None, **at: Any
 ) -> "Axes":
     """Diffused redundancy against delta with bootstrap intervals over seeds, a line for every other cell."""
     found = redundancy(selected(results, at), deltas)

@@ -175,7 +175,7 @@ def group_bytes(attributes: Mapping[str, Any], grid: Grid) -> bytes:
 def parse_group(raw: bytes | BadChunk | None, path: Path | str) -> tuple[dict[str, Any], Grid]:
     """Attributes and grid of a zarr.json; InputError where it is not ours, DamagedStore where it changed."""
     where = f"got RESULTS {path}"
-    todo = "give the --out of a `probecache sweep`, or a new path"
+    todo = "give the --out of a `probecache sweep`"
     if isinstance(raw, BadChunk):
         told = f"{path}/zarr.json: {raw}; the same sweep mends it from its copy, or restore it"
         raise DamagedStore(told, str(raw))

@@ -10,6 +10,7 @@ unbiased HSIC) is the same form with another matrix: with P = sum_i (x_i^2)(x_i^
     n (n - 3) HSIC(S, T) = s'Mt,    M = Q - n/(n - 2) P + c c' / ((n - 1)(n - 2))
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,13 +23,15 @@ from probecache.store.errors import InputError
 from probecache.store.progress import Progress, reporting
 from probecache.store.reader import open_store
 
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
 
 def cka(
     store: FeatureStore | str | Path,
     *,
     layer: str,
     split: str,
-    fractions: float | Sequence[float],
+    fractions: float | Sequence[float] = FRACTIONS,
     seeds: int | Sequence[int] = 5,
     progress: Progress = None,
 ) -> xr.Dataset:
@@ -46,7 +49,7 @@ def cka(
         An open store, or its path.
     layer, split : str
     fractions : float or list of float
-        Shares of the neurons, each in (0, 1]: k = max(1, round(fraction * d)).
+        Shares of the neurons, each in (0, 1]: k = max(1, round(fraction * d)); 1% to all by default.
     seeds : int or list of int
         A count (default 5), or the seeds.
     progress : bool, function or None
@@ -77,8 +80,10 @@ def cka(
     seed_list = list(check_seeds(seeds))
     fractions = list(dict.fromkeys(np.ravel(fractions).tolist()))
     sizes(fractions, 1)  # refused before the data are read
-    if isinstance(store, str | Path):
+    if isinstance(store, str | os.PathLike):
         store = open_store(store)
+    if not isinstance(layer, str):
+        raise InputError(f"got layer {layer!r}; one at a time: {{name: pc.cka(store, layer=name, ...)}}")
     with reporting(progress, "rows") as told:
         gram = centred_gram(store, split, layer, squares=True, told=told)
     d = len(gram.products)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import psutil
 
 from probecache.analyze.similarity.measures import Products
 from probecache.store.errors import InputError
@@ -55,8 +56,9 @@ def centred_gram(
     would cancel most digits. Memory: one row block and the (d, d) matrices.
     told: called with (done, n) samples after each block of the second pass.
     """
+    d = store.shape(split, layer)[1]
+    _require_room(d, 2 if squares else 1, f"layer {layer!r} of split {split!r} in {store.path}")
     n, mean = column_means(store, split, layer, rows=rows)
-    d = len(mean)
     products = np.zeros((d, d))
     fourth = np.zeros((d, d)) if squares else None
     done = 0
@@ -70,6 +72,16 @@ def centred_gram(
         if told is not None:
             told(done, n)
     return Gram(n, products, fourth)
+
+
+def _require_room(d: int, matrices: int, where: str) -> None:
+    size, there = 8 * matrices * d * d, psutil.virtual_memory().total
+    if size > there:
+        raise InputError(
+            f"{where} has {d:,} neurons, and CKA holds {matrices} of (neurons x neurons) in float64: "
+            f"{size / 2**30:.0f} GiB, more than this machine's {there / 2**30:.0f}; keep fewer neurons "
+            "(probecache subset), or pool the layer"
+        )
 
 
 def cross_products(
@@ -159,6 +171,7 @@ def _mean_over(store: FeatureStore, split: str, layer: str, good: np.ndarray, ro
         neuron = int(np.flatnonzero(~np.isfinite(total))[0])
         raise InputError(
             f"layer {layer!r} of split {split!r} in {store.path} holds NaN or infinite values, first in "
-            f"neuron {neuron}: mark such rows as failed, or store the layer in a wider dtype"
+            f"neuron {neuron}: write them anew, such rows marked as failed (status of write_arrays) or "
+            "left out, or, where they overflowed, in a wider dtype"
         )
     return total / good.sum()

@@ -135,7 +135,8 @@ def check_fits(projection: Projection, machine: Machine) -> None:
     if projection.memory > machine.memory:
         raise InputError(
             f"layer {projection.worst!r} needs {human(projection.memory)} in one process and "
-            f"{human(machine.memory)} are allowed; raise --memory-limit, or ask for fewer fractions or l2"
+            f"{human(machine.memory)} are allowed; raise --memory-limit (memory_limit), "
+            "ask for fewer fractions or l2, or keep fewer neurons (probecache subset)"
         )
 
 

@@ -149,11 +149,10 @@ def summary(results: xr.Dataset) -> str:
         if score in results
         for cell in _cells(results[score].mean("seed"))
     ]
+    rows = [(score, row) for score, row in rows if not np.isnan(row.values).all()]
     width = max(len(str(layer)) for layer in results["layer"].values)
     lines = [" " * width + "  " + "".join(f"{fraction:>8.3g}" for fraction in results["fraction"].values)]
     for score, row in rows:
-        if np.isnan(row.values).all():
-            continue
         at = {dim: row[dim].item() for dim in ("target", "layer", "selection", "shots", "l2")}
         told = [
             str(at["selection"]),
@@ -162,9 +161,10 @@ def summary(results: xr.Dataset) -> str:
         told += [f"{at['shots']} shots"] if at["shots"] != ALL else []
         told += [f"target {at['target']}"] if at["target"] != "label" else []
         told += ["R2"] if score == "r2" else []
-        cells = "".join(f"{value:8.4f}" for value in row.values)
+        cells = "".join(f" {value:7.4f}" for value in row.values)
         lines.append(f"{at['layer']!s:<{width}}  {cells}  {', '.join(told)}")
-    return "accuracy, mean over seeds, by fraction:\n" + "\n".join(lines)
+    score = {"r2": "R2"}.get(rows[0][0], "accuracy") if len({score for score, _ in rows}) == 1 else "score"
+    return f"{score}, mean over seeds, by fraction:\n" + "\n".join(lines)
 
 
 def _cells(mean: xr.DataArray) -> list[xr.DataArray]:

@@ -31,6 +31,7 @@ from probecache.store.storage.safe_read import read_text
 SOLVERS = ("auto", "torch", "sklearn", "cuml")
 DIMS = ("target", "layer", "selection", "shots", "fraction", "seed", "l2")
 REFITS = ("train", "train+val")
+_EXAMPLES = {"layer": "one or more names or globs", "fractions": "one or more in (0, 1], such as 0.1,0.5,1"}
 RENAMED = {"method": "selection", "metrics": "metric", "targets": "target", "layers": "layer"}
 AUTO = "auto"  # the one coordinate along l2 where each probe has chosen its own
 
@@ -189,7 +190,7 @@ class SweepPlan:
                 raise InputError(f"got {name!r} in {where}; {close_names(name, known)}")
         for name in ("layer", "fractions"):
             if values.get(name) is None:
-                raise InputError(f"got no {name} in {where}; give one or more")
+                raise InputError(f"got no {name} in {where}; give {_EXAMPLES[name]}")
         return cls(**values)
 
 

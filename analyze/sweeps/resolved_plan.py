@@ -124,10 +124,9 @@ def _digest(file: str) -> str:
 
 def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:
     """Check the plan against the store, reading labels and shapes only; globs become names."""
-    if isinstance(store, str | Path):
-        from probecache.store.reader import open_store
+    from probecache.store.reader import open_store
 
-        store = open_store(store)
+    store = open_store(store)
     used = used_splits(plan)
     splits = [split for union in used for split in splits_of(union)]
     require_splits(store, splits)
@@ -257,7 +256,8 @@ def check_finite(sized: Sized) -> None:
             if count:
                 raise InputError(
                     f"got {count:,} NaN or infinite values in layer {layer!r} of split {split!r} in "
-                    f"{sized.store.path}; mark such rows as failed, or store the layer in a wider dtype"
+                    f"{sized.store.path}; write them anew, such rows marked as failed (status of "
+                    "write_arrays) or left out, or, where they overflowed, in a wider dtype"
                 )
 
 

@@ -192,7 +192,10 @@ def _classes(
             text = make_target("labels", labels, "classes", known)
         classes, class_names = text.values, text.names
     if classes.shape != (n,) or classes.dtype.kind not in "iu":
-        raise InputError(f"labels are {classes.dtype} {classes.shape}: use ({n},) integers, one per row")
+        raise InputError(
+            f"labels are {classes.dtype} {classes.shape}: use ({n},) integers, one per row, -1 where "
+            "there is none; numbers to predict are targets (write_targets)"
+        )
     smallest, largest = int(classes.min()), int(classes.max())
     if smallest < -1:
         raise InputError(f"labels go down to {smallest}: number the classes from 0, -1 is unlabelled")

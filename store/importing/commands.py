@@ -27,7 +27,8 @@ def import_files(
         typer.Option("--labels", help="FILE[:COLUMN], (samples,) integers or texts; also .csv .tsv .jsonl."),
     ] = None,
     samples: Annotated[
-        Path | None, typer.Option(help="Text file: one line per row that identifies it.")
+        str | None,
+        typer.Option(help="What identifies the rows: FILE[:COLUMN] as for labels, or a text file of lines."),
     ] = None,
     class_names: Annotated[Path | None, typer.Option(help="Text file: one class name per line.")] = None,
     dtype: Annotated[
@@ -42,6 +43,7 @@ def import_files(
 ) -> None:
     """Put features in files into a store, as one layer of one split; larger than memory, bit by bit."""
     from probecache.store.importing.features import import_features
+    from probecache.store.importing.labels import read_names
 
     written = import_features(
         store,
@@ -49,7 +51,7 @@ def import_files(
         layer=layer,
         activations=activations,
         labels=labels,
-        samples=None if samples is None else _lines(samples, "--samples"),
+        samples=None if samples is None else read_names(samples, "--samples"),
         class_names=None if class_names is None else _lines(class_names, "--class-names"),
         dtype=dtype,
         rows=None if rows is None else parse_rows(rows),
@@ -92,7 +94,9 @@ def target(
     key: Annotated[str | None, typer.Option(help="Column that holds sample names (default: sample).")] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="COLUMN (a,b or a pattern), NAME=COLUMN, or NAME=A,B for several at once; or all."),
+        typer.Option(
+            help="COLUMN (a,b or a pattern), NAME=COLUMN, or NAME=A,B for several at once (default: all)."
+        ),
     ] = None,
     kind: Annotated[
         list[str] | None,

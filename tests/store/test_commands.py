@@ -1,8 +1,10 @@
 """import and info from the command line: what they print, and one line with exit code 2 for wrong input."""
 
 import json
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import probecache as pc
@@ -32,6 +34,24 @@ def command(files, activations="X.npy", labels="y.npy", split="train", layer="l"
     return [*names, "--activations", files / activations, "--labels", files / labels]
 
 
+def test_names_of_rows_come_from_a_column_as_labels_do(files, capsys):
+    names = [f"cat/{i}.png" for i in range(20)]
+    np.savez(files / "s.npz", paths=names, numbers=np.arange(20), holes=np.full(20, np.nan))
+    pd.DataFrame({"sample": names, "label": "cat"}).to_csv(files / "s.csv", index=False)
+    for at, (given, want) in enumerate(
+        {"s.npz:paths": names[3], "s.npz:numbers": "3", "s.csv": names[3]}.items()
+    ):
+        line = command(files)
+        line[1] = files / f"store{at}"
+        assert run(capsys, *line, "--samples", files / given)[0] == 0
+        assert pc.open_store(line[1]).samples("train")[3] == want
+    for given, says in {"s.npz:path": "paths", "s.npz:holes": "row 0 of .* is nan: name every row"}.items():
+        code, _, error = run(capsys, *command(files), "--samples", files / given)
+        assert code == 2
+        assert re.search(says, error)
+    assert not (files / "s").exists()
+
+
 def test_import_and_info(files, capsys):
     more = ["--samples", files / "ids.txt", "--class-names", files / "classes.txt", "--dtype", "bfloat16"]
     code, out, _ = run(capsys, *command(files), *more)
@@ -56,8 +76,8 @@ def test_import_and_info(files, capsys):
         ({"activations": "cube.npy"}, [], "activations have shape (2, 3, 4)"),
         ({"labels": "short.npy"}, [], "labels are int64 (19,): use (20,) integers"),
         ({"labels": "X.npy"}, [], "holds labels (20, 3): use (samples,)"),
-        ({"split": "a/b"}, [], "split 'a/b' cannot be a group name"),
-        ({"layer": "label"}, [], "layer 'label' cannot be a group name"),
+        ({"split": "a/b"}, [], "split 'a/b' cannot be a name"),
+        ({"layer": "label"}, [], "layer 'label' has a name that stores keep"),
         ({}, ["--dtype", "float64"], "dtype 'float64' of layer 'l': allowed float16, bfloat16, float32"),
         ({}, ["--compression", "lz4"], "compression 'lz4': allowed none or zstd"),
         ({}, ["--rows", "3"], "--rows '3': write a:b"),

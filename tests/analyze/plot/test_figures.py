@@ -8,6 +8,7 @@ from scipy import stats
 import probecache as pc
 from probecache.analyze.findings.confusion import confusion_matrix
 from probecache.analyze.findings.summary import bounds_of, pick_l2, seed_band
+from probecache.analyze.results.saved import save_dataset
 from probecache.store.errors import InputError
 from tests.analyze.synthetic import synthetic_results
 
@@ -40,6 +41,17 @@ def test_draws_mean_over_seeds_and_full_layer():
     full = results.accuracy.sel({"selection": "random", "fraction": 1.0}).mean()
     np.testing.assert_allclose(lines_of(ax)["full layer"].get_ydata(), float(full))
     assert ax.get_xscale() == "log"
+
+
+def test_a_path_of_results_is_as_good_as_the_results(tmp_path):
+    results = synthetic_results(layers=("early", "late"))
+    save_dataset(results, tmp_path / "r.zarr")
+    for draw in (pc.plot.curves, pc.plot.profile, pc.plot.dr, pc.plot.layers, pc.plot.class_spread):
+        drawn = [
+            [line.get_ydata().tolist() for line in draw(given).get_lines()]
+            for given in (results, tmp_path / "r.zarr", str(tmp_path / "r.zarr"))
+        ]
+        assert drawn[0] == drawn[1] == drawn[2]
 
 
 def test_a_line_for_every_cell_that_is_not_fixed_and_the_axes_are_the_caller_s():

@@ -175,3 +175,17 @@ def test_too_few_samples():
     store = MemoryStore({("test", "penultimate"): np.ones((3, 4))})
     with pytest.raises(InputError, match="3 usable samples in test: similarity needs at least 4"):
         cka(store, layer="penultimate", split="test", fractions=[0.5])
+
+
+def test_a_layer_too_wide_for_its_gram_is_refused_before_it_is_read():
+    class Wide(MemoryStore):
+        def shape(self, split, layer):
+            return 60, 10**6
+
+    with pytest.raises(InputError, match=r"1,000,000 neurons, .* 14901 GiB, more than this machine's"):
+        cka(Wide({("test", "l"): features()}), layer="l", split="test")
+
+
+def test_layers_come_one_at_a_time(store):
+    with pytest.raises(InputError, match=r"got layer \['l'\]; one at a time"):
+        cka(store, layer=["l"], split="test")

@@ -226,12 +226,22 @@ def test_labels_that_features_tell_take_fewer_bits():
         ([0.5, 0.2, 1], "rising"),
         ([0.1, 0.5], "rising from above 0 to 1"),
         (["a", 1], "rising"),
-        ([0.001, 1], "without class"),
+        ([0.001, 1], r"without class .*; the first \d+ rows hold every class: begin there"),
     ],
 )
 def test_shares_that_make_no_code(shares, says):
     with pytest.raises(pc.InputError, match=says):
         online_code(made(), shares)
+
+
+def test_the_usual_shares_begin_where_every_class_has_been_seen():
+    task = made(n=120)
+    ends = online_code(task, seed=4, l2=0.1)["rows"].values.tolist()
+    order = np.random.default_rng([0x3D1, 4]).permutation(len(task.train_labels))
+    usual = sorted({max(1, round(share * len(order))) for share in SHARES})
+    assert ends == [n for n in usual if set(task.train_labels[order[:n]]) == set(task.train_labels)]
+    assert 1 in usual
+    assert 1 not in ends
 
 
 def test_numbers_have_no_online_code():

@@ -213,7 +213,7 @@ def test_bad_batches_are_refused_and_leave_the_stream_as_it_was(tmp_path, whole,
 def test_what_cannot_be_a_stream_is_refused(tmp_path):
     for bad, says in (
         ({"layers": {}}, "name at least one"),
-        ({"layers": {"a/b": 3}}, "cannot be a group name"),
+        ({"layers": {"a/b": 3}}, "cannot be a name"),
         ({"layers": {"a": 0}}, "has 0 neurons"),
         ({"layers": {"a": 3}, "dtype": "int8"}, "dtype 'int8'"),
         ({"layers": {"a": 3}, "dtype": {"b": "float16"}}, "none of a"),
