@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from probecache.extract.backbone.losses import require_kept
+from probecache.extract.datasets.preprocess import unsaid
 from probecache.extract.distributed import Place, find_place, wait_for_split
 from probecache.extract.pipeline.batch_size import layer_batch_sizes, one_batch_size
 from probecache.extract.pipeline.loader import FAILED, batch_ranges, open_batches
@@ -155,6 +156,8 @@ def _say(setup: Setup, out: str | Path) -> None:
     """What of the data is left out, and whether another split holds the same, through `logging`: on stderr
     where the caller has set up nothing else."""
     where = setup.images.inventory.where
+    if guessed := unsaid(setup.preprocess, setup.backbone.model, setup.settings.overrides):
+        LOGGER.warning("model %s: %s", setup.backbone.name, guessed)
     for line in setup.images.inventory.lines():
         LOGGER.warning("%s: %s", where, line)
     ours = setup.images.fingerprint()

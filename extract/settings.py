@@ -12,7 +12,7 @@ from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import DECODERS
 from probecache.extract.datasets.preprocess import Overrides
 from probecache.extract.option_kinds import plain, require_kind
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, close_names
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -132,7 +132,9 @@ class Settings:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(options) - known)
         if unknown:
-            raise InputError(f"unknown option {unknown[0]!r} of extract; allowed: {', '.join(sorted(known))}")
+            raise InputError(
+                f"got {unknown[0]!r} in extract_features(); {close_names(unknown[0], known, n=1)}"
+            )
         options = {name: plain(value) for name, value in options.items() if value is not None}
         for name in ("layers", "pool", "mean", "std", "rows"):
             if name in options and options[name] is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.metrics.scores import margin, predicted, predicted_labels
-from probecache.store.errors import InputError
+from probecache.store.errors import InputError, first_line
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,12 @@ class OwnFunction:
         return torch.tensor(found, dtype=torch.float64, device=scores.device)
 
     def _of(self, truth: np.ndarray, values: np.ndarray) -> float:
-        found = self.function(truth, values.T)  # samples first
+        try:
+            found = self.function(truth, values.T)  # samples first
+        except Exception as error:
+            raise InputError(
+                f"metric {self.name!r} failed: {type(error).__name__}: {first_line(error)}"
+            ) from error
         try:
             return float(found)
         except (TypeError, ValueError):

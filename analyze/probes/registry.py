@@ -24,8 +24,13 @@ def kind_names() -> tuple[str, ...]:
 
 def get_kind(kind: "str | Kind") -> Kind:
     """The kind of a name; InputError where there is none. A kind itself is given back."""
-    if not isinstance(kind, str):
+    if isinstance(kind, Kind):
         return kind
+    if not isinstance(kind, str):
+        raise InputError(
+            f"got a {type(kind).__name__} for a probe; give a name: pc.register_probe(name, make) takes a "
+            "function make(l2, seed) that gives estimators"
+        )
     if kind in _registered:
         return _registered[kind]
     if kind in _OURS:

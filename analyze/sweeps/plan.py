@@ -228,7 +228,8 @@ def _is_fraction(value: float) -> bool:
 def _names(what: str, value: Any) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else ()
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"got {what} {value!r}; needed: one name, or a list of names")
+        todo = "; pc.register_metric gives a function a name" if what == "metric" and callable(value) else ""
+        raise InputError(f"got {what} {value!r}; needed: one name, or a list of names{todo}")
     return tuple(dict.fromkeys(names))
 
 

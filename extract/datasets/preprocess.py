@@ -161,6 +161,19 @@ def resolve_preprocess(
     )
 
 
+def unsaid(preprocess: Preprocess, model: nn.Module, overrides: Overrides) -> str:
+    """What neither the model's configuration nor the caller said; '' where all is."""
+    if preprocess.processor is not None or getattr(model, "pretrained_cfg", None):
+        return ""
+    guessed = []
+    if overrides.img_size is None and getattr(model, "config", None) is None:
+        guessed.append(f"made {preprocess.input_size[1]} x {preprocess.input_size[2]}")
+    if overrides.mean is None or overrides.std is None:
+        guessed.append("normalised as ImageNet's are")
+    asked = "img_size, mean and std (--img-size, --mean, --std)"
+    return f"pixels are {' and '.join(guessed)}, since the model does not say; {asked} do" if guessed else ""
+
+
 def _average(values: Sequence[float] | None) -> list[float] | None:
     return [sum(values) / len(values)] if values else None
 

@@ -1,5 +1,6 @@
 """Put features that were made elsewhere into a store, through the same writer as extraction."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from probecache.store.writing.layer_shards import require_fits
 from probecache.store.writing.merge_rows import require_same_split
 
 Array = np.ndarray[Any, Any]
+LOGGER = logging.getLogger("probecache.store")
 
 
 def write_arrays(
@@ -162,7 +164,12 @@ def write_arrays(
                 future.result()
             if told is not None:
                 told(total, total)
-        return writer.finish()
+        store = writer.finish()
+    if beyond := store.layer_info(split, layer).report.get("nonfinite", 0):
+        LOGGER.warning(
+            "layer %r of split %r: %d values are NaN or infinite, which probes refuse", layer, split, beyond
+        )
+    return store
 
 
 def _stored_split(path: str | os.PathLike[str], split: str) -> Split | None:

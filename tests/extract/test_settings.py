@@ -6,9 +6,12 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import timm
 import torch
+from torch import nn
 
 import probecache as pc
+from probecache.extract.datasets.preprocess import Overrides, resolve_preprocess, unsaid
 from probecache.extract.settings import Options, Settings
 from probecache.store.errors import InputError
 
@@ -32,7 +35,7 @@ def test_help_prints_the_options():
 
 
 def test_an_unknown_option_is_refused_by_name():
-    with pytest.raises(InputError, match=r"unknown option 'layer' of extract; allowed: .*layers"):
+    with pytest.raises(InputError, match=r"got 'layer' in extract_features\(\); close names: layers"):
         Settings.of(layer="penultimate")
 
 
@@ -86,3 +89,18 @@ def test_what_means_the_same_is_taken():
         amp_dtype=torch.bfloat16,
         limit=np.uint8(3),
     )
+
+
+def test_what_the_model_does_not_say_of_its_images_is_said():
+    silent, timms = nn.Conv2d(3, 4, 3), timm.create_model("resnet18", pretrained=False, num_classes=0)
+    for model, given, words in (
+        (silent, {}, "made 224 x 224 and normalised as ImageNet's are"),
+        (silent, {"img_size": 32}, "pixels are normalised as ImageNet's are"),
+        (silent, {"mean": (0.5,), "std": (0.5,)}, "pixels are made 224 x 224, since"),
+        (silent, {"img_size": 32, "mean": (0.5,), "std": (0.5,)}, ""),
+        (timms, {}, ""),
+    ):
+        asked = Overrides(**given)
+        told = unsaid(resolve_preprocess(model, asked), model, asked)
+        assert words in told
+        assert bool(words) == bool(told)

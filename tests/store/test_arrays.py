@@ -327,3 +327,14 @@ def test_layers_that_an_older_version_wrote_without_underflow_go_on(tmp_path, mo
     np.testing.assert_array_equal(store.matrix("s", "l"), values)
     assert set(store.report("s", "l")) == {"nonfinite", "saturated"}
     assert list(verify(tmp_path / "s")) == []
+
+
+def test_values_that_probes_refuse_are_said_when_they_are_written(tmp_path, features, caplog):
+    values = features[0].copy()
+    store = pc.write_arrays(tmp_path / "a", split="s", layer="l", activations=values)
+    assert not caplog.records
+    values[[3, 5], 7] = np.nan
+    store = pc.write_arrays(tmp_path / "a", split="s", layer="m", activations=values)
+    assert np.array_equal(store.matrix("s", "m"), values, equal_nan=True)
+    (record,) = caplog.records
+    assert "layer 'm' of split 's': 2 values are NaN or infinite" in record.getMessage()

@@ -6,12 +6,14 @@ passing over rows: it is read in its own order, without shuffling, by one proces
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from probecache.extract.backbone.hub import hub_access
 from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.decoder import Encoded
 from probecache.extract.datasets.images import Images, digest_content
@@ -37,12 +39,13 @@ def open_hub(
     try:
         import datasets
 
-        if prefix == "hfds":
-            table = datasets.load_dataset(name, split=split, cache_dir=cache)
-        else:
-            builder = datasets.load_dataset_builder(name, cache_dir=cache)
-            if download:
-                builder.download_and_prepare()
+        with nullcontext() if Path(name).exists() else hub_access():
+            if prefix == "hfds":
+                table = datasets.load_dataset(name, split=split, cache_dir=cache)
+            else:
+                builder = datasets.load_dataset_builder(name, cache_dir=cache)
+                if download:
+                    builder.download_and_prepare()
     except ImportError as error:
         raise InputError(
             f"dataset {spec!r} needs another package: {error}; pip install 'probecache[hf]'"

@@ -294,6 +294,12 @@ def test_a_function_of_scikit_learn_is_a_metric(own):
     assert not get_metric("brier").higher_is_better
 
 
+def test_a_function_that_fails_is_named(own):
+    own("broken", lambda y, p: 1 / 0)
+    with pytest.raises(pc.InputError, match="metric 'broken' failed: ZeroDivisionError: division by zero"):
+        one("broken", *made(3), 3)
+
+
 def test_the_same_name_again_replaces_a_users_own(own):
     own("mine", lambda y, p: 1.0)
     own("mine", lambda y, p: 2.0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.neural_network import MLPClassifier
+from sklearn.svm import LinearSVC
 
 import probecache as pc
 from probecache.analyze.probes.registry import get_kind
@@ -57,5 +58,7 @@ def test_what_lacks_something_is_refused_by_name():
         pc.register_probe("logistic", lambda l2, seed: None)
     with pytest.raises(pc.InputError, match="got probe 'mlq'; close names: mlp"):
         get_kind("mlq")
+    with pytest.raises(pc.InputError, match=r"got a LinearSVC for a probe; .*register_probe\(name, make\)"):
+        pc.sweep("nowhere", layer="l", fractions=[1], probe=LinearSVC())
     with pytest.raises(pc.InputError, match=r"got a probe without .*fit"):
         pc.register_probe(object())

@@ -149,6 +149,23 @@ def test_what_is_not_there_is_said_in_one_line(folder, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_without_a_network_the_hub_is_not_asked_again_and_again(monkeypatch):
+    from huggingface_hub import constants
+
+    asked = []
+
+    def load(name, **_):
+        asked.append(constants.HF_HUB_OFFLINE)
+        raise ConnectionError("not here")
+
+    monkeypatch.setattr("probecache.extract.backbone.hub.reachable", lambda address: False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(InputError, match="ConnectionError: not here"):
+        open_images("hfds/someone/something", None, "train")
+    assert asked == [True]
+    assert not constants.HF_HUB_OFFLINE
+
+
 def table(**columns):
     features = {name: feature for name, (feature, _) in columns.items()}
     values = {name: given for name, (_, given) in columns.items()}

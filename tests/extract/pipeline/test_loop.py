@@ -175,7 +175,7 @@ def test_float16_overflow_is_refused(tmp_path):
         ({"std": [0.0]}, "--std"),
         ({"mean": [0.1, 0.2]}, "--mean"),
         ({"interpolation": "magic"}, "interpolation"),
-        ({"colour": True}, "unknown option 'colour'"),
+        ({"colour": True}, "got 'colour' in extract_features"),
         ({"checkpoint": "nowhere.pth"}, "not a file"),
         ({"layers": []}, "no layer"),
     ],
