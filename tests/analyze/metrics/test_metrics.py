@@ -296,8 +296,9 @@ def test_a_function_of_scikit_learn_is_a_metric(own):
 
 def test_a_function_that_fails_is_named(own):
     own("broken", lambda y, p: 1 / 0)
+    scores, truth = made(3)
     with pytest.raises(pc.InputError, match="metric 'broken' failed: ZeroDivisionError: division by zero"):
-        one("broken", *made(3), 3)
+        one("broken", scores, truth, 3)
 
 
 def test_the_same_name_again_replaces_a_users_own(own):

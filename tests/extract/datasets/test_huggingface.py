@@ -158,6 +158,7 @@ def test_without_a_network_the_hub_is_not_asked_again_and_again(monkeypatch):
         asked.append(constants.HF_HUB_OFFLINE)
         raise ConnectionError("not here")
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("probecache.extract.backbone.hub.reachable", lambda address: False)
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(InputError, match="ConnectionError: not here"):
