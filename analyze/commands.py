@@ -271,7 +271,9 @@ def report(
     """One HTML page that opens offline, the same figures for print, the tables as CSV."""
     from probecache.analyze.report.write import report_files
 
-    page = report_files(results, out, names=name or (), tasks=task or (), delta=delta, title=title)
+    page = report_files(
+        results, out, names=name or (), tasks=task or (), delta=delta, title=title, progress=len(results) > 1
+    )
     print(f"report: {page}")
     print(f"figures: {out / 'figures'}\ntables: {out / 'tables'}")
 

@@ -67,7 +67,7 @@ def write_figure(figure: "Figure", stem: Path) -> list[Path]:
     with styled(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", category=UserWarning)
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # "none" leaves one that has each file drawn twice
     return [save(figure, stem.with_name(stem.name + end)) for end in FORMATS]
 
 

@@ -18,6 +18,7 @@ from probecache.analyze.report.tables import write_tables
 from probecache.analyze.results.join import open_results
 from probecache.analyze.results.lock import replaced
 from probecache.store.errors import InputError
+from probecache.store.progress import Progress, reporting
 
 TITLE = "Probing results"
 
@@ -69,12 +70,24 @@ def _studies(
     ]
 
 
-def _write(studies: list[Study], out: str | Path, delta: float, title: str, commands: Sequence[str]) -> Path:
+def _write(
+    studies: list[Study],
+    out: str | Path,
+    delta: float,
+    title: str,
+    commands: Sequence[str],
+    progress: Progress = None,
+) -> Path:
     differences = paired_differences(studies)
     payload = build_payload(studies, delta=delta) | {"differences_table": differences_table(differences)}
     points = pareto({s.name: s.results for s in studies}, task_of={s.name: s.task for s in studies})
     with replaced(out, check_folder) as folder:
-        written = [p for s in studies for p in _figures(folder / "figures" / s.slug, s, delta)]
+        written = []
+        with reporting(progress, "results") as tell:
+            for done, study in enumerate(studies, 1):  # the figures take most of the time
+                written += _figures(folder / "figures" / study.slug, study, delta)
+                if tell is not None:
+                    tell(done, len(studies))
         written += write_figure(frontier_figure(legible(points)), folder / "figures" / "pareto")
         written += write_tables(folder / "tables", studies, points, differences)
         files = [path.relative_to(folder).as_posix() for path in written]
@@ -95,11 +108,13 @@ def report_files(
     tasks: Sequence[str] = (),
     delta: float = 0.9,
     title: str | None = None,
+    progress: Progress = None,
 ) -> Path:
     """`write_report` of RESULTS folders, with what `cka` and `attribution` wrote (their `out`) beside them.
 
     names, tasks: one for each RESULTS, in their order; by default what `name_results` finds. A CKA or an
-    attribution goes to the results of the same store and layer.
+    attribution goes to the results of the same store and layer. progress: True is a bar on stderr, a function
+    is called with (done, total) RESULTS.
     """
     check_folder(out)
     opened = [(str(path), open_results(path)) for path in paths]
@@ -123,7 +138,7 @@ def report_files(
     line += [] if title is None else ["--title", title]
     line += [] if delta == 0.9 else ["--delta", f"{delta:g}"]
     studies = _studies(named, [data for _, data in results], similarities, attributions)
-    return _write(studies, out, delta, TITLE if title is None else title, [shlex.join(line)])
+    return _write(studies, out, delta, TITLE if title is None else title, [shlex.join(line)], progress)
 
 
 def _belongs(beside: xr.Dataset, results: xr.Dataset) -> bool:
