@@ -24,7 +24,8 @@ from probecache.analyze.results.layout import (
     order_seals,
     parse_group,
 )
-from probecache.store.errors import DamagedStore
+from probecache.analyze.results.saved import is_saved
+from probecache.store.errors import DamagedStore, InputError
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.metadata import render
 from probecache.store.storage.files import Files, open_files, read_piece
@@ -33,6 +34,10 @@ from probecache.store.storage.files import Files, open_files, read_piece
 def readable(path: Path) -> tuple[dict[str, Any], Grid, list[Damage]]:
     """Attributes and grid of RESULTS, from the copy where zarr.json is damaged; what is damaged."""
     files = open_files(str(path))
+    if is_saved(path):
+        raise InputError(
+            f"got RESULTS {path}, which is what `cka` or `compare` wrote and no sweep; name another path"
+        )
     try:
         return *parse_group(read_piece(files, "zarr.json"), path), []
     except ValueError:  # an InputError: no zarr.json, or that of something else

@@ -7,6 +7,8 @@ from typing import Any
 
 from probecache.store.errors import FingerprintMismatch
 
+_TOLD = 4  # differences that a line names: a store written anew differs in every layer
+
 
 def check_settings(path: Path, attributes: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """FingerprintMismatch, with each differing setting, where RESULTS were made in another way."""
@@ -14,8 +16,9 @@ def check_settings(path: Path, attributes: Mapping[str, Any], settings: Mapping[
     wanted = json.loads(json.dumps(settings))
     differing = _differences(there, wanted)
     if differing:
+        more = f"; and {len(differing) - _TOLD} more" if len(differing) > _TOLD else ""
         raise FingerprintMismatch(
-            f"{path} holds a sweep made with other settings: {'; '.join(differing)}; "
+            f"{path} holds a sweep made with other settings: {'; '.join(differing[:_TOLD])}{more}; "
             "give another --out, or the settings that it was made with"
         )
 

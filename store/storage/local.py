@@ -16,9 +16,10 @@ from probecache.store.errors import InputError
 from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces
 from probecache.store.storage.disk_errors import read_failed, write_failed
 from probecache.store.storage.safe_read import OddFile, open_regular, read_bounded
-from probecache.store.storage.writer_identity import alive, mark
+from probecache.store.storage.writer_identity import alive, is_mark, mark
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+_DAY = 86400.0
 _NOTHING = (FileNotFoundError, NotADirectoryError)
 
 
@@ -197,28 +198,34 @@ class LocalFiles:
             return None
         except OSError as error:
             raise read_failed(error, f"{self.url}/{key}") from error
-        probe = f"{path}.{mark()}.tmp"  # the file server's clock, not ours
+        return self._now(path) - written
+
+    def _now(self, beside: str | None = None) -> float:
+        """The time by the file server's clock, not by ours, which may be set wrong."""
+        probe = f"{beside or os.path.join(self._real, 'now')}.{mark()}.tmp"
         try:
             with open(probe, "xb"):
-                return os.stat(probe).st_mtime - written
+                return os.stat(probe).st_mtime
         except OSError:  # one who may only read
-            return time.time() - written
+            return time.time()
         finally:
             with contextlib.suppress(OSError):
                 _remove(probe)
 
     def sweep(self, key: str) -> None:
-        now = time.time()
+        now: float | None = None
         for folder, _, names in os.walk(self._path(key)):
             for name in names:
-                if not name.endswith(".tmp"):
+                path, owner = os.path.join(folder, name), name.removesuffix(".tmp").rsplit(".", 1)[-1]
+                if not name.endswith(".tmp") or not is_mark(owner):  # a user's own
                     continue
-                path = os.path.join(folder, name)
-                living = alive(name.removesuffix(".tmp").rsplit(".", 1)[-1])
                 with contextlib.suppress(FileNotFoundError):
-                    # of another machine: a day is longer than any write
-                    if living is False or (living is None and now - os.stat(path).st_mtime > 86400):
+                    if alive(owner) is False:
                         _remove(path)
+                    elif alive(owner) is None:  # of another machine: a day is longer than any write
+                        now = self._now() if now is None else now
+                        if now - os.stat(path).st_mtime > _DAY:
+                            _remove(path)
 
 
 def _read_into(descriptor: int, start: int, views: list[memoryview]) -> int:

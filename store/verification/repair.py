@@ -32,6 +32,7 @@ def repair(path: str) -> list[Damage]:
     a document cannot be restored or a piece stays damaged, when all else was mended.
     """
     files = open_files(path)
+    files.sweep("")  # what a killed repair had not put in its place
     found: list[Damage] = []
     last: list[Damage] = []
     for _ in range(_ROUNDS):  # a restored document shows what was hidden behind it

@@ -371,6 +371,32 @@ def test_setting_the_wall_clock_kills_no_writer(tmp_path, monkeypatch):
         opened(tmp_path / "s")
 
 
+def test_what_another_machine_has_not_put_in_place_is_old_by_the_file_systems_clock(tmp_path, monkeypatch):
+    fill(tmp_path / "s", {"a": values()})
+    name = "zarr.json.0123456789ab-7-99-01234567.tmp"
+    young, old, own = (tmp_path / "s" / place for place in (name, f"s/{name}", "s/notes.tmp"))
+    for file in (young, old, own):
+        file.write_bytes(b"half")
+    for file in (old, own):
+        os.utime(file, (time.time() - 90000,) * 2)
+    real = time.time
+    monkeypatch.setattr("time.time", lambda: real() + 10 * 86400)  # this machine's clock is ten days ahead
+    fill(tmp_path / "s", {"a": values()})
+    assert young.exists()
+    assert not old.exists()
+    assert own.read_bytes() == b"half"  # no writer of ours calls its files so
+
+
+def test_repair_removes_what_a_killed_one_had_not_put_in_place(tmp_path):
+    fill(tmp_path / "s", {"a": values()})
+    code = "from probecache.store.storage.writer_identity import mark; print(mark())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    litter = tmp_path / "s" / f"zarr.json.{done.stdout.strip()}.tmp"
+    litter.write_bytes(b"half")
+    repair(tmp_path / "s")
+    assert not litter.exists()
+
+
 def test_a_process_that_only_waits_to_be_buried_is_dead():
     code = "from probecache.store.storage.writer_identity import mark; print(mark(), flush=True)"
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)

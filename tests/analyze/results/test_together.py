@@ -12,8 +12,9 @@ import probecache as pc
 from probecache.analyze.results import check, grid, write
 from probecache.analyze.results.lock import lock, replaced, unlock
 from probecache.analyze.results.saved import require_room_for, save_dataset
+from probecache.analyze.results.settings import check_settings
 from probecache.analyze.results.verify import verify_results
-from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.errors import FingerprintMismatch, InputError, ProbecacheError
 
 PLAN = {"layer": "a", "fractions": [0.5, 1], "seeds": 2, "l2": [1e-3, 1e-1], "probe": "ridge"}
 MORE = PLAN | {"seeds": 3, "fractions": [0.2, 0.5, 1]}
@@ -123,6 +124,21 @@ def test_a_killed_save_leaves_nothing_that_the_next_does_not_remove(tmp_path, mo
     assert len(list(tmp_path.iterdir())) == 2
     save_dataset(data, tmp_path / "c")
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_sweep_never_calls_a_cka_output_damaged_results(store, tmp_path):
+    """It said so, and advised to remove them."""
+    path = save_dataset(xr.Dataset({"v": ("i", [1.0])}), tmp_path / "c")
+    with pytest.raises(InputError, match="is what `cka` or `compare` wrote and no sweep; name another path"):
+        pc.sweep(store, **PLAN, out=path)
+    assert verify_results(str(path)) == []
+
+
+def test_many_differing_settings_are_told_in_a_line_that_can_be_read(tmp_path):
+    there = {"settings": '{"digests": {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1}}'}
+    now = {"digests": dict.fromkeys("abcdef", 2)}
+    with pytest.raises(FingerprintMismatch, match=r"digests.d: 1 there, 2 now; and 2 more; give another"):
+        check_settings(tmp_path, there, now)
 
 
 def write_while_another_does(place):
