@@ -28,6 +28,7 @@ ROUNDS = 5  # float32 passes that correct; what is left then is iterated in floa
 NEAR_NOISE = 1e-5  # relative rounding of an objective near an anchor
 NEAR_MAX = 20  # evaluations near an anchor: what is not done then is too far for bfloat16's differences
 MARGIN = 0.5  # of tol, near an anchor: the float32 pass that follows should find it
+UNMOVED = 0.2  # of tol, where a path's next penalty starts: another's curvature, and no step yet, tell of it
 HELD = (
     2**28
 )  # bytes of logits and residuals that anchors hold at a time; on a GPU a sixteenth of what is free
@@ -95,7 +96,7 @@ def fit_after(
             start - here.point,
             tol,
             how.limit.clamp(max=NEAR_MAX),
-            Rounding(NEAR_NOISE, search, coarse=True, margin=MARGIN),
+            Rounding(NEAR_NOISE, search, margin=MARGIN, first=UNMOVED),
             Known(trail.history.of_another()),
         )
         _level(found)

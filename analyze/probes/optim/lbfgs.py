@@ -53,13 +53,14 @@ class Rounding:
     grid: every iterate is rounded to this dtype, so that an evaluation may multiply in it and lose nothing of
     x; the solution then has a history.
     coarse: rounding hides the last digits of what is found: a decrement or gain below tol ends it.
-    margin: of tol, for points other than the start.
+    margin: of tol, for points other than the start; first: for the start.
     """
 
     noise: float = 1e-6
     grid: torch.dtype | None = None
     coarse: bool = False
     margin: float = 1.0
+    first: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def lbfgs(
     used, stuck = torch.ones(m, dtype=torch.int64), torch.zeros(m, dtype=torch.bool)
     gain = torch.full_like(f, torch.inf)
     while True:
-        direction = history.direction(g, solved)
-        slope = dot(g, direction).cpu()
+        direction, left = history.direction(g, solved)
+        slope, left = torch.stack([dot(g, direction), left]).cpu()
         # Rounding may spoil what the history says; the preconditioner alone descends.
         lost = _where(slope >= 0)
         if len(lost):
@@ -114,17 +115,17 @@ def lbfgs(
             slope[lost] = dot(g[rows], direction[rows]).cpu()
         decrement = -0.5 * slope
         # A decrement that stops at the rounding would look like slow progress.
-        gap = decrement if rounding.coarse else history.gap(decrement)
+        gap = decrement if rounding.coarse else history.gap(decrement, left)
         if not history.order:  # without a step, a gradient has no scale
             gap = torch.full_like(gap, torch.inf)
-        enough = tol * f.abs() * torch.where(used > 1, rounding.margin, 1.0)
+        enough = tol * f.abs() * torch.where(used > 1, rounding.margin, rounding.first)
         within = gap <= enough
         if rounding.coarse and history.order:
             within |= gain <= enough  # what rounding hides is left to a finer search
         finished = within | stuck | (used >= limit) | ~torch.isfinite(slope)
         if bool(finished.any()):
             ids, gone, keep = active[finished], _where(finished), _where(~finished)
-            there, left = gone.to(device), keep.to(device)
+            there, here = gone.to(device), keep.to(device)
             done.x[ids.to(device)], done.objective[ids] = x[there], f[gone]
             done.gap[ids] = (gap / f.abs().clamp(min=1e-300))[gone]
             done.grad_norm[ids] = dot(g[there], g[there]).sqrt().cpu()
@@ -136,7 +137,7 @@ def lbfgs(
                 done.history.put(ids, history.pick(gone))
             if not len(keep):
                 return done.on(device)
-            x, g, solved, direction = (t[left] for t in (x, g, solved, direction))
+            x, g, solved, direction = (t[here] for t in (x, g, solved, direction))
             active, limit, f, slope, decrement, used = (
                 t[keep] for t in (active, limit, f, slope, decrement, used)
             )

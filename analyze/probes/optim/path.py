@@ -33,7 +33,6 @@ from probecache.analyze.probes.shared_state import (
 PLAIN, PLAIN_TOGETHER = 15, 40
 REUSE = 10.0  # ratio of penalties up to which one's factors serve the other: the history makes up for it
 NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
-WARM = 5.0  # part of tol for a start that is near: few steps tell the rate of what is left too well
 HARD = 12  # evaluations of a probe after which class Grams are made anew
 SHARES = (0.25, 0.5, 0.75)  # of the widest probe's columns: where class Grams of solutions change
 FOUND = ("objective", "grad_norm", "n_iter", "converged")
@@ -57,9 +56,9 @@ def fit_path(
         mine = torch.isin(batch.l2, at).nonzero()[:, 0]
         part = batch.part(mine)
         near = _foretold(done, l2)
-        tol = request.tol if near is None else request.tol / WARM
-        how: dict[str, Any] = {"tol": tol, "search": search_dtype(tasks[0].device)}
-        if batch.outputs == 1:
+        how: dict[str, Any] = {"tol": request.tol, "search": search_dtype(tasks[0].device)}
+        alone = batch.panels.in_memory and len(tasks) == 1 and near is not None
+        if batch.outputs == 1 and not alone:
             fit = _fit_two_classes(tasks, orders, part, near, request.max_iter, how)
         elif not batch.panels.in_memory:
             fit = fit_logistic(
@@ -104,7 +103,7 @@ class Factors:
         if near is None or before is None:
             self._held, start = precondition_and_start(self.tasks, self.orders, batch)
             self._grams_of = l2
-        elif self.hardest > HARD and len(self.orders) == 1:
+        elif (self.hardest > HARD or batch.outputs == 1) and len(self.orders) == 1:
             gram = self.tasks[0].moments.take(self.orders[0]).gram
             self._held, start = curved_by(batch, before, gram), near
         else:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +51,7 @@ def test_directions_are_those_of_the_two_loops(pushes, seed):
             pairs[m] = [(s[m].astype(float), y[m].astype(float)), *pairs[m]][:LENGTH]
     g = rng.normal(size=(3, 12)).astype(np.float32)
     solved = torch.from_numpy((precondition * g).astype(np.float32)).view(3, 4, 3)
-    got = history.direction(torch.from_numpy(g).view(3, 4, 3), solved).view(3, 12).numpy()
+    got = history.direction(torch.from_numpy(g).view(3, 4, 3), solved)[0].view(3, 12).numpy()
     for m in range(3):
         want = two_loops(g[m].astype(float), pairs[m], precondition)
         np.testing.assert_allclose(got[m], want, rtol=2e-3, atol=2e-3 * np.abs(want).max())
@@ -68,7 +69,9 @@ def test_pairs_under_another_preconditioner_are_those_it_would_have_given():
         fresh.push(s, y, new * y, torch.ones(2))
     kept.solve_again(lambda changes: new * changes, torch.Size((2, 6)))
     g = torch.ones(2, 6)
-    torch.testing.assert_close(kept.direction(g, new * g), fresh.direction(g, new * g), rtol=1e-4, atol=1e-5)
+    got, want = kept.direction(g, new * g), fresh.direction(g, new * g)
+    torch.testing.assert_close(got[0], want[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got[1], want[1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_pair_without_curvature_is_skipped_for_its_problem_only():
@@ -77,7 +80,7 @@ def test_a_pair_without_curvature_is_skipped_for_its_problem_only():
     y = torch.tensor([[2.0, 0, 0], [-2.0, 0, 0]])  # the second problem's curvature is negative
     history.push(s, y, y, torch.ones(2))
     g = torch.ones(2, 3)
-    got = history.direction(g, g)
+    got, _ = history.direction(g, g)
     np.testing.assert_allclose(got[0].numpy(), [-0.5, -0.5, -0.5], rtol=1e-6)
     np.testing.assert_allclose(got[1].numpy(), [-1, -1, -1], rtol=1e-6)
 
@@ -93,6 +96,41 @@ def test_put_and_pick_keep_each_problem_its_own_pairs():
         again.put(torch.tensor(rows), whole.pick(torch.tensor(rows)))
     g = torch.from_numpy(rng.normal(size=(4, 5)).astype(np.float32))
     torch.testing.assert_close(again.direction(g, g), whole.direction(g, g))
+
+
+def test_what_is_left_is_the_gap_where_pairs_span_everything_and_counts_the_softest_where_they_do_not():
+    rng = np.random.default_rng(3)
+    hessian = np.diag([4.0, 2.0, 1.0, 0.25])
+    history = History.empty(torch.zeros(1, 4))
+    for i in range(4):
+        s = torch.zeros(1, 4)
+        s[0, i] = float(rng.uniform(0.5, 2))
+        y = s @ torch.from_numpy(hessian).float()
+        history.push(s, y, y, torch.ones(1))  # preconditioned by nothing
+        g = torch.from_numpy(rng.normal(size=(1, 4)).astype(np.float32))
+        _, left = history.direction(g, g)
+        softest = 1 / hessian[i, i]  # of the pairs so far: each is softer than the one before
+        inverse = np.array([*(1 / np.diag(hessian)[: i + 1]), *[softest] * (3 - i)])
+        gap = 0.5 * float(inverse @ g.double().numpy()[0] ** 2)
+        np.testing.assert_allclose(float(left), gap, rtol=0.1)
+
+
+def test_the_softest_direction_of_a_span_is_softer_than_that_of_any_pair():
+    rng = np.random.default_rng(4)
+    hessian, _ = quadratic(rng, 1, 12)
+    precondition = rng.uniform(0.5, 2, size=12)
+    history, changes = History.empty(torch.zeros(1, 12)), []
+    for _ in range(4):
+        s = rng.normal(size=12)
+        changes.append(hessian[0] @ s)
+        step, y, v = (torch.from_numpy(a).float()[None] for a in (s, changes[-1], precondition * changes[-1]))
+        history.push(step, y, v, torch.ones(1))
+    span = np.array(changes).T
+    soft = span.T @ np.linalg.inv(hessian[0]) @ span
+    exact = scipy.linalg.eigh(soft, span.T @ (precondition[:, None] * span), eigvals_only=True)[-1]
+    history.direction(torch.ones(1, 12), torch.ones(1, 12))
+    assert max(np.diag(soft) / np.diag(span.T @ (precondition[:, None] * span))) < 0.9 * exact
+    assert 0.8 * exact <= float(history.softest) <= 1.35 * exact
 
 
 def test_the_estimated_gap_is_the_gap_of_ill_conditioned_problems():

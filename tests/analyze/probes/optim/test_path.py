@@ -1,6 +1,7 @@
 """Paths of penalties: each probe ends at its own minimum, whatever its neighbours left it."""
 
 import numpy as np
+import pytest
 import torch
 
 from probecache.analyze.probes.fit import fit_block
@@ -16,11 +17,14 @@ def task(n, d, classes, spread, seed=0):
     return Task(x, y, x[:90], y[:90])
 
 
-def test_each_penalty_of_a_fine_path_is_within_its_tol_of_the_minimum():
-    some, order, ks = task(3000, 120, 5, 0.3), np.arange(120)[None], np.array([120, 40])
-    l2s, tol = np.geomspace(1e-5, 1, 16), 1e-4
+@pytest.mark.parametrize(("classes", "spread"), [(5, 0.3), (2, 0.9)], ids=["five classes", "two, separable"])
+def test_each_penalty_of_a_fine_path_is_within_its_tol_of_the_minimum(classes, spread):
+    some, order, ks = task(3000, 120, classes, spread), np.arange(120)[None], np.array([120, 40])
+    l2s, tol = np.geomspace(1e-5, 1, 16)[:: 1 if classes == 5 else 2], 1e-4
     found = fit_block(some, order, ks, l2s, tol=tol, device="cpu")
-    best = [fit_block(some, order, ks, l2s[i : i + 1], tol=1e-7, device="cpu").objective for i in range(16)]
+    best = [
+        fit_block(some, order, ks, l2s[i : i + 1], tol=1e-7, device="cpu").objective for i in range(len(l2s))
+    ]
     assert found.converged.all()
     gaps = found.objective / np.concatenate(best, axis=2) - 1
     assert gaps.max() < 1.5 * tol
