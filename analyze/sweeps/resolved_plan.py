@@ -291,6 +291,10 @@ def machine_for(client: "Client | None", device: str, memory_limit: int | None) 
 
 def check_there(solver: str, device: str, client: "Client | None") -> None:
     """InputError where the solver or the device that was asked for is not there: here, or on a worker."""
+    if client is not None:
+        from probecache.analyze.sweeps.cluster.start import check_client
+
+        check_client(client)
     for check, name in ((check_solver, solver), (pick_device, device)):
         if client is None:
             check(name)

@@ -23,6 +23,7 @@ from probecache.analyze.sweeps.execute import Deadline, Outcome, run_here
 from probecache.analyze.sweeps.job import working_memory
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
+from probecache.analyze.sweeps.signature import show_plan
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.tasks.labels import load_labels
 from probecache.analyze.tasks.load import stays_on_disk
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 Told = Callable[[int, int], None]  # probes done in this run, probes to do in it
 
 
+@show_plan
 def sweep(
     store: "Store | str | Path",
     *,

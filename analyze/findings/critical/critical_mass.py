@@ -23,6 +23,7 @@ from probecache.analyze.findings.score import require_more_is_better
 from probecache.analyze.metrics import METRICS
 from probecache.analyze.selections.subsets import check_seeds, sizes
 from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.signature import show_plan
 from probecache.store.errors import InputError, close_names
 from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store
@@ -36,6 +37,7 @@ PROJECTIONS = ("pca", "pca-least", "randproj")
 COARSEST = 0.5
 
 
+@show_plan
 def critical_mass(
     store: Store | str | Path,
     *,

@@ -126,6 +126,20 @@ def _gpu_cluster(gpus: str) -> Any:
     return LocalCUDACluster(CUDA_VISIBLE_DEVICES=devices, dashboard_address=DASHBOARD, resources={"GPU": 1})
 
 
+def check_client(client: Any) -> None:
+    """InputError for what is no client that can be waited for; ProbecacheError where no worker comes."""
+    if not isinstance(client, Client):
+        raise InputError(
+            f"got a {type(client).__name__} for client; give distributed.Client(...) of a cluster or an "
+            "address"
+        )
+    if client.asynchronous:
+        raise InputError("got a client that is asynchronous; give one made without asynchronous=True")
+    if client.status != "running":
+        raise InputError(f"got a client that is {client.status}; make a new one")
+    worker_table(client)
+
+
 def workers_of(client: Client) -> dict[str, dict[str, Any]]:
     """What the scheduler knows of each worker, by address: nthreads, memory_limit, resources, last_seen."""
     return dict(client.scheduler_info(n_workers=-1)["workers"])

@@ -1,8 +1,12 @@
 """A plan is checked when it is made, and reads the same from Python, TOML and YAML."""
 
+import inspect
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
+import probecache as pc
 from probecache.analyze.sweeps.plan import SweepPlan, read_config
 from probecache.store.errors import InputError
 
@@ -101,3 +105,16 @@ def test_a_missing_file_and_unknown_or_missing_names_are_refused(tmp_path):
 def test_a_name_of_before_says_what_it_is_called_now():
     with pytest.raises(InputError, match="got 'method' in the plan; it is called 'selection' now"):
         SweepPlan.from_mapping({"layer": "a", "fractions": [1], "method": "random"})
+
+
+@pytest.mark.parametrize("function", [pc.sweep, pc.critical_mass])
+def test_the_signature_names_every_field_of_a_plan_and_its_defaults_make_the_same_plan(function):
+    shown = inspect.signature(function).parameters
+    assert not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in shown.values())
+    named = {f.name for f in fields(SweepPlan)} - ({"fractions"} if function is pc.critical_mass else set())
+    assert named <= set(shown)
+    given = {
+        n: p.default for n, p in shown.items() if n in named and p.default is not inspect.Parameter.empty
+    }
+    plain = {"layer": "l", "fractions": 1.0}
+    assert SweepPlan.from_mapping(given | plain) == SweepPlan.from_mapping(plain)

@@ -1,9 +1,10 @@
-"""What a user registered here goes to workers that never heard of it, or is refused before they are asked."""
+"""What a user has of his own, functions and clients: it serves as it is, or is refused before work begins."""
 
 import threading
 
 import numpy as np
 import pytest
+from distributed import Client
 from sklearn.metrics import cohen_kappa_score
 
 import probecache as pc
@@ -49,3 +50,15 @@ def test_what_cannot_be_sent_is_refused_in_one_line(store, own, tmp_path):
     with connect(workers=1) as client, pytest.raises(pc.InputError, match="metric 'locked' cannot be sent"):
         pc.sweep(store, metric=["locked"], client=client, **PLAN)
     assert (pc.sweep(store, metric=["locked"], **PLAN)["locked"] == 0).all()
+
+
+def test_what_is_no_client_or_has_no_workers_is_refused_in_one_line(store, monkeypatch):
+    waited = lambda self, n, timeout: (_ for _ in ()).throw(TimeoutError())  # noqa: E731
+    with Client(n_workers=0, processes=False, dashboard_address=None) as client:
+        monkeypatch.setattr(Client, "wait_for_workers", waited)
+        with pytest.raises(pc.ProbecacheError, match="the scheduler has no workers"):
+            pc.sweep(store, client=client, **PLAN)
+        with pytest.raises(pc.InputError, match=r"got a LocalCluster for client; give distributed\.Client"):
+            pc.sweep(store, client=client.cluster, **PLAN)
+    with pytest.raises(pc.InputError, match="got a client that is closed; make a new one"):
+        pc.sweep(store, client=client, **PLAN)
