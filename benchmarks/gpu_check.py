@@ -9,11 +9,12 @@
 A part's record is written as soon as it ends, so that what ran before a limit is kept; at most seven files.
 `benchmarks/gpu_check.sh FOLDER` installs wheels from a folder first, for a machine without a network that has
 torch, timm, xarray, scikit-learn, h5py, typer, rich and pytest. Measured, in MiB, for CPython 3.12 on Linux:
-numcodecs 8.9, dask 1.4, distributed 1.0, tornado 0.5, zarr 0.3, and google-crc32c, zict, donfig, partd, tblib
-and locket 0.1 together: 12.3. torchcodec is 9.5 more. Without tornado, distributed, tblib and zict the sweep
-is left out; without torchcodec the decoded part times Pillow alone; without pytest and hypothesis there are
-no tests; everything needs zarr, numcodecs, google-crc32c, donfig, dask, partd and locket. cuML, some 1.3 GB
-with its libraries, is timed where it is installed.
+dask 1.4, numcodecs 1.4, distributed 1.0, tornado 0.5, zarr 0.4, msgspec 0.2, and google-crc32c, zict, donfig,
+partd, tblib and locket 0.2 together: 5.1; webdataset, plotly and matplotlib for the suite 23 more, torchcodec
+9.5. Without tornado, distributed, tblib and zict the sweep is left out; without torchcodec the decoded part
+times Pillow alone; without pytest and hypothesis there are no tests, without xdist no suite; everything needs
+zarr, msgspec, numcodecs, google-crc32c, donfig, dask, partd and locket. cuML, some 1.3 GB with its libraries,
+is timed where it is installed.
 
 Branches that only a CUDA device enters, and no fake stands for: pinned rings and uploads with their events
 (extract/pipeline/device.py, analyze/probes/design/upload.py), channels-last autocast, bfloat16 products with
