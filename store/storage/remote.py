@@ -121,11 +121,18 @@ class RemoteFiles:
                 if guard is not None:
                     guard()
                 data = {self._path(key): joined(pieces) for key, pieces in step.items()}
-                self._try(partial(self.fs.pipe, data), next(iter(step)))
+                self._put(partial(self.fs.pipe, data), next(iter(step)))
+
+    def _put(self, work: Callable[[], object], key: str) -> None:
+        """A put needs no folder, so that what is not found is the bucket: InputError."""
+        try:
+            self._try(work, key)
+        except FileNotFoundError as error:
+            raise InputError(f"{self.url}: {first_line(error)}; make the bucket, or name another") from None
 
     def create(self, key: str, data: bytes) -> bool:
         try:
-            self._try(lambda: self.fs.pipe_file(self._path(key), data, mode="create"), key)
+            self._put(lambda: self.fs.pipe_file(self._path(key), data, mode="create"), key)
         except FileExistsError:
             return False
         return True

@@ -141,6 +141,11 @@ def test_the_command_line_takes_urls(server, tmp_path):
         assert (done.returncode, says in done.stdout) == (0, True), done.stdout + done.stderr
 
 
+def test_a_bucket_that_is_not_there_is_wrong_input(server):
+    with pytest.raises(pc.InputError, match=r"^s3://no-such-bucket/s: .*bucket .*; make the bucket, or name"):
+        pc.write_arrays("s3://no-such-bucket/s", split="t", layer="a", activations=np.ones((3, 2)))
+
+
 def test_an_unreachable_or_unknown_url_is_one_line(server):
     with pytest.raises(pc.NotAStore, match="does not exist or is empty"):
         pc.open_store("s3://bucket/nothing.zarr")
