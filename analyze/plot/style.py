@@ -4,7 +4,9 @@ Nothing here touches pyplot or any global style: a figure is an object, drawn an
 matplotlib comes with the extra `report`.
 """
 
+import io
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +63,21 @@ def styled() -> Any:
 
 
 def axes_for(ax: "Axes | None", width: float = 4.2, height: float = 3.0) -> "Axes":
-    """`ax`, or the axes of a new figure of that size in inches."""
+    """`ax`, or the axes of a new figure of that size in inches. A notebook shows either as a picture."""
     if ax is not None:
         return ax
-    return panels(1, width=width, height=height)[1][0]
+    figure, made = panels(1, width=width, height=height)
+    for shown in (figure, *made):
+        shown._repr_png_ = partial(_png, figure)
+    return made[0]
+
+
+def _png(figure: "Figure") -> bytes:
+    """What a notebook shows: figures that pyplot does not know have no picture of their own there."""
+    picture = io.BytesIO()
+    with styled():
+        figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
 
 
 def panels(

@@ -1,8 +1,12 @@
 """Figures: written in every format, reproducible, and drawn from the right numbers."""
 
+import io
+import pickle
+
 import numpy as np
 import pytest
 import xarray as xr
+from PIL import Image
 from scipy import stats
 
 import probecache as pc
@@ -29,6 +33,14 @@ def test_same_results_same_file(tmp_path, suffix):
     first = draw("one")
     assert draw("two") == first
     assert len(first) > 2000
+
+
+def test_a_notebook_shows_axes_and_figure_as_a_picture():
+    ax = pc.plot.curves(synthetic_results())
+    for shown in (ax, ax.figure, pickle.loads(pickle.dumps(ax))):
+        picture = Image.open(io.BytesIO(shown._repr_png_()))
+        assert picture.size == (504, 396)  # 4.2 x 3.3 inches
+        assert np.unique(picture.convert("L")).size > 10
 
 
 def test_draws_mean_over_seeds_and_full_layer():
