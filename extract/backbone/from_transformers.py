@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ def load_from_transformers(
                     where, output_loading_info=True, **options
                 )
     except OSError as error:
+        if Path(where, "config.json").is_file() and "image processor" in str(error):
+            raise InputError(
+                f"{name!r} was saved without an image processor: save one beside it (save_pretrained); what "
+                "a model makes of text is streamed by pc.open_writer (docs/cookbook/text.md)"
+            ) from error
         raise ProbecacheError(no_answer(name, error)) from error
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         line = first_line(error)

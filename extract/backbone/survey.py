@@ -199,9 +199,11 @@ def _watch(model: nn.Module, names: Sequence[str], images: Tensor, classifiers: 
             output = output_tensors(run_model(model, images))
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         line = first_line(error)
+        todo = "see --img-size and --in-chans"
+        if "input_ids" in line:
+            todo = "what a model makes of text is streamed by pc.open_writer (docs/cookbook/text.md)"
         raise InputError(
-            f"the model does not run on {channels}x{height}x{width} images: {line}; "
-            "see --img-size and --in-chans"
+            f"the model does not run on {channels}x{height}x{width} images: {line}; {todo}"
         ) from error
     finally:
         for handle in handles:

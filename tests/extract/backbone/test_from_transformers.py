@@ -162,3 +162,17 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path, monkeypatch):
     saved(vit, tmp_path / "model")
     with pytest.raises(InputError, match="processor decides"):
         extract_features(f"transformers:{tmp_path / 'model'}", crop_pct=0.9, **options)
+
+
+def test_models_of_text_are_sent_to_the_page_of_text(tmp_path):
+    small = {name: SMALL[name] for name in list(SMALL)[:4]}
+    model = transformers.BertModel(transformers.BertConfig(**small, vocab_size=50))
+    model.save_pretrained(tmp_path / "bert")
+    data = TensorDataset(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.zeros(4))
+    for given, says in (
+        (f"transformers:{tmp_path / 'bert'}", "saved without an image processor"),
+        (model, "does not run on 3x32x32 images"),
+    ):
+        with pytest.raises(InputError, match=rf"{says}.* pc.open_writer \(docs/cookbook/text.md\)"):
+            extract_features(given, data, img_size=32, workers=0, out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
