@@ -34,6 +34,10 @@ def _what_is_there(files: Files) -> str:
     return "is a file" if os.path.isfile(files.url) else "is no folder"
 
 
+class OtherFormat(NotAStore):
+    """A store of another version, whole as far as its top document says: neither damaged nor to be mended."""
+
+
 def read_root(files: Files) -> dict[str, Any]:
     """The store's attributes, or NotAStore."""
     raw = read_piece(files, "zarr.json")
@@ -46,7 +50,7 @@ def read_root(files: Files) -> dict[str, Any]:
     if "format" not in ours and ("n_samples" in ours or "neurons" in ours):
         raise NotAStore(f"{files.url} is a part of a store: name the store's top folder")
     if ours.get("format") not in metadata.FORMATS:
-        raise NotAStore(
+        raise OtherFormat(
             f"{files.url} has store format {ours.get('format')!r:.40}, this probecache reads "
             f"{' and '.join(map(str, metadata.FORMATS))}: "
             "use the version that wrote it, or import its arrays again"

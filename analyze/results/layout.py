@@ -189,10 +189,12 @@ def parse_group(raw: bytes | BadChunk | None, path: Path | str) -> tuple[dict[st
         checksum = ours.pop("checksum")
         if digest(attributes) != checksum:
             raise ValueError("its checksum does not fit")
-        grid = Grid.from_json(ours["grid"])
-        if document["consolidated_metadata"]["metadata"] != json.loads(json.dumps(documents(grid))):
-            raise ValueError("its arrays' documents are others")
-        return attributes, grid
+        format_ = ours["format"]
+        if format_ == FORMAT:
+            grid = Grid.from_json(ours["grid"])
+            if document["consolidated_metadata"]["metadata"] != json.loads(json.dumps(documents(grid))):
+                raise ValueError("its arrays' documents are others")
+            return attributes, grid
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         if isinstance(error, KeyError) and b'"node_type"' in raw and b'"results"' not in raw:
             if b'"settings"' in raw and b'"failures"' in raw:
@@ -204,3 +206,7 @@ def parse_group(raw: bytes | BadChunk | None, path: Path | str) -> tuple[dict[st
         reason = str(error) if type(error) is ValueError else f"it cannot be read ({type(error).__name__})"
         todo = "the same sweep mends it from its copy, or restore it"
         raise DamagedStore(f"{path}/zarr.json: {reason}; {todo}", reason) from None
+    raise InputError(
+        f"{where}, which have format {format_!r:.40}, this probecache reads {FORMAT}: use the version that "
+        "wrote them, or sweep again into another --out"
+    )

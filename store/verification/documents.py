@@ -35,6 +35,8 @@ def verify_layer_documents(files: Files, split: Split, child: str) -> Iterator[D
 def verify_root(files: Files) -> Iterator[Damage]:
     try:
         expected = catalog.root_document(files)
+    except catalog.OtherFormat:
+        raise
     except (NotAStore, DamagedStore) as error:
         if not any(_is_split(files, name) for name in catalog.children(files, "")):
             raise

@@ -12,6 +12,7 @@ import pytest
 import probecache as pc
 from probecache.__main__ import _run
 from probecache.store.fingerprint import Fingerprint
+from probecache.store.format.metadata import group_document, render
 from probecache.store.format.row_object import HEAD
 from probecache.store.verification.repair import repair
 from probecache.store.verify import verify
@@ -67,6 +68,20 @@ def equal(a, b):
 def test_an_intact_store_is_good(path):
     assert list(verify(path)) == []
     assert repair(path) == []
+
+
+def test_a_store_of_another_format_is_neither_damaged_nor_mended(path, run):
+    """An older version called one damaged, and `repair` wrote its own format over the top document."""
+    document = json.loads((path / "zarr.json").read_bytes())
+    document["attributes"]["probecache"]["format"] = 99
+    document |= group_document(document["attributes"])
+    (path / "zarr.json").write_bytes(render(document))
+    before = (path / "zarr.json").read_bytes()
+    for look in (verify, repair):
+        with pytest.raises(pc.NotAStore, match="has store format 99, this probecache reads 1 and 2"):
+            list(look(path))
+    assert run("verify", path).returncode == 2
+    assert (path / "zarr.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("harm", ["delete", "truncate", "empty", "swap", "copy from the other layer"])

@@ -1,8 +1,10 @@
 """RESULTS that others read, reach by a link or write to at the same moment."""
 
+import json
 import os
 import shutil
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from probecache.analyze.results.saved import require_room_for, save_dataset
 from probecache.analyze.results.settings import check_settings
 from probecache.analyze.results.verify import verify_results
 from probecache.store.errors import FingerprintMismatch, InputError, ProbecacheError
+from probecache.store.fingerprint import digest
 
 PLAN = {"layer": "a", "fractions": [0.5, 1], "seeds": 2, "l2": [1e-3, 1e-1], "probe": "ridge"}
 MORE = PLAN | {"seeds": 3, "fractions": [0.2, 0.5, 1]}
@@ -132,6 +135,22 @@ def test_a_sweep_never_calls_a_cka_output_damaged_results(store, tmp_path):
     with pytest.raises(InputError, match="is what `cka` or `compare` wrote and no sweep; name another path"):
         pc.sweep(store, **PLAN, out=path)
     assert verify_results(str(path)) == []
+
+
+def test_results_of_another_format_are_neither_damaged_nor_changed(store, tmp_path):
+    path = tmp_path / "r"
+    pc.sweep(store, **PLAN, out=path)
+    for name in ("zarr.json", "state/group.json"):
+        document = json.loads((path / name).read_bytes())
+        del document["attributes"]["results"]["checksum"]
+        document["attributes"]["results"]["format"] = 3
+        document["attributes"]["results"]["checksum"] = digest(document["attributes"])
+        (path / name).write_text(json.dumps(document))
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    for look in (partial(pc.open_results, path), partial(pc.sweep, store, **MORE, out=path)):
+        with pytest.raises(InputError, match="format 3, this probecache reads 2: use the version that wrote"):
+            look()
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
 
 
 def test_many_differing_settings_are_told_in_a_line_that_can_be_read(tmp_path):
