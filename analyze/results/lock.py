@@ -47,8 +47,12 @@ def lock(path: Path) -> int:
         except FileNotFoundError:
             pass
         os.close(handle)
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+    except OSError:  # a full disk
+        unlock(path, handle)
+        raise
     return handle
 
 

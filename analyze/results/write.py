@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -110,6 +111,8 @@ class Results:
                 self.grid, settings_of(self._attributes), read_order_seals(self.files, self.grid)
             )
         except BaseException:
+            with suppress(OSError):
+                recover_folder(self.path)  # what was laid out in vain
             unlock(self.path, self._lock)
             raise
 

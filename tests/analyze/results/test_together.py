@@ -1,5 +1,6 @@
 """RESULTS that others read, reach by a link or write to at the same moment."""
 
+import errno
 import json
 import os
 import shutil
@@ -158,6 +159,29 @@ def test_many_differing_settings_are_told_in_a_line_that_can_be_read(tmp_path):
     now = {"digests": dict.fromkeys("abcdef", 2)}
     with pytest.raises(FingerprintMismatch, match=r"digests.d: 1 there, 2 now; and 2 more; give another"):
         check_settings(tmp_path, there, now)
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+
+
+def laid_out_in_part(path, *arguments):
+    (path.parent / f".{path.name}.new").mkdir()
+    full_disk()
+
+
+@pytest.mark.parametrize("fails", ["lock", "layout", "growth"])
+def test_a_full_disk_leaves_neither_lock_nor_folder(store, tmp_path, monkeypatch, fails):
+    path = tmp_path / "r"
+    if fails == "growth":
+        pc.sweep(store, **PLAN, out=path)
+    there = sorted(p.name for p in tmp_path.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(*(os, "pwrite", full_disk) if fails == "lock" else (write, "build", laid_out_in_part))
+        with pytest.raises((ProbecacheError, OSError), match="No space left"):
+            pc.sweep(store, **MORE, out=path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == there
+    pc.sweep(store, **MORE, out=path)
 
 
 def write_while_another_does(place):
