@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from probecache.analyze.results.lock import real_place
 from probecache.store.errors import InputError
 
 OURS = frozenset(("index.html", "figures", "tables"))
@@ -9,7 +10,7 @@ OURS = frozenset(("index.html", "figures", "tables"))
 
 def check_folder(out: str | Path) -> None:
     """InputError unless `out` is a report, an empty folder, or nothing yet: other files are not ours."""
-    out = Path(out).expanduser()
+    out = real_place(out)
     if (out.exists() and not out.is_dir()) or (out / "zarr.json").exists():
         raise InputError(
             f"got --out {out}, which is a file, a store or RESULTS: name a folder for the report"

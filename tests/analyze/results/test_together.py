@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import probecache as pc
+from probecache.analyze.report.place import check_folder
 from probecache.analyze.results import check, grid, write
 from probecache.analyze.results.lock import lock, replaced, unlock
 from probecache.analyze.results.saved import require_room_for, save_dataset
@@ -159,6 +160,15 @@ def test_many_differing_settings_are_told_in_a_line_that_can_be_read(tmp_path):
     now = {"digests": dict.fromkeys("abcdef", 2)}
     with pytest.raises(FingerprintMismatch, match=r"digests.d: 1 there, 2 now; and 2 more; give another"):
         check_settings(tmp_path, there, now)
+
+
+@pytest.mark.parametrize("path", ["a\nb", "s3://bucket/c"])
+def test_nothing_is_written_where_it_could_not_be_read_again(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for work in (partial(save_dataset, xr.Dataset({"v": ("i", [1.0])})), require_room_for, check_folder):
+        with pytest.raises(InputError, match=r"name a folder or a URL|allowed: a local folder"):
+            work(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def full_disk(*arguments):
