@@ -1,25 +1,19 @@
 """Read a store: every panel is checked against its crc32c and its shard's commit on the way in."""
 
 import os
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probecache.store import catalog
-from probecache.store.errors import InputError, UnfinishedSplit, close_names
-from probecache.store.fingerprint import Fingerprint
-from probecache.store.format.groups import Layer, Split
-from probecache.store.format.index import Index
-from probecache.store.format.target_array import TargetArray
-from probecache.store.layout import DTYPES, MISSING, Shard
-from probecache.store.reading import commits
+from probecache.store.errors import InputError, UnfinishedSplit
+from probecache.store.layout import DTYPES, MISSING
 from probecache.store.reading.datatree import split_tree
 from probecache.store.reading.digest import label_digest, layer_digest, target_digest
+from probecache.store.reading.documents import Documents
 from probecache.store.reading.moments import read_moments
 from probecache.store.reading.prefetch import prefetched
-from probecache.store.reading.read_index import load_index
 from probecache.store.reading.read_matrix import (
     Columns,
     Rows,
@@ -30,10 +24,8 @@ from probecache.store.reading.read_matrix import (
     row_range,
 )
 from probecache.store.reading.row_chunks import read_row_arrays
-from probecache.store.reading.steady import Read, steady
 from probecache.store.reading.targets import read_target
-from probecache.store.reading.vouched import Vouched, require_committed, require_ended
-from probecache.store.storage.files import Files, open_files
+from probecache.store.storage.files import open_files
 from probecache.store.targets import Target
 
 if TYPE_CHECKING:
@@ -79,7 +71,7 @@ def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) ->
     return Store(open_files(path), partial)
 
 
-class Store:
+class Store(Documents):
     """A store opened for reading: matrix(split, layer)[i, j] is neuron j of sample i, every panel checked.
 
     Holds no data; may be used from threads and pickled to processes. Made by `open_store`.
@@ -107,13 +99,6 @@ class Store:
     ('cat', 'dog', 'hen')
     """
 
-    def __init__(self, files: Files, partial: bool = False) -> None:
-        self.files, self.partial = files, partial
-        self.path = files.url
-        self._root = catalog.read_root(files)
-        self._layers: dict[tuple[str, str], Layer] = {}
-        self._indexes: dict[str, Index | None] = {}
-
     def __reduce__(self) -> tuple[Any, ...]:
         return open_store, (self.path, self.partial)
 
@@ -125,82 +110,6 @@ class Store:
 
         return as_html(self)
 
-    @cached_property
-    def _splits(self) -> dict[str, tuple[Split, list[str]]]:
-        splits = [catalog.read_split(self.files, n) for n in catalog.children(self.files, "")]
-        for split in splits:
-            catalog.require_own(self.files, self._root, split)
-        return {s.name: (s, catalog.layer_names(self.files, s)) for s in splits}
-
-    @property
-    def splits(self) -> list[str]:
-        return list(self._splits)
-
-    @property
-    def layers(self) -> list[str]:
-        """Every layer that some split has, in name order."""
-        return sorted({layer for _, layers in self._splits.values() for layer in layers})
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """Backbone and compute of the store; `data` maps each split to its own part."""
-        stored = self._root["fingerprint"]
-        data = {name: split.data for name, (split, _) in self._splits.items()}
-        return Fingerprint(stored["backbone"], stored["compute"], data)
-
-    def layers_of(self, split: str) -> list[str]:
-        self.split_info(split)
-        return self._splits[split][1]
-
-    def class_names(self, split: str) -> list[str]:
-        return list(self.split_info(split).class_names)
-
-    def shape(self, split: str, layer: str) -> tuple[int, int]:
-        """(samples, neurons)"""
-        info = self.layer_info(split, layer)
-        return info.geometry.n_samples, info.spec.neurons
-
-    def split_info(self, split: str) -> Split:
-        if split not in self._splits:
-            raise InputError(
-                f"no split {split!r:.80} in {self.path}; "
-                f"{close_names(str(split), self.splits) if self.splits else 'it has none yet'}"
-            )
-        return self._splits[split][0]
-
-    def layer_info(self, split: str, layer: str) -> Layer:
-        self.split_info(split)
-        names = self._splits[split][1]
-        if layer not in names:
-            raise InputError(
-                f"no layer {layer!r:.80} in split {split!r} of {self.path}; "
-                f"{close_names(str(layer), names) if names else 'it has none yet'}"
-            )
-        key = split, layer
-        if key not in self._layers:
-
-            def read() -> Layer:
-                found = catalog.read_layer(self.files, self.split_info(split), layer)
-                catalog.require_arrays(self.files, found)
-                return found
-
-            self._layers[key] = self._steady(split, read)
-        return self._layers[key]
-
-    def _steady(self, split: str, read: Callable[[], Read]) -> Read:
-        """`read()`, again where a writer changed the store in between."""
-
-        def forget() -> None:
-            self._layers.clear()
-            self._indexes.clear()
-            self.__dict__.pop("_splits", None)  # it may have grown
-
-        return steady(self.files, split, read, forget)
-
-    def report(self, split: str, layer: str) -> dict[str, Any]:
-        """Counts of non-finite and saturated values, and the summary of the run that finished the layer."""
-        return dict(self.layer_info(split, layer).report)
-
     def digest(self, split: str, layer: str) -> str:
         """32 hex digits that change when any label, identity, status or activation does."""
 
@@ -210,30 +119,6 @@ class Store:
             )
 
         return self._steady(split, read)
-
-    def commits(self, owner: Split | Layer, shards: list[Shard]) -> list[commits.Committed]:
-        """Rows and crc32c words of each shard's commit, or what is wrong with it.
-
-        By the index, where many are asked for and it holds.
-        """
-        if len(shards) > commits.FEW:
-            if owner.key not in self._indexes:
-                self._indexes[owner.key] = load_index(self.files, owner)
-            if (index := self._indexes[owner.key]) is not None:
-                return list(index.commits(shards))
-        return commits.read_commits(self.files, owner, shards)
-
-    def _committed(self, owner: Split | Layer, rows: tuple[int, int], finished: bool) -> Vouched:
-        """The shards of `rows` with what their commits vouch for; raises unless all are there, or `partial`.
-
-        `finished`: that a commit is missing is damage.
-        """
-        require_ended(
-            self.files, owner if isinstance(owner, Split) else self.split_info(owner.split), self.partial
-        )
-        wanted = list(owner.geometry.shards(rows))
-        found = zip(wanted, self.commits(owner, wanted), strict=True)
-        return require_committed(self.files, owner, list(found), finished, self.partial)
 
     def row_arrays(self, split: str) -> tuple[Array, list[str], Array]:
         """Labels, identity and states of a split's rows, as one reading has them."""
@@ -255,10 +140,6 @@ class Store:
         """(samples,) of str: what identifies each row."""
         return np.array(self.row_arrays(split)[1], dtype=np.dtypes.StringDType())
 
-    def targets(self, split: str) -> tuple[str, ...]:
-        """What a split's rows are labelled with: "label", that came with the data, then the others."""
-        return "label", *catalog.target_names(self.files, self.split_info(split))
-
     def target(self, split: str, name: str) -> Target:
         """One target, every chunk of it checked. UnfinishedSplit if rows of it are not written.
 
@@ -277,16 +158,6 @@ class Store:
             return label_digest(info, found)
         return target_digest(self._target_info(split, name))
 
-    def _target_info(self, split: str, name: str) -> TargetArray:
-        info = self.split_info(split)
-        found = catalog.find_target(self.files, info, name)
-        if found is None:
-            raise InputError(
-                f"no target {name!r:.80} in split {split!r} of {self.path}; "
-                f"{close_names(str(name), self.targets(split))}"
-            )
-        return found
-
     def status(self, split: str, layer: str | None = None) -> Array:
         """uint8 (samples,): OK = 1, FAILED = 2; with `partial` MISSING = 0, in `layer` if given."""
         status = self._steady(split, lambda: self._row_arrays(split, names=False))[2]
@@ -295,9 +166,6 @@ class Store:
             for s, rows, _ in self._committed(info, (0, len(status)), self._finished(info)):
                 status[s.start + rows : s.stop] = MISSING
         return status
-
-    def _finished(self, layer: Layer) -> bool:
-        return layer.complete == layer.geometry.n_samples
 
     def matrix(
         self,

@@ -69,23 +69,35 @@ def sweep(
     progress
         True: a bar on stderr. A function: called with (done, total) probes of this run, after each block.
         False or None: silent.
-    **plan
-        The other fields of `SweepPlan`:
-
-        train="train", test="test"  splits, or unions such as "train+val"
-        target="label"      what to predict: names or globs
-        seeds=5             a count, or a list of seeds
-        selection="random"  how columns are picked
-        shots="all"         training rows per class, or shares of them, drawn by the seed
-        probe="logistic"    the kind of probe; l2=1e-4 its penalties; solver="auto"; standardize=True
-        l2="auto"           each probe takes the best of `l2_path` (default 1e-6 to 10 in decades) by training
-                            rows that its fit does not see, or by the split `val`, and is fitted with it on
-                            all (refit="train+val": on both); `chosen_l2` says which
-        tol=5e-6            the relative gap of the objective at which a logistic probe has converged
-        metric=()           computed beside accuracy; save_predictions=True, or "scores": kept per sample
-        groups=None         with predictions, a target that says which test samples belong together
-        class_weight=None   'balanced', or class names with weights: the mean becomes a weighted mean
-        control=None        "shuffled" or "random": labels that say nothing
+    train, test : str
+        Splits, or unions such as "train+val".
+    target : str or list of str
+        What to predict: names or globs.
+    seeds : int or list of int
+        A count, or the seeds.
+    selection : str or list of str
+        How columns are picked (`analyze.selections`).
+    shots : "all", int, float or list of them
+        Training rows per class, or shares of them, drawn by the seed.
+    probe : str
+        The kind of probe.
+    l2 : float, list of float or "auto"
+        Penalties. "auto": each probe takes the best of `l2_path` by training rows that its fit does not see,
+        or by the split `val`, and is fitted with it on all; `chosen_l2` says which.
+    l2_path, val, refit : list of float, str, str
+        Of l2="auto": None is 1e-6 to 10 in decades; the split that chooses; "train", or "train+val".
+    solver, standardize : str, bool
+        What fits; whether columns are divided by the training rows' standard deviation.
+    tol : float
+        The relative gap of the objective at which a logistic probe has converged.
+    metric : str or list of str
+        Computed beside accuracy.
+    save_predictions, groups : bool or "scores", str
+        What is kept per sample; with it a target that says which test samples belong together.
+    class_weight : None, "balanced" or {class: weight}
+        With weights the mean over rows becomes a weighted mean.
+    control : None, "shuffled" or "random"
+        Labels that say nothing.
 
     Returns
     -------

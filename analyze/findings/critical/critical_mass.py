@@ -88,8 +88,10 @@ def critical_mass(
     progress : bool, function or None
         True: a bar on stderr. A function: called with (done, total) probes, of which the total grows as the
         search goes on. False or None: silent.
-    **plan
-        What else `sweep` takes: selection, target, shots, metric, solver, standardize, class_weight, ...
+    selection, target, shots, metric, solver, standardize, tol, class_weight, control : see `sweep`
+        What else a plan has.
+    l2_path, val, refit, save_predictions, groups : see `sweep`
+        Likewise.
 
     Returns
     -------
