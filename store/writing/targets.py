@@ -72,9 +72,11 @@ Plan = tuple[TargetArray, dict[str, Pieces], TargetArray | None]
 def _plan(files: Files, split: Split, target: Target, stored: TargetArray | None, overwrite: bool) -> Plan:
     """The array as it will be, the chunks to write, and the array as it is while they are written."""
     geometry, kept = chunk_geometry(split, target.kind, target.names), dict[int, Commit]()
+    damaged: set[int] = set()
     if stored is not None and any(rows for rows, _ in stored.commits):
         if (stored.kind, stored.names) == (target.kind, target.names):
             geometry, kept = stored.geometry, dict(enumerate(stored.commits))
+            damaged = {i for i, v in enumerate(read_chunks(files, stored)) if isinstance(v, BadChunk)}
         elif not overwrite:
             raise _other_kind(files, stored, target)
     shards = list(geometry.shards())
@@ -91,7 +93,7 @@ def _plan(files: Files, split: Split, target: Target, stored: TargetArray | None
                 assert stored is not None
                 raise _other_values(files, stored, target)
             rows = 0
-        if rows < shard.rows:
+        if rows < shard.rows or i in damaged:
             kept[i] = 0, 0
             chunks[bare.chunk_key(shard)] = [raw]
         commits.append(commit)

@@ -170,6 +170,20 @@ def by_shard(monkeypatch):
     monkeypatch.setattr("probecache.store.writing.targets.chunk_geometry", one)
 
 
+@pytest.mark.parametrize("how", ["lost", "empty", "flipped"])
+def test_the_same_call_writes_a_damaged_chunk_again(store, how):
+    """It said that all rows were labelled, and left the damage."""
+    chunk = store.files.root / "train/color/c/0"
+    raw = chunk.read_bytes()
+    chunk.unlink()
+    if how != "lost":
+        chunk.write_bytes(b"" if how == "empty" else raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert list(verify(store.path))
+    pc.write_targets(store.path, split="train", targets=GIVEN)
+    assert list(verify(store.path)) == []
+    assert chunk.read_bytes() == raw
+
+
 @pytest.mark.parametrize("piece", ["color/c/1", "attributes/c/2/0"])
 def test_targets_with_a_chunk_for_each_shard_are_read_grown_and_mended(tmp_path, monkeypatch, piece):
     path = tmp_path / "s"
