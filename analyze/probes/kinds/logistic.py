@@ -183,7 +183,7 @@ class Logistic:
 
     def memory(self, size: LayerSize, fractions: int, l2s: int) -> int:
         """For each probe its weights, with the solver's history for those in lock step, or the Hessian of
-        Newton's method; the class Grams of three widths and their factors."""
+        Newton's method; the class Grams and their factors."""
         square = (size.d + 1) ** 2
         probes = fractions * l2s
         in_step = min(probes, math.ceil(FULL / size.classes)) if size.is_scarce else probes
@@ -191,7 +191,7 @@ class Logistic:
         parameters = min(PARAMETERS, size.classes * (size.d + 1))
         work = max(HISTORY * in_step * weights, 16 * parameters**2 + 24 * CHUNK) + 4 * probes * weights
         each = 4 * size.classes * square
-        grams = 0 if size.is_scarce else min(3 * l2s * each, max(GRAM_LIMIT // each, 0) * each)
+        grams = 0 if size.is_scarce else min(l2s * each, max(GRAM_LIMIT // each, 0) * each)
         factors = 1.3 * l2s * each if grams else 4 * l2s * square
         return int(work + grams + factors)
 
