@@ -67,7 +67,7 @@ def test_extract_and_verify(capsys, photos_tar, tmp_path):
         (["--batch-size", "many"], "--batch-size"),
         (["--model-kwargs", "x"], "NAME=VALUE"),
         (["--pool", "cls"], "no class token"),
-        (["--split", "a/b"], "group name"),
+        (["--split", "a/b"], "cannot be a name"),
         (["--nonsense"], "nonsense"),
         (["--torchcompile", "inductr"], "unknown --torchcompile 'inductr'; close names: inductor"),
         (["--devices", "0"], "--devices"),
