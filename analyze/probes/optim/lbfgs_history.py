@@ -103,7 +103,8 @@ class History:
             (self.changes, part.changes),
             (self.solved, part.solved),
         ):
-            mine[:n, there] = theirs[slots]
+            for i, slot in enumerate(slots):  # all at once would be copied twice
+                mine[i].index_copy_(0, there, theirs[slot])
         for mine, theirs in ((self.products, part.products), (self.scales, part.scales)):
             mine[there, :n, :n] = theirs[:, slots][:, :, slots]
         self.usable[there, :n] = part.usable[:, slots]
