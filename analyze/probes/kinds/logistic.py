@@ -8,7 +8,7 @@ import torch
 from probecache.analyze.probes.design.nested_matmul import FULL, runs
 from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
-from probecache.analyze.probes.optim import kernel_newton
+from probecache.analyze.probes.optim import downward, kernel_newton
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.fit_logistic import fit_logistic
 from probecache.analyze.probes.optim.logistic_start import ALIKE, precondition_and_start
@@ -143,6 +143,11 @@ class Logistic:
         several = len(l2s.unique()) > 1 or batch.outputs == 1
         if batch.panels.in_memory and not shared.is_scarce and several:
             return fit_path([shared], orders, batch, request)
+        if not several and downward.serves(batch, shared):
+            solution = downward.fit_downward(shared, orders[0], batch, request)
+            found = {name: getattr(solution, name) for name in FOUND}
+            found["converged"] &= ~batch.has_no_minimum(found["objective"])
+            return Fitted(**found, weights=solution.x)
         preconditioner, start = precondition_and_start([shared], orders, batch)
         # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
         search = torch.float32 if shared.is_scarce else search_dtype(device, batch.flops)

@@ -29,6 +29,7 @@ NEAR_NOISE = 1e-5  # relative rounding of an objective near an anchor
 NEAR_MAX = 20  # evaluations near an anchor: what is not done then is too far for bfloat16's differences
 MARGIN = 0.5  # of tol, near an anchor: the float32 pass that follows should find it
 UNMOVED = 0.2  # of tol, where a path's next penalty starts: another's curvature, and no step yet, tell of it
+LEARNT = 0.5  # of tol, for a search that begins with another's history: few steps tell too little of the rate
 HELD = (
     2**28
 )  # bytes of logits and residuals that anchors hold at a time; on a GPU a sixteenth of what is free
@@ -51,17 +52,19 @@ def fit_logistic(
     tol: float,
     max_iter: int,
     search: torch.dtype,
+    history: History | None = None,
 ) -> Solution:
     """Fit the batch from `start` (m, c, w). Solution.x: intercept first, zero beyond each probe's columns.
 
     tol: estimated relative gap of the objective. max_iter: evaluations per probe. search: the dtype of the
-    search's products, torch.float32 for none but exact ones.
+    search's products, torch.float32 for none but exact ones. history: what is known of the curvature, which
+    a search in float32 does without.
     """
     how = How(tol, _limits(batch, max_iter), search)
     if search == torch.float32:
         found = lbfgs(batch.evaluate, preconditioner.solve, start, tol, how.limit)
     else:
-        found = search_roughly(batch, preconditioner, start, tol, max_iter, search)
+        found = search_roughly(batch, preconditioner, start, tol, max_iter, search, history)
         _finish(batch, preconditioner, found, replace(how, limit=how.limit + found.n_iter))
     return _newton(batch, found, tol, max_iter)
 
@@ -138,7 +141,13 @@ def _newton(batch: Batch, solution: Solution, tol: float, max_iter: int) -> Solu
 
 
 def search_roughly(
-    batch: Batch, preconditioner: Preconditioner, start: Tensor, tol: float, max_iter: int, dtype: torch.dtype
+    batch: Batch,
+    preconditioner: Preconditioner,
+    start: Tensor,
+    tol: float,
+    max_iter: int,
+    dtype: torch.dtype,
+    history: History | None = None,
 ) -> Solution:
     """Minimise with products of `dtype` as far as its rounding allows. The solution has a history.
 
@@ -150,7 +159,8 @@ def search_roughly(
         start,
         max(tol, SEARCH_TOL),
         min(max_iter, SEARCH_MAX),
-        Rounding(SEARCH_NOISE, dtype, coarse=tol < LOOSE),
+        Rounding(SEARCH_NOISE, dtype, coarse=tol < LOOSE, margin=1.0 if history is None else LEARNT),
+        Known(history),
     )
     _level(found)
     return found

@@ -29,8 +29,15 @@ def newton_start(moments: Moments, gram: Preconditioner, which: Tensor) -> Tenso
     return x
 
 
-def best_scale(x: Tensor, widths: Tensor, l2: Tensor, panel: Tensor, truth: Tensor) -> Tensor:
-    """x with each probe's weights, not its intercept, times the best of SCALES on the panel's rows (w, rows).
+def best_scale(
+    x: Tensor,
+    widths: Tensor,
+    l2: Tensor,
+    panel: Tensor,
+    truth: Tensor,
+    scales: tuple[float, ...] = SCALES,
+) -> Tensor:
+    """x with each probe's weights, not its intercept, times the best of scales on the panel's (w, rows).
 
     truth: (c, rows). A full step overshoots or falls short by a factor that a few thousand rows tell.
     """
@@ -41,8 +48,8 @@ def best_scale(x: Tensor, widths: Tensor, l2: Tensor, panel: Tensor, truth: Tens
     l2 = l2.to(x.device)
     square = slopes.square().flatten(1).sum(dim=1, dtype=torch.float64)
     losses = []
-    for scale in SCALES:
+    for scale in scales:
         loss, _ = loss_and_residual(scale * logits + intercept, truth, None)
         losses.append(loss / panel.shape[1] + 0.5 * l2 * scale**2 * square)
-    best = torch.tensor(SCALES, device=x.device)[torch.stack(losses).argmin(dim=0)]
+    best = torch.tensor(scales, device=x.device)[torch.stack(losses).argmin(dim=0)]
     return torch.cat([intercept, slopes[..., 1:] * best[:, None, None]], dim=2)

@@ -1,0 +1,189 @@
+"""Logistic probes of many classes, from the widest down: each size starts where the next wider one has ended.
+
+One probe's weights fill a product where classes are many, so that sizes need not go in lock step. A wider
+probe's weights without the columns that are left out, a little longer, are within a few percent of the
+minimum; and what L-BFGS has learnt of the curvature there, cut to the columns that stay, is still nearly
+right: five to fifteen evaluations where a start from zero takes thirty. One Gram matrix preconditions all,
+whose rows are weighted by how undecided the widest probe leaves them. Class Grams of its solution, which cost
+as much as hundreds of evaluations of a probe, are made where it is slow with that.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probecache.analyze.probes.design import bfloat16_product
+from probecache.analyze.probes.design.gram import Moments, add_gram
+from probecache.analyze.probes.design.nested_matmul import forward, runs, segments
+from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.optim.cross_entropy import indicator
+from probecache.analyze.probes.optim.curvature import class_grams
+from probecache.analyze.probes.optim.fit_logistic import fit_logistic, search_roughly
+from probecache.analyze.probes.optim.lbfgs import Solution, lbfgs
+from probecache.analyze.probes.optim.lbfgs_history import History
+from probecache.analyze.probes.optim.multinomial import MANY, Batch, search_dtype
+from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner, cholesky, gram_factor
+from probecache.analyze.probes.optim.start import best_scale, newton_start
+from probecache.analyze.probes.shared_state import FEWEST, SharedState, some_rows
+
+LONGER = (0.9, 0.95, 1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8)  # what a cut probe may gain by
+SAMPLE = 2048  # rows that tell it
+ROUGH = 3e-2  # relative gap of the widest probe at which rows are weighted
+LEAST = 1e-6  # weight of a row
+PLAIN = (
+    40  # evaluations of the widest after which class Grams are made: features whose columns are much alike
+)
+ROWS_PER_NEURON = 2  # for those of a solution: 6 save nothing more
+NEAR = 0.7  # of tol: from a start that is near, few steps foretell up to 2.6 times too little of what is left
+TOLD = ("objective", "grad_norm", "gap", "n_iter", "converged")
+
+
+@dataclass(frozen=True)
+class How:
+    """As `fit_logistic`'s."""
+
+    tol: float
+    max_iter: int
+    search: torch.dtype
+
+
+@dataclass(frozen=True)
+class Known:
+    """Before a row is read: moments in the order of the columns; some rows (1 + d, a), and their classes
+    (c, a)."""
+
+    moments: Moments
+    sample: Tensor
+    truth: Tensor
+
+
+def serves(batch: Batch, shared: SharedState) -> bool:
+    """Whether a batch of one penalty is fitted so: one order in memory, on a CPU, many classes and rows."""
+    plain = batch.panels.in_memory and batch.truth.device.type == "cpu" and not shared.is_scarce
+    return plain and batch.outputs >= MANY and len(batch.panels.orders) == 1
+
+
+def fit_downward(shared: SharedState, order: np.ndarray, batch: Batch, request: ProbeRequest) -> Solution:
+    """Fit the batch of `serves`. Solution.x: (m, c, w), zero beyond each probe's columns."""
+    x = torch.zeros(len(batch.l2), batch.outputs, batch.width)
+    how, known = How(request.tol, request.max_iter, search_dtype(x.device)), _known(shared, order)
+    widest = batch.part(slice(0, 1))  # alone: nothing is known before it
+    last, factor = _fit_widest(widest, shared, known, how)
+    x[:1], parts = last.x, [last]
+    for run in runs(len(x) - 1, batch.outputs, x.device):
+        those = slice(1 + run.start, 1 + run.stop)
+        part = batch.part(those)
+        last = _fit_narrower(part, last, factor, known, how)
+        x[those, :, : part.width] = last.x
+        parts.append(last)
+    return Solution(x, **{name: torch.cat([getattr(part, name) for part in parts]) for name in TOLD})
+
+
+def _known(shared: SharedState, order: np.ndarray) -> Known:
+    index = torch.from_numpy(np.concatenate([[0], order + 1]))
+    chosen = some_rows(len(shared.sample_labels), SAMPLE)
+    labels = shared.sample_labels if chosen is None else shared.sample_labels[torch.from_numpy(chosen)]
+    truth = indicator(labels, len(shared.task.classes))
+    return Known(shared.moments.take(order), shared.sampled(chosen)[index], truth)
+
+
+def _fit_widest(batch: Batch, shared: SharedState, known: Known, how: How) -> tuple[Solution, Tensor]:
+    """The widest probe, roughly with the Gram matrix, then with its rows weighted, and with class Grams where
+    that is slow; the factor (1 or c, w, w) that it ended with."""
+    which, l2 = torch.zeros(1, dtype=torch.int64), float(batch.l2[0])
+    gram = Preconditioner([gram_factor(known.moments, l2, batch.outputs)], which, batch.mask)
+    start = newton_start(known.moments, gram, which)
+    start = best_scale(start, batch.widths, batch.l2, known.sample, known.truth)
+    found = _search(batch, gram, start, replace(how, tol=max(how.tol, ROUGH)), None)
+    used, factor = found.n_iter, _weighted_factor(batch, found.x[0], how.search)
+    solver = Preconditioner([factor], which, batch.mask)
+    _solve_again(found, solver)
+    if shared.gram_bytes <= shared.gram_limit and how.max_iter > int(used) + PLAIN:
+        found = _search(batch, solver, found.x, replace(how, max_iter=PLAIN), found.history)
+        used = used + found.n_iter
+        if not bool(found.converged):
+            wanted = [ROWS_PER_NEURON * max(batch.width, FEWEST)]
+            grams = class_grams(
+                batch.panels, [found.x[0]], batch.panels, wanted, known.moments.gram, batch.weights
+            )
+            factor = cholesky(grams[0], l2, most=1e-2, least=NULL)
+            solver = Preconditioner([factor], which, batch.mask)
+            _solve_again(found, solver)
+    fit = fit_logistic(
+        batch,
+        solver,
+        found.x,
+        tol=how.tol,
+        max_iter=max(1, how.max_iter - int(used)),
+        search=how.search,
+        history=found.history,
+    )
+    fit.n_iter += used
+    return fit, factor
+
+
+def _search(
+    batch: Batch, solver: Preconditioner, start: Tensor, how: How, history: History | None
+) -> Solution:
+    if how.search == torch.float32:
+        return lbfgs(batch.evaluate, solver.solve, start, how.tol, how.max_iter)
+    return search_roughly(batch, solver, start, how.tol, how.max_iter, how.search, history)
+
+
+def _solve_again(found: Solution, solver: Preconditioner) -> None:
+    if found.history is not None:
+        every = torch.arange(len(found.x))
+        found.history.solve_again(lambda changes: solver.solve(changes, every), found.x.shape)
+
+
+def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, how: How) -> Solution:
+    """Probes of some sizes from the last of the next wider ones."""
+    solver = Preconditioner([factor], torch.zeros_like(part.groups), part.mask)
+    start = wider.x[-1:, :, : part.width] * part.mask
+    start = best_scale(start, part.widths, part.l2, known.sample[: part.width], known.truth, LONGER)
+    history = None if wider.history is None else _cut(wider.history, wider.x.shape, part, solver)
+    return fit_logistic(
+        part,
+        solver,
+        start,
+        tol=NEAR * how.tol,
+        max_iter=how.max_iter,
+        search=how.search,
+        history=history,
+    )
+
+
+def _weighted_factor(batch: Batch, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Factor (1, w, w) of the mean over the classes of the Hessian's diagonal blocks at x (c, w)."""
+    width, group = x.shape[1], int(batch.groups[0])
+    gram, parts = torch.zeros(width, width), segments([width])
+    exact = dtype == torch.float32 or not bfloat16_product.available()
+    for panel in batch.panels:
+        columns = panel.of(group, dtype)[:width]
+        doubt = torch.empty(columns.shape[1])
+        for rows, inside in batch.strips(panel):
+            p = torch.softmax(forward(x[None], columns[:, inside], parts)[0], dim=0)
+            doubt[inside] = 1 - p.square_().sum(dim=0)
+            shares = batch.shares(rows)
+            if shares is not None:
+                doubt[inside] *= shares
+        doubt.clamp_(min=LEAST).sqrt_()
+        weighted = panel.of(group)[:width] * doubt if exact else columns * doubt.to(dtype)
+        add_gram(gram, weighted, weighted)
+    gram /= batch.total * batch.outputs
+    return cholesky(gram[None], float(batch.l2[0]), most=1e-2, least=NULL)
+
+
+def _cut(history: History, shape: torch.Size, batch: Batch, solver: Preconditioner) -> History:
+    """What the last problem of a history (m, c, w) knows, for each of the narrower probes of a batch."""
+    _, c, w = shape
+    like = torch.zeros(len(batch.l2), c, batch.width)
+    cut, every = History.empty(like), torch.arange(len(like))
+    unknown = torch.full((len(like),), torch.nan, dtype=torch.float64)
+    for slot in reversed(history.order):
+        pair = (vectors[slot, -1].view(1, c, w) for vectors in (history.steps, history.changes))
+        steps, changes = (whole[:, :, : batch.width] * batch.mask for whole in pair)
+        cut.push(steps, changes, solver.solve(changes, every), unknown)
+    return cut
