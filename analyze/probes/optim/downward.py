@@ -36,7 +36,6 @@ PLAIN = (
     40  # evaluations of the widest after which class Grams are made: features whose columns are much alike
 )
 ROWS_PER_NEURON = 2  # for those of a solution: 6 save nothing more
-NEAR = 0.7  # of tol: from a start that is near, few steps foretell up to 2.6 times too little of what is left
 TOLD = ("objective", "grad_norm", "gap", "n_iter", "converged")
 
 
@@ -148,7 +147,7 @@ def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, ho
         part,
         solver,
         start,
-        tol=NEAR * how.tol,
+        tol=how.tol,
         max_iter=how.max_iter,
         search=how.search,
         history=history,

@@ -29,7 +29,6 @@ NEAR_NOISE = 1e-5  # relative rounding of an objective near an anchor
 NEAR_MAX = 20  # evaluations near an anchor: what is not done then is too far for bfloat16's differences
 MARGIN = 0.5  # of tol, near an anchor: the float32 pass that follows should find it
 UNMOVED = 0.2  # of tol, where a path's next penalty starts: another's curvature, and no step yet, tell of it
-LEARNT = 0.5  # of tol, for a search that begins with another's history: few steps tell too little of the rate
 HELD = (
     2**28
 )  # bytes of logits and residuals that anchors hold at a time; on a GPU a sixteenth of what is free
@@ -159,7 +158,7 @@ def search_roughly(
         start,
         max(tol, SEARCH_TOL),
         min(max_iter, SEARCH_MAX),
-        Rounding(SEARCH_NOISE, dtype, coarse=tol < LOOSE, margin=1.0 if history is None else LEARNT),
+        Rounding(SEARCH_NOISE, dtype, coarse=tol < LOOSE),
         Known(history),
     )
     _level(found)
