@@ -9,6 +9,7 @@ as much as hundreds of evaluations of a probe, are made where it is slow with th
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,8 @@ def fit_downward(shared: SharedState, order: np.ndarray, batch: Batch, request: 
         last = _fit_narrower(part, last, factor, known, how)
         x[those, :, : part.width] = last.x
         parts.append(last)
-    return Solution(x, **{name: torch.cat([getattr(part, name) for part in parts]) for name in TOLD})
+    told: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TOLD}
+    return Solution(x, **told)
 
 
 def _known(shared: SharedState, order: np.ndarray) -> Known:
