@@ -142,7 +142,7 @@ def test_ranges_cover_every_row_once(n_samples, world):
     assert all(part[0] % 8 == 0 for part in ranges if part)
 
 
-@pytest.mark.parametrize("first", ["with rows", "without"])
+@pytest.mark.parametrize("first", ["with rows", pytest.param("without", marks=pytest.mark.slow)])
 def test_more_processes_than_shards_each_end_well(digits, tmp_path, first):
     """Two processes as torchrun starts them, one shard: the one without rows waits for the store."""
     out = tmp_path / "out.zarr"

@@ -539,7 +539,7 @@ def test_a_shard_that_does_not_fit_is_refused(tmp_path, arguments, says):
     "name", ["", "a/b", "..", ".hidden", "commit", "label", "zarr.json", "a b", "x" * 201, "é"]
 )
 def test_names_that_cannot_be_groups_are_refused(name):
-    with pytest.raises(pc.InputError, match="cannot be a name|has a name that stores keep for themselves"):
+    with pytest.raises(pc.InputError, match=r"cannot be a name|has a name that stores keep for themselves"):
         LayerSpec(name, 3)
 
 
