@@ -183,8 +183,13 @@ def _cut(history: History, shape: torch.Size, batch: Batch, solver: Precondition
     like = torch.zeros(len(batch.l2), c, batch.width)
     cut, every = History.empty(like), torch.arange(len(like))
     unknown = torch.full((len(like),), torch.nan, dtype=torch.float64)
-    for slot in reversed(history.order):
-        pair = (vectors[slot, -1].view(1, c, w) for vectors in (history.steps, history.changes))
-        steps, changes = (whole[:, :, : batch.width] * batch.mask for whole in pair)
-        cut.push(steps, changes, solver.solve(changes, every), unknown)
+    slots = list(reversed(history.order))
+    steps, changes = (
+        torch.cat([vectors[slot, -1].view(1, c, w)[:, :, : batch.width] * batch.mask for slot in slots])
+        for vectors in (history.steps, history.changes)
+    )
+    solved = solver.solve(changes, every.repeat(len(slots)))  # all at once: the factors are read once
+    parts = (part.split(len(like)) for part in (steps, changes, solved))
+    for step, change, result in zip(*parts, strict=True):
+        cut.push(step, change, result, unknown)
     return cut

@@ -41,6 +41,7 @@ class Preconditioner:
     _last: list[tuple[Tensor, list["Piece"]]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
+    _cuts: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def for_products(self) -> "Preconditioner":
         """The same with inverse factors, on a GPU: it multiplies in a hundredth of the time that
@@ -70,9 +71,18 @@ class Preconditioner:
                 result[rows, :, 0] *= (piece.mask.sum(dim=2) / INTERCEPT).clamp(min=1)
                 continue
             w = min(factor.shape[-1], gradient.shape[-1])
-            factor = factor[:, :w, :w]
+            factor = self._cut(piece.factor, factor, w)
             result[rows, :, :w] = self._solve(factor, gradient[rows, :, :w], piece.mask[:, :, :w])
         return result
+
+    def _cut(self, at: int, factor: Tensor, width: int) -> Tensor:
+        """A factor's leading block. Substitution by a block that is not contiguous copies it, every time:
+        twenty of 1,217 columns then take 160 ms, by a block that is kept 9."""
+        if self.inverted or factor.shape[-1] == width:
+            return factor[:, :width, :width]
+        if at not in self._cuts or self._cuts[at].shape[-1] != width:
+            self._cuts[at] = factor[:, :width, :width].contiguous()
+        return self._cuts[at]
 
     def _pieces(self, which: Tensor) -> list["Piece"]:
         """The probes `which` by their factors, remembered while the same ones are asked for."""
