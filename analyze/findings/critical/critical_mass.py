@@ -76,8 +76,8 @@ def critical_mass(
         As in `sweep`.
     score : str or None
         A metric, of which more is better. None: the `metric` that is given, else accuracy, and r2 of numbers.
-        "cka" and "cka_debiased": the
-        similarity of subsets of `test`'s columns to the full layer, without probes.
+        "cka" and "cka_debiased": the similarity of subsets of `test`'s columns to the full layer, without
+        probes.
     out : str, Path or None
         Folder of RESULTS, made or continued; what is measured there already is not measured again. With CKA
         there is nothing to write.

@@ -33,9 +33,7 @@ LONGER = (0.9, 0.95, 1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8)  # wha
 SAMPLE = 2048  # rows that tell it
 ROUGH = 3e-2  # relative gap of the widest probe at which rows are weighted
 LEAST = 1e-6  # weight of a row
-PLAIN = (
-    40  # evaluations of the widest after which class Grams are made: features whose columns are much alike
-)
+PLAIN = 40  # evaluations of the widest after which class Grams are made: where columns are much alike
 ROWS_PER_NEURON = 2  # for those of a solution: 6 save nothing more
 TOLD = ("objective", "grad_norm", "gap", "n_iter", "converged")
 

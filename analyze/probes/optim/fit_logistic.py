@@ -29,9 +29,8 @@ NEAR_NOISE = 1e-5  # relative rounding of an objective near an anchor
 NEAR_MAX = 20  # evaluations near an anchor: what is not done then is too far for bfloat16's differences
 MARGIN = 0.5  # of tol, near an anchor: the float32 pass that follows should find it
 UNMOVED = 0.2  # of tol, where a path's next penalty starts: another's curvature, and no step yet, tell of it
-HELD = (
-    2**28
-)  # bytes of logits and residuals that anchors hold at a time; on a GPU a sixteenth of what is free
+# Bytes of logits and residuals that anchors hold at a time; on a GPU a sixteenth of what is free.
+HELD = 2**28
 
 
 @dataclass(frozen=True)
