@@ -97,6 +97,12 @@ def _of_targets(a: Results, b: Results) -> list[tuple[Side, Side]]:
     both = [_opened(a), _opened(b)]
     held = [[str(v) for v in one["target"].values] if "target" in one.dims else [] for one in both]
     if not all(held) or [len(names) for names in held] == [1, 1]:
+        for one in both:
+            if not (one["truth"] >= 0).any():
+                raise InputError(
+                    f"got target {', '.join(texts_of(np.ravel(one['target'].values)))}, which is not of "
+                    "classes; predictions of classes can be compared"
+                )
         return [(_of_results(both[0]), _of_results(both[1]))]
     common = [name for name in held[0] if name in held[1]]
     if not common:

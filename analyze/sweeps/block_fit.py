@@ -62,7 +62,7 @@ def _fit_targets(block: Block, job: Job, cache: Cache, found: "Moments | None") 
         for own, arrays in zip(parts, _fit_states(block, job, picked, states, choosers), strict=True):
             own.append(arrays)
     each = zip(parts, final, strict=True)
-    return join([_of_one(_spread(join(own, 0), loaded.test_keep)) for own, loaded in each], 0)
+    return join([_of_one(_spread(join(own, 0), loaded)) for own, loaded in each], 0)
 
 
 def _of_one(arrays: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _fit_target(block: Block, job: Job, cache: Cache, found: "Moments | None") -
     parts = []
     for drawn in _drawn(block, final, chooser):
         parts += [_fit(block, job, cache, final, drawn, picked) for picked in _select(block, job, drawn)]
-    return join([_spread(part, final.test_keep) for part in parts], 0)
+    return join([_spread(part, final) for part in parts], 0)
 
 
 def _drawn(block: Block, final: Loaded, chooser: Loaded | None) -> Iterator[Drawn]:
@@ -209,10 +209,17 @@ def _fit_validated(
     return refit(picked.task, request, chosen, shared, fit), chosen[..., None]
 
 
-def _spread(arrays: dict[str, Any], keep: np.ndarray) -> dict[str, Any]:
-    """Predictions and scores of the kept test samples, laid out over all samples of the split."""
-    if "scores" in arrays and arrays["scores"].shape[-2] == 1:  # of two classes: 0 and the second's log-odds
+def _spread(arrays: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
+    """Predictions and scores of the kept test samples, laid out over all samples of the split.
+
+    Two classes get 0 and the second one's log-odds; one label or number stays one. RESULTS have room for one
+    predicted class of a sample, not for several labels: their scores are kept, and 0 divides them.
+    """
+    keep, kind = loaded.test_keep, loaded.task.target_kind
+    if kind == "classes" and "scores" in arrays and arrays["scores"].shape[-2] == 1:
         arrays["scores"] = np.concatenate([np.zeros_like(arrays["scores"]), arrays["scores"]], axis=-2)
+    if kind != "classes":
+        arrays.pop("predictions", None)
     for name, missing in (("predictions", NOT_SCORED), ("scores", np.nan)):
         if name in arrays:
             values = arrays[name]
