@@ -30,8 +30,8 @@ def reliability(results: xr.Dataset, *, bins: int = BINS, **at: Any) -> xr.Datas
     test samples whose predicted class has such a probability, NaN in an empty bin; `low` and `high`, Wilson's
     95% interval of the accuracy; `count`. `ece` is what the metric of that name gives with 15 bins.
 
-    at: coordinates, by dimension; of the others the usual ones: the first target of classes, random, all shots,
-    the largest fraction, the first seed, the best l2. Samples without scores or a label are left out.
+    at: coordinates, by dimension; of the others the usual ones: the first target of classes, random, all
+    shots, the largest fraction, the first seed, the best l2. Samples without scores or a label are left out.
     Raises InputError where the results kept no scores, or scores that are no logits.
     """
     if not has_probabilities(results):
