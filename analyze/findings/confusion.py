@@ -27,7 +27,7 @@ def confusion_matrix(results: xr.Dataset, **at: Any) -> xr.DataArray:
     """Test samples by true class (rows) and predicted class (columns), int64.
 
     at: coordinates, by dimension; of the others the usual ones: the first target of classes, random, all
-    shots, the largest fraction, the first seed, the best l2. Samples without a prediction or a label are left out.
+    shots, the largest fraction, the first seed, the best l2. Samples without either are left out.
     Raises InputError where the results kept no predictions: sweep with --save-predictions.
     """
     if not has_predictions(results):
