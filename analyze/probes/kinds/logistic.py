@@ -129,7 +129,7 @@ class Logistic:
             indicator(torch.from_numpy(task.train_labels).to(device), n_outputs(len(task.classes))),
             task_weights(task, device),
         )
-        kernel = None
+        kernel, whole = None, batch
         # Where columns are nearly alike, as random projections are, the decrement falls short of the gap.
         alike = shared.moments.effective_rank <= ALIKE
         if shared.is_scarce and not alike and kernel_newton.serves(batch):
@@ -140,6 +140,8 @@ class Logistic:
                 found = {name: getattr(kernel, name) for name in FOUND}
                 found["converged"] = found["converged"] & ~batch.has_no_minimum(found["objective"])
                 return Fitted(**found, weights=kernel.x)
+            batch = batch.part((~kernel.converged).nonzero()[:, 0].cpu())  # L-BFGS's
+            orders = [order[: batch.width - 1] for order in orders]
         several = len(l2s.unique()) > 1 or batch.outputs == 1
         if batch.panels.in_memory and not shared.is_scarce and several:
             return fit_path([shared], orders, batch, request)
@@ -170,11 +172,13 @@ class Logistic:
             x[chosen, :, : part.width] = fit.x
             fits.append(fit)
         found = {name: torch.cat([getattr(fit, name) for fit in fits]) for name in FOUND}
-        if kernel is not None:  # those that it has left are L-BFGS's
-            x[kernel.converged] = kernel.x[kernel.converged]
-            for name, values in found.items():
-                values[kernel.converged] = getattr(kernel, name)[kernel.converged]
         found["converged"] &= ~batch.has_no_minimum(found["objective"])
+        if kernel is not None:
+            left = ~kernel.converged
+            kernel.x[left, :, : batch.width], x = x, kernel.x
+            kernel.converged &= ~whole.has_no_minimum(kernel.objective)
+            for name, values in found.items():
+                found[name] = getattr(kernel, name).index_put((left,), values)
         return Fitted(**found, weights=x)
 
     def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:

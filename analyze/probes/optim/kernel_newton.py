@@ -43,6 +43,7 @@ SAFETY = 2  # on the gap: the decrement of a rough direction is short of what is
 STEPS = 100  # of conjugate gradients, per Newton step
 HALVINGS = 30
 ARMIJO = 1e-4
+LONGER = (2.0, 4.0, 10.0)  # what a larger penalty's weights may gain by
 NOISE = 1e-7  # relative rounding of the objective
 
 
@@ -52,6 +53,10 @@ class Point:
 
     rows: Tensor
     intercept: Tensor
+
+    def times(self, scale: float) -> "Point":
+        """With its weights, not its intercept, times a scale."""
+        return Point(scale * self.rows, self.intercept)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,12 @@ class KernelProblem:
     def _times(self, rows: Tensor, factor: Tensor) -> Tensor:
         return rows @ factor if len(factor) == factor.shape[1] else (rows @ factor.T) @ factor
 
+    def objective(self, point: Point) -> float:
+        """Mean cross-entropy and penalty at a point."""
+        inner = self.logits(point.rows)
+        entropy, _ = self.entropy(inner + point.intercept)
+        return float(entropy) + 0.5 * self.l2 * float(dot(point.rows[None], inner[None]))
+
     def entropy(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy, a float64 scalar, and the residual (c, n), shares included."""
         loss, residual = loss_and_residual(logits[None].clone(), self.truth, self.share)
@@ -93,7 +104,8 @@ def serves(batch: Batch) -> bool:
 
 
 def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch.dtype) -> Solution:
-    """Fit the probes of a batch one after the other, each from the one before it.
+    """Fit the probes of a batch one after the other, each from those before it: sizes from the widest down,
+    and within a size penalties from the largest down.
 
     batch: in memory, at most MOST_ROWS rows. tol: estimated relative gap of the objective, half the Newton
     decrement over it. max_iter: Newton steps per probe. search: dtype of the Hessian products.
@@ -112,24 +124,51 @@ def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch
         columns = columns - mean
         members = (batch.groups == group).nonzero()[:, 0].tolist()
         factors = prefix_factors(columns, [int(batch.widths[i]) - 1 for i in members])
-        size, point, factor, rough = 0, None, columns, columns
+        factor, rough, size = columns, columns, 0
+        wider: dict[float, Point] = {}  # by penalty, of the size before, scaled to this one
+        found: dict[float, Point] = {}  # of this size
         for i in sorted(members, key=lambda i: (-int(batch.widths[i]), -float(batch.l2[i]))):
-            before, size = size, int(batch.widths[i]) - 1
+            before, size, l2 = size, int(batch.widths[i]) - 1, float(batch.l2[i])
             if size != before:
                 factor = next(factors)
                 rough = factor.to(search)
-            if point is None:
-                zero = torch.zeros(outputs, len(share), device=device)
-                point = Point(zero, torch.zeros(outputs, 1, device=device))
-            else:  # logits of the same scale
-                point = Point(point.rows * (before / size), point.intercept)
-            problem = KernelProblem(factor, rough, size / INTERCEPT, float(batch.l2[i]), batch.truth, share)
-            point, used[i], gap[i], converged[i] = newton_cg(problem, point, tol, max_iter)
+                wider = {at: point.times(before / size) for at, point in found.items()}
+                found = {}
+            problem = KernelProblem(factor, rough, size / INTERCEPT, l2, batch.truth, share)
+            begun, tried = _start(problem, wider, found)
+            point, used[i], gap[i], converged[i] = newton_cg(problem, begun, tol, max_iter)
+            used[i] += tried
+            found[l2] = point
             slopes = point.rows @ columns[:size].T  # (c, k)
             x[i, :, 1 : 1 + size] = slopes
             x[i, :, 0] = point.intercept[:, 0] - slopes @ mean[:size, 0]
     objective, gradient = batch.evaluate(x, torch.arange(m))
     return Solution(x, objective, dot(gradient, gradient).sqrt(), gap, used, converged)
+
+
+def _start(problem: KernelProblem, wider: dict[float, Point], found: dict[float, Point]) -> tuple[Point, int]:
+    """Where a probe starts, and the products that it took to tell.
+
+    wider: points of the next wider size, by penalty; found: of this size, of larger penalties. With both, the
+    step that the wider size took from the penalty before leads on from this size's point there. The one of
+    the least objective is taken.
+    """
+    l2, starts = problem.l2, []
+    if l2 in wider:
+        starts.append(wider[l2])
+    if found:
+        last = min(found)
+        near = found[last]
+        starts += [near, *(near.times(longer) for longer in LONGER if l2 and longer * l2 <= last)]
+        if l2 in wider and last in wider:
+            step = wider[l2].rows - wider[last].rows, wider[l2].intercept - wider[last].intercept
+            starts.append(Point(near.rows + step[0], near.intercept + step[1]))
+    if not starts:
+        c, n = problem.truth.shape
+        return Point(torch.zeros(c, n, device=problem.truth.device), problem.truth.new_zeros(c, 1)), 0
+    if len(starts) == 1:
+        return starts[0], 0
+    return min(starts, key=problem.objective), len(starts)
 
 
 def prefix_factors(columns: Tensor, sizes: list[int]) -> Iterator[Tensor]:

@@ -7,7 +7,9 @@ from sklearn.linear_model import LogisticRegression
 
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.probes.kinds import logistic
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
+from probecache.analyze.probes.optim.fit_logistic import fit_logistic
 from probecache.analyze.probes.optim.kernel_newton import fit_in_kernel_form, prefix_factors
 from probecache.analyze.probes.optim.multinomial import Batch
 from probecache.analyze.selections.subsets import permutation
@@ -89,3 +91,42 @@ def test_a_block_of_few_rows_meets_lbfgs(monkeypatch):
     assert kernel.converged.all()
     np.testing.assert_allclose(kernel.objective, plain.objective, rtol=2e-5)
     assert (kernel.n_iter != plain.n_iter).any()
+
+
+def few_rows():
+    x, y = scarce()
+    return Task(x, y, x[:30], y[:30]), np.arange(90)[None], np.array([90, 60, 20])
+
+
+def test_penalties_fitted_together_end_where_each_does_alone_in_fewer_products():
+    task, order, ks = few_rows()
+    l2s = np.geomspace(1e-5, 1, 6)
+    both = fit_block(task, order, ks, l2s, device="cpu")
+    alone = [fit_block(task, order, ks, l2s[i : i + 1], device="cpu") for i in range(len(l2s))]
+    assert both.converged.all()
+    np.testing.assert_allclose(both.objective, np.concatenate([a.objective for a in alone], 2), rtol=1e-5)
+    assert both.n_iter.sum() < 0.9 * sum(a.n_iter.sum() for a in alone)
+
+
+def test_what_kernel_form_leaves_is_all_that_goes_to_lbfgs(monkeypatch):
+    task, order, ks = few_rows()
+    l2s, seen = np.array([1e-2, 1e-1]), []
+    right = fit_block(task, order, ks, l2s, device="cpu", return_coef=True)
+
+    def leaves_one(batch, **how):
+        found = fit_in_kernel_form(batch, **how)
+        found.converged[3] = False
+        found.x[3] += 1
+        return found
+
+    def told(batch, *given, **how):
+        seen.append(len(batch.l2))
+        return fit_logistic(batch, *given, **how)
+
+    monkeypatch.setattr(logistic.kernel_newton, "fit_in_kernel_form", leaves_one)
+    monkeypatch.setattr(logistic, "fit_logistic", told)
+    found = fit_block(task, order, ks, l2s, device="cpu", return_coef=True)
+    assert seen == [1]
+    assert found.converged.all()
+    np.testing.assert_allclose(found.objective, right.objective, rtol=2e-5)
+    np.testing.assert_allclose(found.coef, right.coef, atol=0.05)
