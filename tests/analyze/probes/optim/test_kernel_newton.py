@@ -110,13 +110,13 @@ def test_penalties_fitted_together_end_where_each_does_alone_in_fewer_products()
 
 def test_what_kernel_form_leaves_is_all_that_goes_to_lbfgs(monkeypatch):
     task, order, ks = few_rows()
-    l2s, seen = np.array([1e-2, 1e-1]), []
+    l2s, seen = np.array([1e-4, 1e-2]), []
     right = fit_block(task, order, ks, l2s, device="cpu", return_coef=True)
 
     def leaves_one(batch, **how):
         found = fit_in_kernel_form(batch, **how)
         found.converged[3] = False
-        found.x[3] += 1
+        found.x[3, :, :61] += 1  # its columns
         return found
 
     def told(batch, *given, **how):
@@ -129,4 +129,4 @@ def test_what_kernel_form_leaves_is_all_that_goes_to_lbfgs(monkeypatch):
     assert seen == [1]
     assert found.converged.all()
     np.testing.assert_allclose(found.objective, right.objective, rtol=2e-5)
-    np.testing.assert_allclose(found.coef, right.coef, atol=0.05)
+    np.testing.assert_allclose(found.coef, right.coef, atol=0.2)
