@@ -235,7 +235,10 @@ def _right(task: Task, scores: np.ndarray) -> np.ndarray:
 
 def _scores(task: Task, scores: np.ndarray, metric: str) -> np.ndarray:
     """The metric of (m, n_test, t) scores, float64 (m,)."""
-    truth = task.test_labels if task.classes else task.test_labels.reshape(len(task.test_labels), -1)
+    truth = task.test_labels
+    if not task.classes:  # numbers, as they were given
+        truth = (truth + task.offset).reshape(len(truth), -1)
+        scores = scores + task.offset
     outputs = torch.from_numpy(np.ascontiguousarray(scores.transpose(0, 2, 1)))
     count = len(task.classes) or truth.shape[1]
     return get_metric(metric).compute(outputs, torch.from_numpy(truth), count, logits=False).numpy()

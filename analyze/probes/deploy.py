@@ -179,6 +179,8 @@ def _raw(
     columns = part.orders[0, :k]
     coef = found.coef[0, 0, 0, :, :k].astype(np.float64)
     intercept = found.intercept[0, 0, 0].astype(np.float64)
+    if task.is_regression:
+        intercept = intercept + task.offset
     if standardize:
         coef = coef / part.task.scale[columns]
         intercept = intercept - coef @ part.task.mean[columns]

@@ -60,4 +60,5 @@ def split_task(task: Task, held: np.ndarray) -> Task:
         task.classes,
         task.layer,
         weights=weights,
+        offset=task.offset,
     )

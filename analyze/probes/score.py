@@ -73,13 +73,15 @@ def _of_scores(
     if task.target_kind == "numbers":
         squared = (scores.double() - truth.T).square().sum(dim=2)
         out["r2"] = r2_of(squared, truth.T.double())
+        offset = torch.from_numpy(task.offset).to(scores.device).reshape(-1)
+        scores, truth = scores.double() + offset[:, None], truth + offset  # as they were given
     else:
         out |= _accuracies(classes_of(scores, task.target_kind == "labels"), truth, shared, request)
     for name, metric in metrics.items():
         if name not in out:
             out[name] = metric.compute(scores, truth, len(task.classes) or truth.shape[1]).double()
     if request.return_scores:
-        out["scores"] = scores
+        out["scores"] = scores.float()
     return out
 
 

@@ -80,6 +80,18 @@ def check_both(found: Labels, target: str) -> None:
         )
 
 
+def check_size(numbers: np.ndarray, where: str) -> None:
+    """InputError where a column's numbers, or what they differ by, leave what float32 products can hold."""
+    for column in np.asarray(numbers, np.float64).reshape(len(numbers), -1).T:
+        with np.errstate(over="ignore"):
+            spread = float(column.max() - column.min())
+        if spread > 1e30 or 0 < spread < 1e-30:
+            raise InputError(
+                f"{where} from {column.min():g} to {column.max():g}; allowed: a range of 1e-30 to 1e30; write "
+                "them in another unit"
+            )
+
+
 def _usable(store: "Store", union: str, target: str) -> tuple[np.ndarray, "list[Target]"]:
     """Which rows are usable, and the target on those, split by split."""
     masks, parts = [], []
@@ -115,6 +127,7 @@ def _match_columns(
         for parts in (train, test)
     )
     if train[0].kind == "numbers":
+        check_size(left, f"got target {target!r} with numbers")
         return names, left.astype(np.float64), right.astype(np.float64)
     return names, left.astype(np.int64), right.astype(np.int64)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from probecache.analyze.tasks.matrix import Matrix, StoredRows, column_moments, require_finite
+from probecache.analyze.tasks.labels import check_size
 from probecache.store.errors import InputError
 
 
@@ -15,7 +16,9 @@ class Task:
 
     train, test: float32 (n, d) arrays, or `StoredRows` where they stay on disk.
     train_labels, test_labels: int64 (n,), positions in `classes`; int64 (n, t), 0 or 1 for each of t labels,
-    named by `classes`; or float (n,) or (n, t), targets of a regression, with `classes` empty.
+    named by `classes`; or float (n,) or (n, t), targets of a regression, with `classes` empty: of those the
+    training rows' means are taken off and kept in `offset`, float64 () or (t,), as float32 products of numbers
+    that are large beside their spread (a year, a time stamp) would lose what they differ by.
     mean, scale: float32 (d,), the training rows' mean and population standard deviation; 1 where constant.
     weights: float64 (n,) >= 0 per training sample, their total above 0 for every class; None: equal weights.
     Raises InputError for anything that a probe could not be fitted on.
@@ -30,6 +33,7 @@ class Task:
     mean: np.ndarray = None  # type: ignore[assignment]
     scale: np.ndarray = None  # type: ignore[assignment]
     weights: np.ndarray | None = None
+    offset: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):
@@ -63,7 +67,12 @@ class Task:
     def relabelled(self, train: np.ndarray, test: np.ndarray, classes: tuple[str, ...]) -> "Task":
         """The task with other labels for the same rows, which are neither copied nor checked again."""
         made = copy(self)
-        for name, value in (("train_labels", train), ("test_labels", test), ("classes", classes)):
+        for name, value in (
+            ("train_labels", train),
+            ("test_labels", test),
+            ("classes", classes),
+            ("offset", None),
+        ):
             object.__setattr__(made, name, value)
         made._check_targets()
         return made
@@ -75,6 +84,7 @@ class Task:
                     raise InputError("got NaN or infinite regression targets; drop those rows first")
             if self.train_labels.shape[1:] != self.test_labels.shape[1:]:
                 raise InputError("got different numbers of targets in train and test")
+            self._centre()
             return
         if self.target_kind == "labels":
             self._check_several()
@@ -94,6 +104,16 @@ class Task:
         if present.size < count:
             missing = sorted(set(range(count)) - set(present.tolist()))
             raise InputError(f"got no train sample of class {self.classes[missing[0]]!r}; leave it out")
+
+    def _centre(self) -> None:
+        """Numbers less their means over the training rows; those of a task made from this one stay as they
+        are."""
+        if self.offset is None:
+            offset = np.asarray(self.train_labels, np.float64).mean(axis=0)
+            check_size(self.train_labels, "got numbers to predict")
+            object.__setattr__(self, "train_labels", self.train_labels - offset)
+            object.__setattr__(self, "test_labels", self.test_labels - offset)
+            object.__setattr__(self, "offset", np.asarray(offset))
 
     def _check_several(self) -> None:
         """Several labels of a sample: 0 or 1, each of them both in train."""
@@ -168,5 +188,12 @@ def rotate(task: Task, basis: np.ndarray) -> Task:
     basis = (basis / task.scale[:, None]).astype(np.float32)  # (d, r)
     train, test = ((matrix - task.mean) @ basis for matrix in (task.train, task.test))
     return Task(
-        train, task.train_labels, test, task.test_labels, task.classes, task.layer, weights=task.weights
+        train,
+        task.train_labels,
+        test,
+        task.test_labels,
+        task.classes,
+        task.layer,
+        weights=task.weights,
+        offset=task.offset,
     )

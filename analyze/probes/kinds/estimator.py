@@ -12,6 +12,7 @@ from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.size import LayerSize
+from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 TARGETS = ("classes", "numbers")
@@ -53,6 +54,7 @@ class EstimatorKind:
         if shared.standardize:
             rows = [(matrix - task.mean) / task.scale for matrix in rows]
         seeds = {order.tobytes(): seed for order, seed in zip(request.orders, request.seeds, strict=True)}
+        wanted = task.train_labels if task.classes else task.train_labels + task.offset
         outputs = len(task.classes) or int(np.prod(task.train_labels.shape[1:]))
         scores = torch.empty(len(probes), outputs, len(rows[1]), device=shared.device)
         n_iter, converged = torch.full((len(probes),), -1), torch.ones(len(probes), dtype=torch.bool)
@@ -61,10 +63,10 @@ class EstimatorKind:
             model = self.make(float(l2), int(seeds.get(orders[group].tobytes(), 0)))
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                model.fit(rows[0][:, columns], task.train_labels)
+                model.fit(rows[0][:, columns], wanted)
             converged[at] = not any("Converge" in w.category.__name__ for w in caught)
             n_iter[at] = int(np.max(getattr(model, "n_iter_", -1)))
-            scores[at] = torch.from_numpy(_scores(model, rows[1][:, columns], task.classes))
+            scores[at] = torch.from_numpy(_scores(model, rows[1][:, columns], task))
         nothing = torch.full((len(probes),), torch.nan, dtype=torch.float64)
         return Fitted(nothing, nothing, n_iter, converged, scores=scores)
 
@@ -79,10 +81,13 @@ class EstimatorKind:
         return 3 * size.loaded + 4 * fractions * l2s * size.classes * size.test
 
 
-def _scores(model: Any, x: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """float32 (outputs, n): decision values, log probabilities, or the predictions themselves."""
+def _scores(model: Any, x: np.ndarray, task: Task) -> np.ndarray:
+    """float32 (outputs, n): decision values, log probabilities, or the predictions themselves; of numbers less
+    the task's offset."""
+    classes = task.classes
     if not classes:  # numbers
-        return np.asarray(model.predict(x), np.float32).reshape(len(x), -1).T
+        found = np.asarray(model.predict(x), np.float64).reshape(len(x), -1) - task.offset
+        return found.astype(np.float32).T
     if hasattr(model, "decision_function"):
         values = np.asarray(model.decision_function(x), np.float32)
     elif hasattr(model, "predict_proba"):

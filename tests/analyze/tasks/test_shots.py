@@ -163,7 +163,7 @@ def test_controls_of_numbers_take_the_rows_values_together():
     names = [f"image {i}" for i in range(60)]
     for control in ("shuffled", "random"):
         found = control_task(task, control, 0, names[:50], names[50:]).train_labels
-        assert sorted(map(tuple, found)) == sorted(map(tuple, y))
+        assert sorted(map(tuple, found)) == sorted(map(tuple, task.train_labels))
         assert (found != y).any()
 
 
