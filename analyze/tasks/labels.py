@@ -87,8 +87,8 @@ def check_size(numbers: np.ndarray, where: str) -> None:
             spread = float(column.max() - column.min())
         if spread > 1e30 or 0 < spread < 1e-30:
             raise InputError(
-                f"{where} from {column.min():g} to {column.max():g}; allowed: a range of 1e-30 to 1e30; write "
-                "them in another unit"
+                f"{where} from {column.min():g} to {column.max():g}; allowed: a range of 1e-30 to 1e30; "
+                "write them in another unit"
             )
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probecache.analyze.tasks.matrix import Matrix, StoredRows, column_moments, require_finite
 from probecache.analyze.tasks.labels import check_size
+from probecache.analyze.tasks.matrix import Matrix, StoredRows, column_moments, require_finite
 from probecache.store.errors import InputError
 
 
@@ -17,8 +17,8 @@ class Task:
     train, test: float32 (n, d) arrays, or `StoredRows` where they stay on disk.
     train_labels, test_labels: int64 (n,), positions in `classes`; int64 (n, t), 0 or 1 for each of t labels,
     named by `classes`; or float (n,) or (n, t), targets of a regression, with `classes` empty: of those the
-    training rows' means are taken off and kept in `offset`, float64 () or (t,), as float32 products of numbers
-    that are large beside their spread (a year, a time stamp) would lose what they differ by.
+    training rows' means are taken off and kept in `offset`, float64 () or (t,), as float32 products of
+    numbers that are large beside their spread (a year, a time stamp) would lose what they differ by.
     mean, scale: float32 (d,), the training rows' mean and population standard deviation; 1 where constant.
     weights: float64 (n,) >= 0 per training sample, their total above 0 for every class; None: equal weights.
     Raises InputError for anything that a probe could not be fitted on.

@@ -82,7 +82,7 @@ class EstimatorKind:
 
 
 def _scores(model: Any, x: np.ndarray, task: Task) -> np.ndarray:
-    """float32 (outputs, n): decision values, log probabilities, or the predictions themselves; of numbers less
+    """float32 (outputs, n): decision values, log probabilities, or the predictions themselves; numbers less
     the task's offset."""
     classes = task.classes
     if not classes:  # numbers

@@ -1,4 +1,4 @@
-"""Numbers to predict that are large beside their spread, as years and time stamps are: scikit-learn's answer."""
+"""Numbers that are large beside their spread, as years and time stamps are: scikit-learn's answer."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,8 @@ from sklearn.linear_model import Ridge, TweedieRegressor
 from sklearn.metrics import mean_absolute_error, mean_absolute_percentage_error, r2_score
 
 import probecache as pc
+from probecache.analyze.metrics import METRICS
+from probecache.analyze.probes import registry
 
 OFFSETS = {"plain": 0.0, "year": 2e3, "large": 1e6, "stamp": 1.7e9}
 
@@ -29,7 +31,8 @@ def by_hand(store, target, alpha=0.1):
     return truth, Ridge(alpha=alpha * len(x)).fit(x, y).predict(z).reshape(truth.shape)
 
 
-def test_their_probes_are_those_of_the_same_numbers_about_zero(store):
+def test_their_probes_are_those_of_the_same_numbers_about_zero(store, monkeypatch):
+    monkeypatch.setattr("probecache.analyze.metrics.METRICS", dict(METRICS))
     pc.register_metric("mape", mean_absolute_percentage_error, kinds=("numbers",), higher_is_better=False)
     results = pc.sweep(
         store, layer="l", fractions=[1], seeds=1, probe="ridge", l2=[0.1], target=[*OFFSETS, "both"],
@@ -55,7 +58,8 @@ def test_a_penalty_is_chosen_alike_with_and_without_an_offset(store):
     assert np.ptp(results["r2"].to_numpy()) < 1e-6
 
 
-def test_estimators_of_the_callers_see_the_numbers_as_they_are(store):
+def test_estimators_of_the_callers_see_the_numbers_as_they_are(store, monkeypatch):
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     pc.register_probe("gamma", lambda l2, seed: TweedieRegressor(power=1.5, alpha=l2), targets=("numbers",))
     results = pc.sweep(store, layer="l", fractions=[1], seeds=1, probe="gamma", l2=[0.1], target="year")
     x, z = (store.matrix(split, "l").astype(np.float64) for split in ("train", "test"))
