@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from probecache.analyze.probes.design.nested_matmul import backward, forward
+from probecache.analyze.probes.design.nested_matmul import backward, forward, rounded
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
 from probecache.analyze.probes.optim.multinomial import Batch
 
@@ -51,12 +51,17 @@ class Anchor:
         change = torch.zeros_like(pull)
         for panel in batch.panels:
             for span in chosen.products:
-                columns, those = panel.of(span.group, dtype), here[span.probes]
-                moved = torch.empty(
-                    len(those), *step.shape[1:2], columns.shape[1], dtype=dtype, device=step.device
-                )
-                for rows, inside in batch.strips(panel):
-                    logits = forward(step[span.probes], columns[:, inside], span.segments)
+                columns, those = panel.of(span.group, dtype), _neighbours(here[span.probes])
+                mine = step[span.probes].to(dtype)
+                whole = rounded(mine, columns, span.segments)  # what is rounded is a difference
+                moved = whole
+                if moved is None:
+                    moved = torch.empty(*mine.shape[:2], columns.shape[1], dtype=dtype, device=step.device)
+                for rows, inside in batch.strips(panel, 0 if whole is None else whole.shape[0] * whole.shape[1]):
+                    if whole is None:
+                        logits = forward(mine, columns[:, inside], span.segments)
+                    else:
+                        logits = whole[:, :, inside].float()
                     logits += self.logits[those, :, rows]
                     truth = batch.classes(rows, chosen.of(span))
                     part, residual = loss_and_residual(logits, truth, batch.shares(rows))
@@ -70,6 +75,13 @@ class Anchor:
         there = rows.to(self.point.device)
         for name in ("point", "objective", "gradient", "pull", "logits", "residual"):
             getattr(self, name)[there] = getattr(later, name)
+
+
+def _neighbours(rows: Tensor) -> slice | Tensor:
+    """Positions as a slice where they follow each other: what they choose is then not copied."""
+    if rows.is_cuda or bool((rows.diff() != 1).any()):
+        return rows
+    return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
 def anchor(batch: Batch, probes: Tensor, point: Tensor) -> Anchor:

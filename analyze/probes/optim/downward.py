@@ -31,7 +31,7 @@ from probecache.analyze.probes.shared_state import FEWEST, SharedState, some_row
 
 LONGER = (0.9, 0.95, 1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8)  # what a cut probe may gain by
 SAMPLE = 2048  # rows that tell it
-ROUGH = 3e-2  # relative gap of the widest probe at which rows are weighted
+ROUGH = 0.3  # relative gap of the widest probe at which rows are weighted: softer weights serve narrower probes as well
 LEAST = 1e-6  # weight of a row
 PLAIN = 40  # evaluations of the widest after which class Grams are made: where columns are much alike
 ROWS_PER_NEURON = 2  # for those of a solution: 6 save nothing more
@@ -140,7 +140,7 @@ def _solve_again(found: Solution, solver: Preconditioner) -> None:
 def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, how: How) -> Solution:
     """Probes of some sizes from the last of the next wider ones."""
     solver = Preconditioner([factor], torch.zeros_like(part.groups), part.mask)
-    start = wider.x[-1:, :, : part.width] * part.mask
+    start = _without(wider.x[-1], factor, part)
     start = best_scale(start, part.widths, part.l2, known.sample[: part.width], known.truth, LONGER)
     history = None if wider.history is None else _cut(wider.history, wider.x.shape, part, solver)
     return fit_logistic(
@@ -152,6 +152,22 @@ def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, ho
         search=how.search,
         history=history,
     )
+
+
+def _without(x: Tensor, factor: Tensor, part: Batch) -> Tensor:
+    """(m, c, w): the weights x (c, w') of a wider probe as they change where columns are taken from it.
+
+    Where the objective is a parabola about x with Hessian P = LL', the minimum over the columns that are left
+    has the first entries of L'x for its own: what is lost is made up for by columns that are like it.
+    """
+    if len(factor) > 1:  # class Grams: their leading blocks would be copied, for what an evaluation gives
+        return x[None, :, : part.width] * part.mask
+    wider = factor[0, : x.shape[1], : x.shape[1]]
+    kept, found = x @ wider, torch.zeros(len(part.l2), len(x), part.width)
+    for i, width in enumerate(part.widths.tolist()):
+        block = wider[:width, :width].contiguous()
+        found[i, :, :width] = torch.linalg.solve_triangular(block, kept[:, :width], upper=False, left=False)
+    return found
 
 
 def _weighted_factor(batch: Batch, x: Tensor, dtype: torch.dtype) -> Tensor:

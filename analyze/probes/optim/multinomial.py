@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panel, Panels
-from probecache.analyze.probes.design.nested_matmul import Span, backward, forward, spans
+from probecache.analyze.probes.design.nested_matmul import Span, backward, forward, rounded, spans
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
 from probecache.analyze.probes.optim.newton import Problem
 
@@ -26,6 +26,7 @@ MANY = 32  # classes from which picking the true one is faster than masking: twi
 # and at 3e11 (290 for 310, of a hundred). Its products take three times as long, which tells beyond that.
 GPU_FLOPS = 1e12
 STRIP = 2048  # rows whose logits are in cache together
+CACHED = 2**18  # logits that are
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,15 @@ class Batch:
         free = (self.l2 == 0).to(objective.device)
         return free & (objective * self.total < math.log(2) * least)
 
-    def strips(self, panel: Panel) -> Iterator[tuple[slice, slice]]:
-        """A panel's rows, so many that their logits stay in cache: slices of all rows, and of the panel's."""
+    def strips(self, panel: Panel, vectors: int = 0) -> Iterator[tuple[slice, slice]]:
+        """A panel's rows, so many that their logits stay in cache: slices of all rows, and of the panel's.
+
+        vectors: of logits, where no product is waiting for a strip to be long.
+        """
         count = panel.base.shape[1]
         step = count if panel.base.is_cuda else STRIP
+        if vectors and not panel.base.is_cuda:
+            step = max(STRIP // 4, min(STRIP, CACHED // vectors))
         for start in range(0, count, step):
             stop = min(start + step, count)
             yield slice(panel.start + start, panel.start + stop), slice(start, stop)
@@ -174,10 +180,16 @@ class Batch:
         self, x: Tensor, columns: Tensor, span: Span, panel: Panel, chosen: Chosen
     ) -> tuple[Tensor, Tensor]:
         """Loss float64 (a,) and residual (a, c, rows) in the columns' dtype, made strip by strip."""
-        residual = torch.empty(*x.shape[:2], columns.shape[1], dtype=columns.dtype, device=x.device)
+        whole = rounded(x, columns, span.segments)  # logits, which residuals replace strip by strip
+        residual = whole
+        if residual is None:
+            residual = torch.empty(*x.shape[:2], columns.shape[1], dtype=columns.dtype, device=x.device)
         loss = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
-        for rows, inside in self.strips(panel):
-            logits = forward(x, columns[:, inside], span.segments)
+        for rows, inside in self.strips(panel, 0 if whole is None else whole.shape[0] * whole.shape[1]):
+            if whole is None:
+                logits = forward(x, columns[:, inside], span.segments)
+            else:
+                logits = whole[:, :, inside].float()
             truth = self.classes(rows, chosen.of(span))
             part, residual[:, :, inside] = loss_and_residual(logits, truth, self.shares(rows))
             loss += part
