@@ -19,7 +19,7 @@ from probecache.analyze.probes.design import bfloat16_product
 
 MIN_SEGMENT = 256
 WASTE = 1.17  # of the columns' number, up to which one product of them all is faster than two
-ROUNDED = 64  # weight vectors from which torch's product of bfloat16, rounded once, is 1.3 times as fast
+ROUNDED = 64  # weight vectors from which torch's product of bfloat16 is faster than one with float32 sums
 FULL = 256  # weight vectors
 FLOAT32_SUMS = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8 on
 
@@ -93,7 +93,9 @@ def forward(weights: Tensor, panel: Tensor, parts: list[Segment]) -> Tensor:
 
 
 def rounded(weights: Tensor, panel: Tensor, parts: list[Segment]) -> Tensor | None:
-    """`forward` in bfloat16 (m, c, rows) where that is the panel's dtype, and faster; else None."""
+    """`forward` rounded to bfloat16 (m, c, rows), of many rows at once, by torch's product: 1.3 to 1.5 times
+    as fast as with float32 sums. None where there are segments, few weight vectors, or no bfloat16 on a CPU.
+    """
     m, c, _ = weights.shape
     if panel.dtype != torch.bfloat16 or panel.is_cuda or len(parts) > 1 or m * c < ROUNDED:
         return None

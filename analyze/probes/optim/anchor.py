@@ -57,7 +57,9 @@ class Anchor:
                 moved = whole
                 if moved is None:
                     moved = torch.empty(*mine.shape[:2], columns.shape[1], dtype=dtype, device=step.device)
-                for rows, inside in batch.strips(panel, 0 if whole is None else whole.shape[0] * whole.shape[1]):
+                for rows, inside in batch.strips(
+                    panel, 0 if whole is None else whole.shape[0] * whole.shape[1]
+                ):
                     if whole is None:
                         logits = forward(mine, columns[:, inside], span.segments)
                     else:

@@ -1,11 +1,12 @@
 """Logistic probes of many classes, from the widest down: each size starts where the next wider one has ended.
 
 One probe's weights fill a product where classes are many, so that sizes need not go in lock step. A wider
-probe's weights without the columns that are left out, a little longer, are within a few percent of the
-minimum; and what L-BFGS has learnt of the curvature there, cut to the columns that stay, is still nearly
-right: five to fifteen evaluations where a start from zero takes thirty. One Gram matrix preconditions all,
-whose rows are weighted by how undecided the widest probe leaves them. Class Grams of its solution, which cost
-as much as hundreds of evaluations of a probe, are made where it is slow with that.
+probe's weights, once they have made up for the columns that are left out (`start.without_columns`) and are a
+little longer, are within a percent or two of the minimum; and what L-BFGS has learnt of the curvature there,
+cut to the columns that stay, is still nearly right: four to fifteen evaluations where a start from zero takes
+thirty. One Gram matrix preconditions all, whose rows are weighted by how undecided the widest probe leaves
+them. Class Grams of its solution, which cost as much as hundreds of evaluations of a probe, are made where it
+is slow with that.
 """
 
 from dataclasses import dataclass, replace
@@ -21,25 +22,28 @@ from probecache.analyze.probes.design.nested_matmul import forward, runs, segmen
 from probecache.analyze.probes.kind import ProbeRequest
 from probecache.analyze.probes.optim.cross_entropy import indicator
 from probecache.analyze.probes.optim.curvature import class_grams
-from probecache.analyze.probes.optim.fit_logistic import fit_logistic, search_roughly
+from probecache.analyze.probes.optim.fit_logistic import LOOSE, fit_logistic, search_roughly
 from probecache.analyze.probes.optim.lbfgs import Solution, lbfgs
 from probecache.analyze.probes.optim.lbfgs_history import History
 from probecache.analyze.probes.optim.multinomial import MANY, Batch, search_dtype
 from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner, cholesky, gram_factor
-from probecache.analyze.probes.optim.start import best_scale, newton_start
+from probecache.analyze.probes.optim.start import best_scale, newton_start, without_columns
 from probecache.analyze.probes.shared_state import FEWEST, SharedState, some_rows
 
 LONGER = (0.9, 0.95, 1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8)  # what a cut probe may gain by
 SAMPLE = 2048  # rows that tell it
-ROUGH = 0.3  # relative gap of the widest probe at which rows are weighted: softer weights serve narrower probes as well
+ROUGH = 0.3  # relative gap of the widest at which rows are weighted: softer weights serve narrower ones too
 LEAST = 1e-6  # weight of a row
+# Of a tol that the search itself must meet: a start so near has few steps of its own, and its gap is told
+# from a wider probe's (a thousand classes ended at 1.01 times 1e-2).
+CAREFUL = 0.8
 PLAIN = 40  # evaluations of the widest after which class Grams are made: where columns are much alike
 ROWS_PER_NEURON = 2  # for those of a solution: 6 save nothing more
-TOLD = ("objective", "grad_norm", "gap", "n_iter", "converged")
+REPORTED = ("objective", "grad_norm", "gap", "n_iter", "converged")
 
 
 @dataclass(frozen=True)
-class How:
+class Aim:
     """As `fit_logistic`'s."""
 
     tol: float
@@ -66,17 +70,17 @@ def serves(batch: Batch, shared: SharedState) -> bool:
 def fit_downward(shared: SharedState, order: np.ndarray, batch: Batch, request: ProbeRequest) -> Solution:
     """Fit the batch of `serves`. Solution.x: (m, c, w), zero beyond each probe's columns."""
     x = torch.zeros(len(batch.l2), batch.outputs, batch.width)
-    how, known = How(request.tol, request.max_iter, search_dtype(x.device)), _known(shared, order)
+    aim, known = Aim(request.tol, request.max_iter, search_dtype(x.device)), _known(shared, order)
     widest = batch.part(slice(0, 1))  # alone: nothing is known before it
-    last, factor = _fit_widest(widest, shared, known, how)
+    last, factor = _fit_widest(widest, shared, known, aim)
     x[:1], parts = last.x, [last]
     for run in runs(len(x) - 1, batch.outputs, x.device):
         those = slice(1 + run.start, 1 + run.stop)
         part = batch.part(those)
-        last = _fit_narrower(part, last, factor, known, how)
+        last = _fit_narrower(part, last, factor, known, aim)
         x[those, :, : part.width] = last.x
         parts.append(last)
-    told: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TOLD}
+    told: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in REPORTED}
     return Solution(x, **told)
 
 
@@ -88,19 +92,19 @@ def _known(shared: SharedState, order: np.ndarray) -> Known:
     return Known(shared.moments.take(order), shared.sampled(chosen)[index], truth)
 
 
-def _fit_widest(batch: Batch, shared: SharedState, known: Known, how: How) -> tuple[Solution, Tensor]:
+def _fit_widest(batch: Batch, shared: SharedState, known: Known, aim: Aim) -> tuple[Solution, Tensor]:
     """The widest probe, roughly with the Gram matrix, then with its rows weighted, and with class Grams where
     that is slow; the factor (1 or c, w, w) that it ended with."""
     which, l2 = torch.zeros(1, dtype=torch.int64), float(batch.l2[0])
     gram = Preconditioner([gram_factor(known.moments, l2, batch.outputs)], which, batch.mask)
     start = newton_start(known.moments, gram, which)
     start = best_scale(start, batch.widths, batch.l2, known.sample, known.truth)
-    found = _search(batch, gram, start, replace(how, tol=max(how.tol, ROUGH)), None)
-    used, factor = found.n_iter, _weighted_factor(batch, found.x[0], how.search)
+    found = _search(batch, gram, start, replace(aim, tol=max(aim.tol, ROUGH)), None)
+    used, factor = found.n_iter, _weighted_factor(batch, found.x[0], aim.search)
     solver = Preconditioner([factor], which, batch.mask)
     _solve_again(found, solver)
-    if shared.gram_bytes <= shared.gram_limit and how.max_iter > int(used) + PLAIN:
-        found = _search(batch, solver, found.x, replace(how, max_iter=PLAIN), found.history)
+    if shared.gram_bytes <= shared.gram_limit and aim.max_iter > int(used) + PLAIN:
+        found = _search(batch, solver, found.x, replace(aim, max_iter=PLAIN), found.history)
         used = used + found.n_iter
         if not bool(found.converged):
             wanted = [ROWS_PER_NEURON * max(batch.width, FEWEST)]
@@ -114,9 +118,9 @@ def _fit_widest(batch: Batch, shared: SharedState, known: Known, how: How) -> tu
         batch,
         solver,
         found.x,
-        tol=how.tol,
-        max_iter=max(1, how.max_iter - int(used)),
-        search=how.search,
+        tol=aim.tol,
+        max_iter=max(1, aim.max_iter - int(used)),
+        search=aim.search,
         history=found.history,
     )
     fit.n_iter += used
@@ -124,11 +128,11 @@ def _fit_widest(batch: Batch, shared: SharedState, known: Known, how: How) -> tu
 
 
 def _search(
-    batch: Batch, solver: Preconditioner, start: Tensor, how: How, history: History | None
+    batch: Batch, solver: Preconditioner, start: Tensor, aim: Aim, history: History | None
 ) -> Solution:
-    if how.search == torch.float32:
-        return lbfgs(batch.evaluate, solver.solve, start, how.tol, how.max_iter)
-    return search_roughly(batch, solver, start, how.tol, how.max_iter, how.search, history)
+    if aim.search == torch.float32:
+        return lbfgs(batch.evaluate, solver.solve, start, aim.tol, aim.max_iter)
+    return search_roughly(batch, solver, start, aim.tol, aim.max_iter, aim.search, history)
 
 
 def _solve_again(found: Solution, solver: Preconditioner) -> None:
@@ -137,37 +141,24 @@ def _solve_again(found: Solution, solver: Preconditioner) -> None:
         found.history.solve_again(lambda changes: solver.solve(changes, every), found.x.shape)
 
 
-def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, how: How) -> Solution:
+def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, aim: Aim) -> Solution:
     """Probes of some sizes from the last of the next wider ones."""
     solver = Preconditioner([factor], torch.zeros_like(part.groups), part.mask)
-    start = _without(wider.x[-1], factor, part)
+    if len(factor) == 1:
+        start = without_columns(wider.x[-1], factor[0], part.widths)
+    else:  # leading blocks of class Grams would be copied, for what an evaluation gives
+        start = wider.x[-1:, :, : part.width] * part.mask
     start = best_scale(start, part.widths, part.l2, known.sample[: part.width], known.truth, LONGER)
     history = None if wider.history is None else _cut(wider.history, wider.x.shape, part, solver)
     return fit_logistic(
         part,
         solver,
         start,
-        tol=how.tol,
-        max_iter=how.max_iter,
-        search=how.search,
+        tol=aim.tol if aim.tol < LOOSE else CAREFUL * aim.tol,
+        max_iter=aim.max_iter,
+        search=aim.search,
         history=history,
     )
-
-
-def _without(x: Tensor, factor: Tensor, part: Batch) -> Tensor:
-    """(m, c, w): the weights x (c, w') of a wider probe as they change where columns are taken from it.
-
-    Where the objective is a parabola about x with Hessian P = LL', the minimum over the columns that are left
-    has the first entries of L'x for its own: what is lost is made up for by columns that are like it.
-    """
-    if len(factor) > 1:  # class Grams: their leading blocks would be copied, for what an evaluation gives
-        return x[None, :, : part.width] * part.mask
-    wider = factor[0, : x.shape[1], : x.shape[1]]
-    kept, found = x @ wider, torch.zeros(len(part.l2), len(x), part.width)
-    for i, width in enumerate(part.widths.tolist()):
-        block = wider[:width, :width].contiguous()
-        found[i, :, :width] = torch.linalg.solve_triangular(block, kept[:, :width], upper=False, left=False)
-    return found
 
 
 def _weighted_factor(batch: Batch, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -152,12 +152,12 @@ class Batch:
     def strips(self, panel: Panel, vectors: int = 0) -> Iterator[tuple[slice, slice]]:
         """A panel's rows, so many that their logits stay in cache: slices of all rows, and of the panel's.
 
-        vectors: of logits, where no product is waiting for a strip to be long.
+        vectors: of logits, where they are there already: no product waits for a strip to be long.
         """
         count = panel.base.shape[1]
         step = count if panel.base.is_cuda else STRIP
         if vectors and not panel.base.is_cuda:
-            step = max(STRIP // 4, min(STRIP, CACHED // vectors))
+            step = max(STRIP // 2, min(STRIP, CACHED // vectors))
         for start in range(0, count, step):
             stop = min(start + step, count)
             yield slice(panel.start + start, panel.start + stop), slice(start, stop)

@@ -1,4 +1,4 @@
-"""Where logistic probes start: one Newton step from zero, which the moments give without reading a row."""
+"""Where logistic probes start: one Newton step from zero, which the moments give, or a wider probe's weights."""
 
 import torch
 from torch import Tensor
@@ -53,3 +53,19 @@ def best_scale(
         losses.append(loss / panel.shape[1] + 0.5 * l2 * scale**2 * square)
     best = torch.tensor(scales, device=x.device)[torch.stack(losses).argmin(dim=0)]
     return torch.cat([intercept, slopes[..., 1:] * best[:, None, None]], dim=2)
+
+
+def without_columns(x: Tensor, factor: Tensor, widths: Tensor) -> Tensor:
+    """Weights (m, c, w), w the largest of widths int64 (m,): what x (c, w') becomes with so many columns.
+
+    factor: L (w'', w''), w'' >= w'. Where the objective is a parabola about x with Hessian LL', its minimum
+    over the columns that are left has the first entries of L'x for its own: columns that are like the lost
+    ones make up for them.
+    """
+    wider = factor[: x.shape[1], : x.shape[1]]
+    kept = x @ wider
+    found = x.new_zeros(len(widths), len(x), int(widths.max()))
+    for i, width in enumerate(widths.tolist()):
+        block = wider[:width, :width].contiguous()
+        found[i, :, :width] = torch.linalg.solve_triangular(block, kept[:, :width], upper=False, left=False)
+    return found

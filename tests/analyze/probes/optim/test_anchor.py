@@ -49,7 +49,7 @@ def exactly(batch: Batch, x: np.ndarray, labels: np.ndarray, weights: torch.Tens
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("classes", [2, 5, 40])
+@pytest.mark.parametrize("classes", [2, 5, 40, 70])  # 70 weight vectors: logits are rounded, in place
 def test_near_an_anchor_the_difference_alone_is_rounded(classes, weighted):
     batch, x, labels = make(classes, weighted)
     probes = torch.tensor([0, 1, 3, 5])
