@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -17,27 +17,30 @@ from probecache.analyze.tasks.matrix import scales
 from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
+_FLOATS = [np.float64, np.float32]
+
 
 def _with_numpy(X: Any) -> Any:
     """A tensor as float32 on the CPU where numpy has not its dtype (bfloat16), else X itself."""
     return X.detach().cpu().float() if getattr(X, "dtype", None) is torch.bfloat16 else X
 
 
-class _Probe(ClassifierMixin, BaseEstimator):
-    """What both probes share: checks, class and sample weights, weights in the units of the input."""
+class _Linear(BaseEstimator):
+    """What all share: checks, sample weights, and weights in the units of the input."""
 
     _probe = ""
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> Self:
-        X, y = validate_data(self, _with_numpy(X), y, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise InputError(f"got one class only, {str(self.classes_[0])!r}; a probe needs two classes")
+    def _checked(self, X: Any, y: Any, sample_weight: Any, **how: Any) -> tuple[np.ndarray, ...]:
+        """X float64 (n, d), y and weights float64 (n,) of the rows whose weight is above 0."""
+        X, y = validate_data(self, _with_numpy(X), y, dtype=_FLOATS, ensure_min_samples=2, **how)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         kept = weights > 0
-        weights = weights * compute_sample_weight(self.class_weight, y)
-        X, labels, weights = X[kept].astype(np.float64), labels[kept], weights[kept]
+        return X[kept].astype(np.float64), np.asarray(y)[kept], weights[kept]
+
+    def _solve(
+        self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray, classes: tuple[str, ...], **options: Any
+    ) -> None:
+        """One probe on all columns. `labels` are what a Task takes; `weights` (n,) weigh its rows."""
         mean = np.average(X, axis=0, weights=weights)
         scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
         constant = scale <= 1e-7 * np.abs(mean)
@@ -51,7 +54,7 @@ class _Probe(ClassifierMixin, BaseEstimator):
             labels,
             ready[:1],
             labels[:1],
-            tuple(str(c) for c in self.classes_),
+            classes,
             mean=np.zeros(d, np.float32),
             scale=np.ones(d, np.float32),
             weights=None if np.ptp(weights) == 0 else weights,
@@ -71,15 +74,30 @@ class _Probe(ClassifierMixin, BaseEstimator):
         assert result.intercept is not None
         self.coef_ = result.coef[0, 0, 0].astype(np.float64) / scale  # (c, d), or (1, d) for two classes
         self.intercept_ = result.intercept[0, 0, 0].astype(np.float64) - self.coef_ @ mean
+        if task.is_regression:
+            self.intercept_ = self.intercept_ + task.offset
         self.n_iter_ = int(result.n_iter[0, 0, 0])
         self.objective_ = float(result.objective[0, 0, 0])
         self.converged_ = bool(result.converged[0, 0, 0])
+
+
+class _Probe(ClassifierMixin, _Linear):
+    """What both classifiers share."""
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, **options: Any) -> Self:
+        X, y, weights = self._checked(X, y, sample_weight)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InputError(f"got one class only, {str(self.classes_[0])!r}; a probe needs two classes")
+        weights = weights * compute_sample_weight(self.class_weight, y)
+        self._solve(X, labels, weights, tuple(str(c) for c in self.classes_), **options)
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
         """X coef_' + intercept_, float64 (n, c), or (n,) for two classes."""
         check_is_fitted(self)
-        X = validate_data(self, _with_numpy(X), dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, _with_numpy(X), dtype=_FLOATS, reset=False)
         scores = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
@@ -174,7 +192,7 @@ class RidgeProbe(_Probe):
     Raises
     ------
     InputError
-        From `fit`, for a single class.
+        From `fit`, for a single class. Numbers are for `RidgeRegressor`.
 
     Examples
     --------
@@ -200,3 +218,52 @@ class RidgeProbe(_Probe):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         return self._fit(X, y, sample_weight)
+
+
+class RidgeRegressor(MultiOutputMixin, RegressorMixin, _Linear):
+    """Minimises (1 / sum w) sum_i w_i ||y_i - W x_i - b||^2 + l2 ||W||^2, y numbers, columns standardised.
+
+    Equal to scikit-learn's Ridge(alpha = l2 sum w) behind a StandardScaler: the probe of a ridge sweep over a
+    target of numbers. `score` is R2. After `fit`: coef_ (d,) or (t, d) and intercept_, a number or (t,), in
+    the input's units, float64; n_iter_, objective_, converged_.
+
+    Parameters
+    ----------
+    l2 : float
+        The penalty, at least 0; the intercept bears none.
+    standardize : bool
+        Divide columns by their standard deviation; they are centred in any case.
+    device : str
+        'cpu', 'cuda' or 'auto'.
+
+    Raises
+    ------
+    InputError
+        From `fit`, for numbers whose range is beyond 1e30 or below 1e-30.
+
+    Examples
+    --------
+    >>> x, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([2006.0, 2008.0, 2012.0, 2014.0])
+    >>> pc.RidgeRegressor(l2=0).fit(x, y).predict([[0.0]]).round(3).tolist()
+    [2010.0]
+    """
+
+    _probe = "ridge"
+
+    def __init__(self, l2: float = 1e-4, *, standardize: bool = True, device: str = "cpu") -> None:
+        self.l2 = l2
+        self.standardize = standardize
+        self.device = device
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        X, y, weights = self._checked(X, y, sample_weight, multi_output=True, y_numeric=True)
+        self._solve(X, y.astype(np.float64), weights, ())
+        if y.ndim == 1:
+            self.coef_, self.intercept_ = self.coef_[0], float(self.intercept_[0])
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """X coef_' + intercept_, float64 (n,) or (n, t)."""
+        check_is_fitted(self)
+        X = validate_data(self, _with_numpy(X), dtype=_FLOATS, reset=False)
+        return X @ self.coef_.T + self.intercept_

@@ -19,6 +19,7 @@ import xarray as xr
 
 from probecache.analyze.selections.subsets import check_seeds, permutation, sizes
 from probecache.analyze.similarity.gram import FeatureStore, Gram, centred_gram
+from probecache.analyze.similarity.kernels import centred_rows, cka_of_orders, serve
 from probecache.store.errors import InputError
 from probecache.store.progress import Progress, reporting
 from probecache.store.reader import open_store
@@ -83,13 +84,20 @@ def cka(
     if isinstance(store, str | os.PathLike):
         store = open_store(store)
     if not isinstance(layer, str):
-        raise InputError(f"got layer {layer!r}; one at a time: {{name: pc.cka(store, layer=name, ...)}}")
-    with reporting(progress, "rows") as told:
-        gram = centred_gram(store, split, layer, squares=True, told=told)
-    d = len(gram.products)
+        raise InputError(
+            f"got layer {layer!r}; one at a time: {{name: pc.cka(store, layer=name, ...)}}; between layers: "
+            "pc.similarity(store, layers=[...])"
+        )
+    d = store.shape(split, layer)[1]
     counts = sizes(fractions, d)
     orders = np.stack([permutation(d, s) for s in seed_list])  # (seed, neuron)
-    masks = nested_masks(orders, counts)  # (fraction, seed, neuron)
+    with reporting(progress, "rows") as told:
+        if serve(store, split, layer, len(seed_list)):
+            rows = centred_rows(store, split, layer)
+            found, n = cka_of_orders(rows, orders, counts), len(rows)
+        else:
+            gram = centred_gram(store, split, layer, squares=True, told=told)
+            found, n = _of_gram(gram, nested_masks(orders, counts)), gram.n
 
     second, first = np.tril_indices(len(seed_list), -1)  # every pair of seeds once
     out = xr.Dataset(
@@ -101,12 +109,8 @@ def cka(
             "second": ("pair", np.asarray(seed_list)[second]),
         }
     )
-    for end, kind, matrix in (
-        ("", "linear CKA", products_squared(gram)),
-        ("_debiased", "debiased linear CKA", debiased_form(gram)),
-    ):
-        whole = cka_with_full(matrix, masks.reshape(-1, d)).reshape(masks.shape[:2])
-        between = np.stack([cka_between(matrix, m)[first, second] for m in masks])  # (fraction, pair)
+    for end, kind in (("", "linear CKA"), ("_debiased", "debiased linear CKA")):
+        whole, between = found[end][0], found[end][1][:, first, second]  # (fraction, seed), (fraction, pair)
         out["cka" + end] = (
             ("fraction", "seed"),
             whole,
@@ -119,9 +123,18 @@ def cka(
         )
     out["n_neurons"] = ("fraction", counts, {"units": "neurons"})
     out["permutation"] = (("layer", "seed", "neuron"), orders[None])
-    out.attrs = {"store": str(store.path), "split": split, "layer": layer, "samples": gram.n}
+    out.attrs = {"store": str(store.path), "split": split, "layer": layer, "samples": n}
     out.attrs["digest"] = store.digest(split, layer)
     return out
+
+
+def _of_gram(gram: Gram, masks: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`cka_of_orders` of subsets as masks (f, s, d), from the Gram matrix."""
+    found = {}
+    for end, matrix in (("", products_squared(gram)), ("_debiased", debiased_form(gram))):
+        whole = cka_with_full(matrix, masks.reshape(-1, masks.shape[-1])).reshape(masks.shape[:2])
+        found[end] = (whole, np.stack([cka_between(matrix, m) for m in masks]))
+    return found
 
 
 def nested_masks(orders: np.ndarray, counts: np.ndarray) -> np.ndarray:

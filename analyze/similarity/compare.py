@@ -1,6 +1,9 @@
 """Any measure between layers, between backbones, and between subsets and the layer they come from."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -8,43 +11,89 @@ import xarray as xr
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.similarity.gram import FeatureStore, centred_gram, cross_products
 from probecache.analyze.similarity.measures import Measure, Products, measure_named
+from probecache.store.reader import open_store
+
+_TURNED = "orthogonal transformation"
 
 
 def similarity(
-    store: FeatureStore,
+    store: FeatureStore | str | Path,
     *,
-    layers: Sequence[str],
-    split: str,
-    other: FeatureStore | None = None,
-    other_layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    split: str = "test",
+    other: FeatureStore | str | Path | None = None,
+    other_layers: str | Sequence[str] | None = None,
     measure: str = "linear_cka",
 ) -> xr.DataArray:
-    """The measure between every layer of `layers` and every one of `other_layers`: (layer, other_layer).
+    """||X'Y||_F^2 / (||X'X||_F ||Y'Y||_F), linear CKA, or another measure, between each layer and each other.
 
-    Without `other`, layers of one store; with it, of two stores that hold the same samples in the same
-    order, which is checked by sample identity. Each pair costs one pass over the two layers; nothing but (d,
-    e) matrices is kept. `attrs` carry the measure's range, direction and invariances.
+    Of one store, or of two (two backbones) that hold the same samples in the same order, which is checked by
+    their names. Columns are centred, not scaled. Each pair takes one pass over its layers.
 
-    Raises InputError for an unknown measure, or stores whose samples differ.
+    Parameters
+    ----------
+    store : Store, str or Path
+        An open store, or its path.
+    layers : str, list of str or None
+        None: all that the split has.
+    split : str
+    other : Store, str, Path or None
+        The store of `other_layers`. None: the same one.
+    other_layers : str, list of str or None
+        None: `layers`, or all of `other`'s.
+    measure : str
+        linear_cka, linear_cka_debiased, orthogonal_procrustes_centered_and_normalized, svcca (99% of the
+        variance), or pwcca, which is not symmetric: the layer gives the weights.
+
+    Returns
+    -------
+    xarray.DataArray
+        float64 (layer, other_layer), named after the measure; `attrs` have its range, whether more is closer,
+        and what it ignores.
+
+    Raises
+    ------
+    InputError
+        For an unknown measure or layer, samples that differ, fewer than 4 that did not fail, NaN, and
+        matrices larger than the machine's memory.
+
+    Examples
+    --------
+    >>> found = pc.similarity("features.zarr", layers=["late"], split="test")
+    >>> found.dims, round(float(found[0, 0]), 6)
+    (('layer', 'other_layer'), 1.0)
     """
     kind = measure_named(measure)
-    theirs = store if other is None else other
-    columns = list(layers) if other_layers is None else list(other_layers)
-    values = np.empty((len(layers), len(columns)))
-    for i, mine in enumerate(layers):
+    ours = _opened(store)
+    theirs = ours if other is None else _opened(other)
+    names = _names(ours, split, layers)
+    columns = names if other is None and other_layers is None else _names(theirs, split, other_layers)
+    values = np.empty((len(names), len(columns)))
+    for i, mine in enumerate(names):
         for j, yours in enumerate(columns):
-            if other is None and kind.symmetric and yours in layers[:i] and mine in columns:
-                values[i, j] = values[layers.index(yours), columns.index(mine)]
+            if other is None and kind.symmetric and yours in names[:i] and mine in columns:
+                values[i, j] = values[names.index(yours), columns.index(mine)]
                 continue
-            products = cross_products(store, mine, theirs, yours, split, squares=kind.needs_squares)
+            how = {"squares": kind.needs_squares, "rotated": _TURNED in kind.invariances}
+            products = cross_products(ours, mine, theirs, yours, split, **how)
             values[i, j] = kind.compute(products)
     return xr.DataArray(
         values,
         dims=("layer", "other_layer"),
-        coords={"layer": list(layers), "other_layer": columns},
+        coords={"layer": list(names), "other_layer": columns},
         name=measure,
-        attrs=_declared(kind) | {"split": split, "store": store.path, "other_store": theirs.path},
+        attrs=_declared(kind) | {"split": split, "store": ours.path, "other_store": theirs.path},
     )
+
+
+def _opened(store: FeatureStore | str | Path) -> Any:
+    return open_store(store) if isinstance(store, str | os.PathLike) else store
+
+
+def _names(store: Any, split: str, layers: str | Sequence[str] | None) -> list[str]:
+    if layers is None:
+        return list(store.layers_of(split))
+    return [layers] if isinstance(layers, str) else list(layers)
 
 
 def subset_similarity(

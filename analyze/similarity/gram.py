@@ -78,7 +78,7 @@ def _require_room(d: int, matrices: int, where: str) -> None:
     size, there = 8 * matrices * d * d, psutil.virtual_memory().total
     if size > there:
         raise InputError(
-            f"{where} has {d:,} neurons, and CKA holds {matrices} of (neurons x neurons) in float64: "
+            f"{where} has {d:,} neurons, and this holds {matrices} of (neurons x neurons) in float64: "
             f"{size / 2**30:.0f} GiB, more than this machine's {there / 2**30:.0f}; keep fewer neurons "
             "(probecache subset), or pool the layer"
         )
@@ -92,18 +92,30 @@ def cross_products(
     split: str,
     *,
     squares: bool = False,
+    rotated: bool = False,
     rows: int = 8192,
 ) -> Products:
     """X'X, Y'Y and X'Y of two layers, of one store or of two that hold the same samples in the same order.
 
-    A sample counts where neither store marks it failed. Raises InputError where the samples differ.
+    A sample counts where neither store marks it failed. rotated: for measures that ignore rotations, a layer
+    with more neurons than samples is rotated into the few columns that hold all of it.
+    Raises InputError where the samples differ, or where the matrices are larger than the memory.
     """
     good = shared_rows(store, other, split)
     if good.sum() < 4:
         raise InputError(f"{store.path} and {other.path} share {good.sum()} usable samples; 4 are needed")
     x_mean = _mean_over(store, split, layer, good, rows)
     y_mean = _mean_over(other, split, other_layer, good, rows)
-    shapes = [(len(a), len(b)) for a, b in ((x_mean, x_mean), (y_mean, y_mean), (x_mean, y_mean))]
+    if rotated and max(len(x_mean), len(y_mean)) > good.sum():
+        x = _turned(store, split, layer, good, x_mean, rows)
+        y = _turned(other, split, other_layer, good, y_mean, rows)
+        found, more = _zeros(_shapes(x.shape[1], y.shape[1])), _zeros(_shapes(x.shape[1], y.shape[1]))
+        _add(found, x, y)
+        _add(more, x**2, y**2)
+        return Products(len(x), *found, more if squares else None)
+    wide = max(len(x_mean), len(y_mean))
+    _require_room(wide, 6, f"layer {layer!r} or {other_layer!r} of split {split!r} in {store.path}")
+    shapes = _shapes(len(x_mean), len(y_mean))
     plain = _zeros(shapes)
     fourth = _zeros(shapes)
     pairs = zip(
@@ -117,6 +129,25 @@ def cross_products(
             _add(fourth, x**2, y**2)
     xx, yy, xy = plain
     return Products(int(good.sum()), xx, yy, xy, fourth if squares else None)
+
+
+def _turned(
+    store: FeatureStore, split: str, layer: str, good: np.ndarray, mean: np.ndarray, rows: int
+) -> np.ndarray:
+    """The centred rows of a layer, (n, d); of more neurons than rows, (n, n) with the same products x x'."""
+    parts = [
+        a[good[start : start + len(a)]].astype(np.float64) - mean
+        for start, a in store.blocks(split, layer, rows=rows)
+    ]
+    x = np.concatenate(parts)
+    if x.shape[1] <= len(x):
+        return x
+    values, vectors = np.linalg.eigh(x @ x.T)
+    return vectors * np.sqrt(np.clip(values, 0, None))
+
+
+def _shapes(d: int, e: int) -> list[tuple[int, int]]:
+    return [(d, d), (e, e), (d, e)]
 
 
 def _zeros(shapes: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -145,7 +145,8 @@ MEASURES = {
             _TURNS,
         ),
         Measure("svcca", svcca, 0.0, 1.0, True, _TURNS),
-        Measure("pwcca", pwcca, 0.0, 1.0, True, _TURNS, symmetric=False),
+        # not rotations: the weights are sums of absolute values over X's own columns
+        Measure("pwcca", pwcca, 0.0, 1.0, True, _TURNS[1:], symmetric=False),
     )
 }
 

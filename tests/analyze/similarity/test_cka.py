@@ -180,7 +180,7 @@ def test_too_few_samples():
 def test_a_layer_too_wide_for_its_gram_is_refused_before_it_is_read():
     class Wide(MemoryStore):
         def shape(self, split, layer):
-            return 60, 10**6
+            return 10**6, 10**6
 
     with pytest.raises(InputError, match=r"1,000,000 neurons, .* 14901 GiB, more than this machine's"):
         cka(Wide({("test", "l"): features()}), layer="l", split="test")
@@ -189,3 +189,25 @@ def test_a_layer_too_wide_for_its_gram_is_refused_before_it_is_read():
 def test_layers_come_one_at_a_time(store):
     with pytest.raises(InputError, match=r"got layer \['l'\]; one at a time"):
         cka(store, layer=["l"], split="test")
+
+
+@pytest.mark.parametrize("n", [5, 30])
+def test_few_samples_of_many_neurons_have_the_cka_of_the_definition(n):
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n + 1, 4)) @ rng.normal(size=(4, 400)) + rng.normal(size=(n + 1, 400)) + 3
+    x = x.astype(np.float32)
+    x[n] = np.nan  # failed
+    store = MemoryStore({("test", "l"): x}, failed=[n])
+    got = cka(store, layer="l", split="test", fractions=[1.0, 0.01, 0.3], seeds=3)
+    kept = x[:n].astype(np.float64)
+    for i, k in enumerate((400, 4, 120)):
+        for seed in range(3):
+            part = kept[:, permutation(400, seed)[:k]]
+            assert float(got.cka[i, seed]) == pytest.approx(direct_cka(part, kept), rel=1e-10)
+            own, whole = unbiased_hsic(part, part), unbiased_hsic(kept, kept)
+            wanted = unbiased_hsic(part, kept) / np.sqrt(own * whole) if own > 0 else np.nan
+            assert float(got.cka_debiased[i, seed]) == pytest.approx(wanted, rel=1e-8, nan_ok=True)
+        pair = (int(got["first"][2]), int(got["second"][2]))
+        first, second = (kept[:, permutation(400, seed)[:k]] for seed in pair)
+        assert float(got.cka_pair[i, 2]) == pytest.approx(direct_cka(first, second), rel=1e-10)
+    assert got.attrs["samples"] == n

@@ -96,6 +96,11 @@ def test_declared_range_direction_and_invariances(name):
     best = kind.high if kind.larger_is_closer else kind.low
     assert float(got[0, 0]) == pytest.approx(best, abs=1e-6)
     assert float(got[0, 1]) == pytest.approx(best, abs=1e-6)  # rotated, scaled and moved: the same
+    other = similarity(rotated, layers=["c"], split="test", other_layers=["a", "b"], measure=name)
+    mine = similarity(rotated, layers=["a", "b"], split="test", other_layers=["c"], measure=name)
+    assert float(other[0, 0]) == pytest.approx(float(other[0, 1]), abs=1e-6)
+    same = float(mine[0, 0]) == pytest.approx(float(mine[1, 0]), abs=1e-6)
+    assert same == ("orthogonal transformation" in kind.invariances)
     assert (float(got[0, 2]) < float(got[0, 1])) == kind.larger_is_closer
     assert ((got >= kind.low - 1e-9) & (got <= kind.high + 1e-9)).all()
     if kind.symmetric:
@@ -136,3 +141,22 @@ def test_unknown_measure_and_too_few_samples(store):
         similarity(store, layers=["penultimate"], split="test", measure="svca")
     with pytest.raises(InputError, match="RSA compares pairs of at least 3"):
         rsa(store, layer="penultimate", split="test", fractions=[1.0], samples=2)
+
+
+@pytest.mark.parametrize("name", sorted(DIRECT))
+def test_more_neurons_than_samples(name):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(20, 3))
+    matrices = {"wide": z @ rng.normal(size=(3, 90)) + rng.normal(size=(20, 90)), "narrow": z}
+    store = MemoryStore({("test", layer): x for layer, x in matrices.items()})
+    got = similarity(store, layers=["wide", "narrow"], split="test", measure=name)
+    for a, x in matrices.items():
+        for b, y in matrices.items():
+            want = DIRECT[name](x, y)
+            assert float(got.sel(layer=a, other_layer=b)) == pytest.approx(want, rel=1e-6, abs=1e-6), (a, b)
+
+
+def test_a_pair_too_wide_for_its_products_is_refused():
+    wide = MemoryStore({("test", "l"): np.broadcast_to(np.eye(5)[:, :1], (5, 10**6))})
+    with pytest.raises(InputError, match=r"1,000,000 neurons, .* GiB, more than this machine's"):
+        similarity(wide, layers=["l"], split="test", measure="pwcca")
