@@ -136,8 +136,8 @@ def check_fits(projection: Projection, machine: Machine) -> None:
         raise InputError(
             f"layer {projection.worst!r} needs {human(projection.memory)} in one process and "
             f"{human(machine.memory)} are allowed; raise --memory-limit (memory_limit), "
-            "ask for fewer fractions or l2, or keep fewer neurons (probecache subset): probes hold matrices of "
-            "(neurons x neurons), whatever the number of rows"
+            "ask for fewer fractions or l2, or keep fewer neurons (probecache subset): probes hold matrices "
+            "of (neurons x neurons), whatever the number of rows"
         )
 
 
