@@ -7,13 +7,12 @@ import numpy as np
 import torch
 
 from probecache.analyze.probes.block_result import BlockResult
-from probecache.analyze.probes.design.gram import Moments
 from probecache.analyze.probes.design.probe_order import ProbeOrder
-from probecache.analyze.probes.kind import Fitted, Kind, ProbeRequest
+from probecache.analyze.probes.kind import Fitted, Kind, ProbeRequest, claims
 from probecache.analyze.probes.optim.multinomial import search_dtype
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.score import score
-from probecache.analyze.probes.shared_state import SharedState, share
+from probecache.analyze.probes.shared_state import Known, SharedState, share
 from probecache.analyze.tasks.class_weights import ClassWeight, weigh_classes
 from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.task import Task
@@ -82,7 +81,8 @@ def fit_request(task: Task, request: ProbeRequest, shared: SharedState | None = 
     _check(task, kind)
     device = pick_device(request.device)
     if shared is None:
-        shared = share(task, request.standardize, device, request.memory_limit)
+        exact = not claims(kind, "rough_moments")
+        shared = share(task, request.standardize, device, request.memory_limit, exact=exact)
     per_batch = kind.orders_per_batch(shared, request)
     parts = [_fit_batch([shared], part)[0] for part in _batches(request, per_batch)]
     return _joined(parts, request, device)
@@ -177,17 +177,15 @@ def task_moments(
     standardize: bool = True,
     device: str = "auto",
     memory_limit: int | None = None,
-    found: Moments | None = None,
-    known: SharedState | None = None,
-    gram: Moments | None = None,
+    known: Known = Known(),
+    exact: bool = True,
 ) -> SharedState:
     """What every block of a task shares, for `fit_block(shared=...)`: compute it once per task.
 
-    found: the task's moments where they are known, standardised as `standardize` says. known: what is shared
-    of the same rows with another target, whose Gram matrix serves; gram: moments of the same rows with other
-    targets, or with none.
+    known: what needs not be computed, standardised as `standardize` says. exact: False for a kind that claims
+    `rough_moments` only.
     """
-    return share(task, standardize, pick_device(device), memory_limit, found, known, gram)
+    return share(task, standardize, pick_device(device), memory_limit, known, exact)
 
 
 def pick_device(device: str) -> torch.device:

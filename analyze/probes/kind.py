@@ -16,6 +16,8 @@ protocol, and `claims` asks for:
     fit_several       `fit` of several tasks of two classes over the same rows, in shared products
     fewest_rows       training rows without which it cannot be fitted (default 1)
     fits_any_together   `fit_several` takes tasks of any classes, labels and numbers
+    rough_moments     its fits only start from the moments and are preconditioned by them: those of rows
+                      rounded to bfloat16 serve
 """
 
 from dataclasses import dataclass, replace

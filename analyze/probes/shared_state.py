@@ -182,30 +182,39 @@ def prepare_together(states: list[SharedState], l2: float) -> None:
         state.curvatures[decade] = curvatures
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a task before its rows are read.
+
+    moments: the task's own, where a cluster summed them up. state: what is shared of the same rows with
+    another target: the Gram matrix serves, and rows on a GPU. gram: moments of the same rows with other
+    targets, or with none, whose Gram matrix serves.
+    """
+
+    moments: Moments | None = None
+    state: SharedState | None = None
+    gram: Moments | None = None
+
+
 def share(
     task: Task,
     standardize: bool,
     device: torch.device,
     memory_limit: int | None = None,
-    found: Moments | None = None,
-    known: SharedState | None = None,
-    gram: Moments | None = None,
+    known: Known = Known(),
+    exact: bool = True,
 ) -> SharedState:
-    """One pass over the training rows. memory_limit: bytes for all that this process holds.
-
-    found: the task's moments where they were computed already, by `sweeps.distributed_moments` on a cluster.
-    known: what is shared of the same rows with another target: the Gram matrix serves, and rows on a GPU.
-    gram: moments of the same rows, whose Gram matrix serves.
-    """
+    """One pass over the training rows. memory_limit: bytes for all that this process holds. exact: as
+    `moments` takes it; a kind that claims `rough_moments` does without."""
     labels = torch.from_numpy(task.train_labels).to(device)
-    targets = task_targets(task, labels)
-    held = known.rows if known is not None else resident(task_panels(task, standardize, device), memory_limit)
-    if found is None:
+    targets, state = task_targets(task, labels), known.state
+    held = resident(task_panels(task, standardize, device), memory_limit) if state is None else state.rows
+    if known.moments is None:
         weights = task_weights(task, device)
-        gram = gram if known is None else known.moments
-        found = moments(held or task_panels(task, standardize, device), targets, weights, gram)
+        gram = known.gram if state is None else state.moments
+        found = moments(held or task_panels(task, standardize, device), targets, weights, gram, exact)
     else:
-        found = found.to(device)
+        found = known.moments.to(device)
     n = task.train.shape[0]
     chosen = some_rows(n, SAMPLE_ROWS)
     rows = np.arange(n) if chosen is None else chosen
@@ -214,7 +223,7 @@ def share(
     gram_limit = GRAM_LIMIT if device.type == "cpu" else 2**33
     if memory_limit is not None:
         gram_limit = min(gram_limit, memory_limit // 8)
-    tests = None if known is None else known.test_rows
+    tests = None if state is None else state.test_rows
     shown = labels[rows]
     return SharedState(
         task, standardize, device, found, sample, shown, gram_limit, rows=held, test_rows=tests

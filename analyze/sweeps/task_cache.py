@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probecache.analyze.probes.fit import pick_device, task_moments
+from probecache.analyze.probes.kind import claims
 from probecache.analyze.probes.select_l2 import HeldOut, hold_out
-from probecache.analyze.probes.shared_state import SharedState, share_labels
+from probecache.analyze.probes.shared_state import Known, SharedState, share_labels
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.whole_rows import WholeRows, has_room
 from probecache.analyze.tasks.class_weights import weigh_classes
@@ -184,7 +185,8 @@ def _load(
             known = replace(known, test_rows=None)  # other test rows than those that are on the device
         whole = _whole(cache, job, layer, keeps) if plain and known is None else None
         gram = None if whole is None else whole.gram_of(task, labels.train_keep)
-        return task_moments(task, plan.standardize, job.device, limit, found, known, gram)
+        exact = not claims(job.kind, "rough_moments")
+        return task_moments(task, plan.standardize, job.device, limit, Known(found, known, gram), exact)
 
     return Loaded(task, keys[train], keys[test], labels.test_keep, names[0], names[1], make)
 

@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.probes.fixed_tol import synthetic
 from benchmarks.probes.peers import columns, fit_path, penalised_entropy, torch_lbfgs
 from benchmarks.record import record
-from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.tasks.load import load_task
 from probecache.analyze.tasks.task import Task
@@ -106,8 +106,7 @@ def ours(
     ks, runs = sizes(FRACTIONS, task.n_neurons), []
     while len(runs) < times and sum(runs) < ENOUGH:
         begun = clock()
-        shared = task_moments(task, device="cpu")
-        found = fit_block(task, order[None], ks, np.array(case.l2s), shared=shared, tol=tol, device="cpu")
+        found = fit_block(task, order[None], ks, np.array(case.l2s), tol=tol, device="cpu")
         runs.append(clock() - begun)
     return {
         "tol": tol,

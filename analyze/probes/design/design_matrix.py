@@ -123,12 +123,11 @@ class Panels:
                 yield panel.start, panel.base[self._orders[0]] if ordered else panel.base
             return
         for start, block in row_blocks(self.matrix, self.rows):
-            if not ordered:
-                yield start, self.standardised(block)
-            elif self.device.type == "cpu":
-                yield start, self._ordered(block)
+            if ordered and self.device.type == "cpu":
+                yield start, self._arranged(block, self._orders[0][1:] - 1)
             else:
-                yield start, self.standardised(block)[self._orders[0]]
+                base = self.standardised(block)
+                yield start, base[self._orders[0]] if ordered else base
 
     def strips(self, k: int, known: "Panels | None" = None) -> Iterator["Strip"]:
         """The rows in pieces for who wants k columns of all of them and all columns of some.
@@ -151,6 +150,8 @@ class Panels:
 
     def standardised(self, block: np.ndarray) -> Tensor:
         """The panel (1 + k, rows) of some rows (rows, k), the first k columns of the matrix, as stored."""
+        if self.device.type == "cpu" and not block.flags.c_contiguous:
+            return self._arranged(block)  # torch transposes parts of rows at half the speed
         columns = to_device(block, self.device).T  # (k, rows), a view
         panel = torch.empty(1 + len(columns), len(block), device=self.device)
         panel[0] = 1
@@ -160,16 +161,18 @@ class Panels:
             panel[1:] /= torch.from_numpy(self.scale[: len(columns)]).to(self.device)[:, None]
         return panel
 
-    def _ordered(self, block: np.ndarray) -> Tensor:
-        """`standardised(block)` in the one order, on the CPU: a few rows at a time, which stay in cache."""
-        order = self._orders[0][1:] - 1
-        panel = torch.empty(1 + len(order), len(block))
+    def _arranged(self, block: np.ndarray, order: Tensor | None = None) -> Tensor:
+        """`standardised(block)`, on the CPU, in an order: a few rows at a time, which stay in cache."""
+        k = block.shape[1]
+        panel = torch.empty(1 + (k if order is None else len(order)), len(block))
         panel[0] = 1
         for start in range(0, len(block), CACHED):
             rows = torch.from_numpy(block[start : start + CACHED])
             if self.mean is not None and self.scale is not None:
-                rows = torch.sub(rows, torch.from_numpy(self.mean)).div_(torch.from_numpy(self.scale))
-            panel[1:, start : start + CACHED] = rows.T.contiguous()[order]
+                mean, scale = torch.from_numpy(self.mean[:k]), torch.from_numpy(self.scale[:k])
+                rows = torch.sub(rows, mean).div_(scale)
+            columns = rows.T if order is None else rows.T.contiguous()[order]
+            panel[1:, start : start + CACHED] = columns
         return panel
 
     def _design(self, block: np.ndarray) -> Tensor:

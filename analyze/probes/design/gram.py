@@ -2,7 +2,8 @@
 
 They are of the standardised columns: float32 products of centred blocks of rows as they are stored, summed in
 float64 and then divided by the scales. They serve every seed (by permuting), fraction (by slicing) and l2 of
-preconditioners and ridge probes.
+preconditioners and ridge probes. Where they only precondition, the Gram matrix may be of rows rounded to
+bfloat16: it has no negative eigenvalue either, and takes a quarter of the time.
 """
 
 from collections.abc import Iterator
@@ -79,13 +80,19 @@ class Moments:
 
 
 def moments(
-    panels: Panels, targets: Tensor, weights: Tensor | None = None, known: Moments | None = None
+    panels: Panels,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    known: Moments | None = None,
+    exact: bool = True,
 ) -> Moments:
     """Weighted means over the rows: targets float (n, t), weights float (n,) or None.
 
     panels: one column order, as stored. known: moments of the same rows with other targets, whose Gram matrix
-    is not computed again.
+    is not computed again. exact: else the Gram matrix is of rounded rows, where that is faster; nothing else
+    is rounded.
     """
+    exact = exact or panels.device.type != "cpu" or not bfloat16_product.available()
     d, device, outputs = panels.width - 1, panels.device, targets.shape[1]
     scale = None if panels.scale is None or panels.keep else torch.from_numpy(panels.scale).to(device)
     power = _powers(scale)
@@ -102,9 +109,14 @@ def moments(
         share = torch.ones(len(block), 1, device=device)
         if weights is not None:
             share = weights[here, None].to(block.dtype)
-        if known is None:
+        if known is None and exact:
             left = (block if weights is None else block * share).T
             add_gram(gram, left, block.T, blocks=4 if block.is_cuda else 10)
+        elif known is None:
+            rounded = (block if weights is None else block * share.sqrt()).bfloat16().T
+            part = torch.zeros(d, d, device=device)
+            add_gram(part, rounded, rounded)
+            gram += part
         own = y * share
         sums = block.T @ torch.cat([share, own], dim=1)
         total += sums[:, 0]

@@ -49,6 +49,7 @@ class Logistic:
     probabilities = True
     order_free = True
     strongly_convex = True
+    rough_moments = True
     counts = "evaluations"
 
     def orders_per_batch(self, shared: SharedState, request: ProbeRequest) -> int:

@@ -23,6 +23,9 @@ INTERCEPT = 20
 # Of a column's diagonal: what l2 is at least in a factor of float32 products. Directions that columns do not
 # span (columns twice) have nothing but rounding there; weights of 1e5 that cancel each other came of it.
 NULL = 1e-5
+# The same in the factor of a Gram matrix that may be of rows rounded to bfloat16: with 1e-5 a column that is
+# there three times started with weights of 12 that cancel each other.
+ROUGH = 1e-4
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def inverse(factor: Tensor) -> Tensor:
 def gram_factor(moments: Moments, l2: float, n_classes: int) -> Tensor:
     """Cholesky factor float32 (1, w, w) of the Hessian at zero weights, near enough: Gram / classes + l2."""
     softness = 4 if n_classes == 2 else n_classes
-    return cholesky(moments.gram[None] / softness, l2, most=1e-2, least=NULL).float()
+    return cholesky(moments.gram[None] / softness, l2, most=1e-2, least=ROUGH).float()
 
 
 def cholesky(matrix: Tensor, ridge: float, most: float = 1e-4, least: float = 0.0) -> Tensor:

@@ -59,7 +59,7 @@ def test_another_target_of_the_same_rows_takes_those_on_the_device(monkeypatch):
     monkeypatch.setattr(shared_state, "resident", held)
     first = task_moments(task, device="cpu")
     other = Task(task.train, 1 - task.train_labels % 2, task.test, 1 - task.test_labels % 2)
-    second = task_moments(other, device="cpu", known=first)
+    second = task_moments(other, device="cpu", known=shared_state.Known(state=first))
     assert second.rows is first.rows
     fresh = task_moments(other, device="cpu")
     torch.testing.assert_close(second.moments.cross, fresh.moments.cross)

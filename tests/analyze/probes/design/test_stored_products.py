@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from probecache.analyze.probes.design import stored_matmul
+from probecache.analyze.probes.design import bfloat16_product, stored_matmul
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import moments
 from probecache.analyze.probes.optim.blocked_cholesky import blocked_cholesky
 from probecache.analyze.probes.score import first_largest
 
 CPU = torch.device("cpu")
+needs_tiles = pytest.mark.skipif(
+    not bfloat16_product.available(), reason="no AMX, or a torch without oneMKL's bfloat16 product"
+)
 
 
 @pytest.mark.parametrize("classes", [2, 7, 300])
@@ -83,3 +86,22 @@ def test_moments_are_their_definition_block_by_block(monkeypatch, weighted):
     again = moments(panels, torch.from_numpy(y[:, :1]), weights, known=found)
     np.testing.assert_array_equal(again.gram, found.gram)
     np.testing.assert_allclose(again.cross[:, 0], found.cross[:, 0], atol=1e-5)
+
+
+@needs_tiles
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rough_moments_are_the_gram_matrix_of_rounded_rows(monkeypatch, weighted):
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(5, [1e-3, 2, 2, 1e4, 1, 1], (70, 6)).astype(np.float32), rng.normal(size=(70, 3))
+    x[:, 5] = x[:, 4]  # twice the same column: singular
+    w = torch.from_numpy(rng.integers(0, 4, 70) if weighted else np.ones(70)).float()
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    monkeypatch.setattr("probecache.analyze.probes.design.gram.GRAM_ROWS", 32)
+    panels, targets, weights = Panels(x, mean, scale, CPU), torch.from_numpy(y), w if weighted else None
+    exact, rough = moments(panels, targets, weights), moments(panels, targets, weights, exact=False)
+    rows = ((torch.from_numpy(x) - torch.from_numpy(mean)) * w.sqrt()[:, None]).bfloat16().double().numpy()
+    expected = rows.T @ rows / float(w.sum()) / np.outer(scale, scale)
+    np.testing.assert_allclose(rough.gram[1:, 1:], expected, rtol=1e-5, atol=1e-6)
+    assert np.linalg.eigvalsh(rough.gram).min() > -1e-6
+    np.testing.assert_array_equal(rough.gram[0], exact.gram[0])
+    np.testing.assert_array_equal(rough.cross, exact.cross)

@@ -39,3 +39,17 @@ def test_a_loss_far_below_float32s_unit_is_kept():
     loss, residual = loss_and_residual(logits, indicator(torch.tensor([0]), 3), None)
     assert loss.item() == pytest.approx(2 * np.exp(-20), rel=1e-5)
     assert residual[0, 0, 0].item() == pytest.approx(-2 * np.exp(-20), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_classes_far_apart_leave_no_subnormal_numbers_and_lose_no_loss(classes):
+    outputs = n_outputs(classes)
+    logits = 80 * torch.randn(4, outputs, 500, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(500) % classes
+    for truth in (indicator(labels, outputs), *([labels] if outputs > 1 else [])):
+        loss, residual = loss_and_residual(logits.clone(), truth, None)
+        far = residual[residual != 0].abs()
+        assert float(far.min()) > torch.finfo(torch.float32).tiny
+        z = torch.cat([torch.zeros_like(logits), logits], dim=1).double() if classes == 2 else logits.double()
+        each = torch.nn.functional.cross_entropy(z, labels.expand(4, 500), reduction="none")
+        torch.testing.assert_close(loss, each.sum(dim=1), rtol=1e-6, atol=0)
