@@ -1,7 +1,7 @@
 """Choosing l2 for each probe by rows that its fit does not see, then fitting it on all training rows.
 
     logistic    one stratified part, a fifth of the training rows of each class, is held out; the path is
-                fitted on the rest and scored on it
+                fitted on the rest and scored on it, as far as it takes to know the best (race.py)
     ridge       five folds of the moments (crossvalidate.py)
 
 The penalty with the best score is taken, the largest of those that are equal. The test rows play no part.
@@ -9,7 +9,6 @@ A held-out part was preferred to folds for logistic probes: it costs 0.8 fits pe
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,15 +18,14 @@ from probecache.analyze.probes.cross_validate import FOLDS, ridge_scores
 from probecache.analyze.probes.fit import fit_request, task_moments
 from probecache.analyze.probes.folds import SEED, held_out_rows, split_task
 from probecache.analyze.probes.kind import Kind, ProbeRequest
+from probecache.analyze.probes.race import Fit, race
 from probecache.analyze.probes.shared_state import SharedState
-from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
 L2_PATH = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 HELD_OUT = 0.2  # share of each class
 FOLDED = "folds"  # a kind's `l2_choice`: whose scores over folds the moments give
-Fit = Callable[[Task, ProbeRequest, SharedState | None], BlockResult]
 
 
 @dataclass(frozen=True)
@@ -78,27 +76,11 @@ def fit_chosen(
     else:
         if held is None:
             held = hold_out(task, request.standardize, request.device, request.memory_limit)
-        # Penalties that are near start from one another's solutions; others go one at a time, which keeps
-        # one set of class Grams in memory; on disk all share each pass.
-        on_disk = isinstance(task.train, StoredRows)
-        parts = [path] if on_disk else near_penalties(path)
-        plain = replace(request, return_coef=False, return_predictions=False, return_scores=False, metrics=())
-        found = [
-            fit(held.task, replace(plain, l2s=part), replace(held.shared, curvatures={})) for part in parts
-        ]
-        scores = np.concatenate([result.score for result in found], axis=2)
+        tried = replace(held.shared, share_curvature=True)
+        scores = race(held.task, tried, request, path, fit)
+        shared = replace(shared, share_curvature=True, curvatures=tried.curvatures)
     chosen = best_penalty(scores, path)  # (s, f)
     return refit(task, request, chosen, shared, fit), chosen[..., None]
-
-
-def near_penalties(path: np.ndarray, ratio: float = 4.0, most: int = 15) -> list[np.ndarray]:
-    """A rising path cut where neighbours are more than `ratio` apart, and after `most` of them.
-
-    >>> [part.tolist() for part in near_penalties(np.array([0.0, 1e-4, 2e-4, 1e-2]))]
-    [[0.0], [0.0001, 0.0002], [0.01]]
-    """
-    far = np.flatnonzero(path[1:] > ratio * path[:-1]) + 1
-    return [part[i : i + most] for part in np.split(path, far) for i in range(0, len(part), most)]
 
 
 def best_penalty(scores: np.ndarray, path: np.ndarray) -> np.ndarray:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
-from probecache.analyze.probes.fit import fit_together
+from probecache.analyze.probes.fit import fit_together, task_moments
 from probecache.analyze.probes.kind import ProbeRequest
-from probecache.analyze.probes.select_l2 import FOLDED, Fit, best_penalty, fit_chosen, refit
+from probecache.analyze.probes.race import Fit, race
+from probecache.analyze.probes.select_l2 import FOLDED, best_penalty, fit_chosen, refit
 from probecache.analyze.probes.shared_state import SharedState, share_labels
 from probecache.analyze.selections.projections import Selection, select
 from probecache.analyze.selections.subsets import sizes
@@ -199,14 +200,27 @@ def _fit_validated(
     """l2 by the validation split, then the fit on train or on both: arrays (s, f, 1) and the chosen l2."""
     assert drawn.validation is not None
     path = np.unique(request.l2s)
-    plain = _plain(request, path)
     rows = list(select(drawn.validation, block.selection, picked.seeds, standardize=job.plan.standardize))
     known = [drawn.validation_shared if one.task is drawn.validation else None for one in rows]
-    tried = zip(rows, known, strict=True)
-    scores = np.concatenate([fit(one.task, replace(plain, orders=one.orders), s).score for one, s in tried])
+    tried = [
+        _tried(one.task, replace(request, orders=one.orders), path, own, fit)
+        for one, own in zip(rows, known, strict=True)
+    ]
+    scores = np.concatenate(tried)
     chosen = best_penalty(scores, path)  # (s, f)
     shared = drawn.shared if picked.task is drawn.task else None
     return refit(picked.task, request, chosen, shared, fit), chosen[..., None]
+
+
+def _tried(
+    task: Task, request: ProbeRequest, path: np.ndarray, shared: SharedState | None, fit: Fit
+) -> np.ndarray:
+    """Scores (s, f, p) of a path's penalties on the task's test rows, as far as it takes to know the best."""
+    if request.kind.l2_choice == FOLDED:  # a factor each: there is nothing to save
+        return fit(task, _plain(request, path), shared).score
+    if shared is None:
+        shared = task_moments(task, request.standardize, request.device, request.memory_limit)
+    return race(task, replace(shared, share_curvature=True), request, path, fit)
 
 
 def _spread(arrays: dict[str, Any], loaded: Loaded) -> dict[str, Any]:

@@ -86,17 +86,17 @@ def test_moments_without_a_fold_are_the_moments_of_the_other_rows():
 @pytest.mark.parametrize("probe", ["logistic", "ridge"])
 def test_each_probe_gets_the_best_of_the_path_and_all_rows(probe):
     task, orders = blobs(), np.stack([permutation(20, s) for s in (0, 1, 2)])
-    got, chosen = fit_chosen(task, ProbeRequest(get_kind(probe), orders, SIZES, PATH))
+    got, chosen = fit_chosen(task, ProbeRequest(get_kind(probe), orders, SIZES, PATH, tol=1e-7))
     part = split_task(task, held_out_rows(task.train_labels))
     for s, f in np.ndindex(3, 3):
         one = orders[s : s + 1], SIZES[f : f + 1]
         if probe == "logistic":
-            scores = fit_block(part, *one, PATH).accuracy[0, 0]
+            scores = fit_block(part, *one, PATH, tol=1e-7).accuracy[0, 0]
         else:
             scores = [looped(task, orders[s], SIZES[f], l2, RidgeClassifier) for l2 in PATH]
         best = max(l2 for l2, score in zip(PATH, scores, strict=True) if score >= max(scores) - 1e-9)
         assert chosen[s, f, 0] == best
-        whole = fit_block(task, *one, np.array([best]), probe=probe)
+        whole = fit_block(task, *one, np.array([best]), probe=probe, tol=1e-7)
         assert got.objective[s, f, 0] == pytest.approx(whole.objective.item(), rel=2e-5)
         assert got.accuracy[s, f, 0] == pytest.approx(whole.accuracy.item(), abs=0.01)
     assert len(np.unique(chosen)) > 1  # the case has something to choose

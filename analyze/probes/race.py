@@ -1,0 +1,91 @@
+"""Scores of penalties on rows that the fits do not see, where only the best has to be known.
+
+From the largest penalty down every probe is fitted, loosely where fits are dear. One that falls far behind
+what larger penalties have reached is not followed to smaller ones, which cost the most; and only penalties
+whose loose score is so near the best that they could win are fitted to the request's tol. What wins is what
+would win if all were.
+
+How near: scores move by rows that change sides between a gap of `LOOSE` and the minimum, fewer the better
+the probes are. Eight penalties and 20 sizes of four tasks, of 147 to 4,000 such rows: the best penalty's
+loose score was at most 0.5 standard errors behind the best loose one, or 2 rows. Of large penalties the
+objective is mostly that of no weights at all, and a gap relative to it says little of them.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.optim.path import NEAR
+from probecache.analyze.probes.shared_state import SharedState
+from probecache.analyze.tasks.matrix import StoredRows
+from probecache.analyze.tasks.task import Task
+
+Fit = Callable[[Task, ProbeRequest, SharedState | None], BlockResult]
+LOOSE = 1e-2  # tol of the first fits
+LARGE = 0.03  # penalty from which the first fit is the last
+OFF = 0.75  # standard errors that a loose score may be off by
+ROWS = 2  # by which it may be off, however few there are
+BEHIND = 2.0  # standard errors, beyond that, at which smaller penalties are given up
+
+
+def race(task: Task, shared: SharedState, request: ProbeRequest, path: np.ndarray, fit: Fit) -> np.ndarray:
+    """Scores (s, f, p) on the task's test rows of fits with the penalties of a rising path; minus infinity
+    for those that cannot be the best. request: of logistic probes, whose l2s do not matter."""
+    plain = replace(request, return_coef=False, return_predictions=False, return_scores=False, metrics=())
+    together = isinstance(task.train, StoredRows) or shared.is_scarce
+    if together:  # on disk all share each pass; of few rows each starts from the others
+        return fit(task, replace(plain, l2s=path), shared).score
+    n = len(task.test_labels)
+    scores = np.full((len(plain.orders), len(plain.sizes), len(path)), -np.inf)
+    running = np.ones(scores.shape[:2], bool)
+    loose, settled = replace(plain, tol=max(plain.tol, LOOSE)), path >= LARGE
+    ends = np.cumsum([len(part) for part in near_penalties(path)])
+    parts = np.split(np.arange(len(path)), ends[:-1])
+    for part in parts[::-1]:
+        for at, asked in _grids(plain if settled[part].any() else loose, running, path[part]):
+            found = fit(task, asked, shared)
+            scores[np.ix_(at[0], at[1], part)] = found.score
+            settled[part] = float(found.attrs.get("tol", asked.tol)) <= plain.tol
+        best = scores.max(axis=2)
+        error = np.sqrt(np.clip(best * (1 - best), 0, None) / n)
+        near = np.maximum(OFF * error, ROWS / n)
+        running &= scores[..., part].max(axis=2) >= best - near - BEHIND * error
+        if not running.any():
+            break
+    scores[scores < (best - near)[..., None]] = -np.inf
+    possible = np.isfinite(scores)
+    possible &= (possible.sum(axis=2, keepdims=True) > 1) & ~settled
+    for part in parts[::-1]:
+        left = part[possible[..., part].any(axis=(0, 1))]
+        if len(left):
+            for at, asked in _grids(plain, possible[..., left].any(axis=2), path[left]):
+                scores[np.ix_(at[0], at[1], left)] = fit(task, asked, shared).score
+    return scores
+
+
+def near_penalties(path: np.ndarray, ratio: float = NEAR, most: int = 15) -> list[np.ndarray]:
+    """A rising path cut where neighbours are more than `ratio` apart, and after `most` of them: those that
+    are near start from one another's solutions.
+
+    >>> [part.tolist() for part in near_penalties(np.array([0.0, 1e-4, 2e-4, 1e-2]))]
+    [[0.0], [0.0001, 0.0002], [0.01]]
+    """
+    far = np.flatnonzero(path[1:] > ratio * path[:-1]) + 1
+    return [part[i : i + most] for part in np.split(path, far) for i in range(0, len(part), most)]
+
+
+def _grids(
+    request: ProbeRequest, chosen: np.ndarray, l2s: np.ndarray
+) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], ProbeRequest]]:
+    """The probes `chosen` bool (s, f) as requests of whole grids, and the orders and sizes of each."""
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for s, row in enumerate(chosen):
+        if row.any():
+            alike[tuple(np.flatnonzero(row).tolist())].append(s)
+    for columns, rows in alike.items():
+        at = np.array(rows), np.array(columns)
+        yield at, replace(request.part(at[0]), sizes=request.sizes[at[1]], l2s=l2s)
