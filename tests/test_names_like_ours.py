@@ -78,7 +78,13 @@ def python(project: Path, *words: str, path: Path | None = None) -> subprocess.C
 ONCE = {"analyze": ["analyze"], "extract": ["extract"], "store": ["store"]}
 
 
-@pytest.mark.parametrize("order", [THEIRS + OURS, OURS + THEIRS], ids=["theirs first", "ours first"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(THEIRS + OURS, id="theirs first"),
+        pytest.param(OURS + THEIRS, id="ours first", marks=pytest.mark.slow),
+    ],
+)
 def test_under_pytest(project, order):
     (project / "test_mine.py").write_text("def test_mine():\n" + textwrap.indent(order, "    "))
     python(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "test_mine.py")

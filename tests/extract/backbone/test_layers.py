@@ -14,10 +14,10 @@ VIT = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=4).eval()
 PAPER = [
     ("resnet18", 512, "layer4"),
     ("resnet50", 2048, "layer4"),
-    ("vit_small_patch16_224", 384, "blocks.11"),
-    ("vit_small_patch32_224", 384, "blocks.11"),
     ("vit_small_patch16_224.augreg_in21k", 384, "blocks.11"),
-    ("vit_small_patch32_224.augreg_in21k", 384, "blocks.11"),
+    pytest.param("vit_small_patch16_224", 384, "blocks.11", marks=pytest.mark.slow),
+    pytest.param("vit_small_patch32_224", 384, "blocks.11", marks=pytest.mark.slow),
+    pytest.param("vit_small_patch32_224.augreg_in21k", 384, "blocks.11", marks=pytest.mark.slow),
     pytest.param("wide_resnet50_2", 2048, "layer4", marks=pytest.mark.slow),
     pytest.param("vgg16", 4096, "features.30", marks=pytest.mark.slow),
 ]
