@@ -28,8 +28,8 @@ SLOWEST = 0.98
 PRIOR = 0.95  # the rate where fewer are known: a start that is near leaves what is slow
 TOLD = 12  # pairs, with those forgotten, from which on their own estimate of the gap serves
 DEPENDENT = 0.003  # of a pair's own scale: what pairs must differ by, to be told apart from rounding
-# Few pairs have not met the softest directions: of ten classes the true gap is 1.9 times what 3 pairs tell, 1.7
-# with 4, 1.4 with 5, 1.1 with 6, and less than that from 7 on.
+# Few pairs have not met the softest directions: of ten classes the true gap is 1.9 times what 3 pairs tell,
+# 1.7 times with 4, 1.4 with 5, 1.1 with 6, and no more than they tell from 7 on.
 FEW, LEARNT = 2.6, 0.25
 SAFE = 1.5  # of the pairs' estimate: true gaps are 0.4 to 1.5 times it, in nineteen of twenty cases
 KEPT = 0.7  # of the softest direction known of another problem, which is nearly the same

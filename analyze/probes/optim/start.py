@@ -1,4 +1,4 @@
-"""Where logistic probes start: one Newton step from zero, which the moments give, or a wider probe's weights."""
+"""Where logistic probes start: one Newton step from zero, by the moments, or a wider probe's weights."""
 
 import torch
 from torch import Tensor
