@@ -46,8 +46,12 @@ PEERS = {
     "newton-cholesky": (1e-2, 1e-4),
     "torch lbfgs": (1e-3, 1e-5),
 }
-LARGE = {"newton-cg": (1e-2, 1e-3, 1e-4, 1e-5), "lbfgs": (1e-3, 1e-4, 1e-6), "torch lbfgs": (1e-5,)}
-WARM = {"newton-cg": (1e-3, 1e-5), "lbfgs": (1e-4,)}  # of a path: each fits all its penalties
+LARGE = {
+    "newton-cg": (1e-2, 1e-3, 1e-4, 1e-5, 1e-7),
+    "lbfgs": (1e-3, 1e-4, 1e-6, 1e-8),
+    "torch lbfgs": (1e-5, 1e-7),
+}
+WARM = {"newton-cg": (1e-3, 1e-5, 1e-7), "lbfgs": (1e-4, 1e-6)}  # of a path: each fits all its penalties
 CHOLESKY = 2500  # parameters up to which newton-cholesky is asked: its Hessian is their square
 BEST = 1e-7  # tol of the fit that gaps and accuracies are measured against
 ENOUGH = 30.0  # seconds of ours at a tol after which there is no further run
@@ -295,7 +299,7 @@ def main() -> None:
     parser.add_argument("--cases", default=";".join(CASES), help="names, with ; between them")
     parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu on a shared machine")
-    parser.add_argument("--patience", type=float, default=20.0, help="seconds of one fit of a peer")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds of one fit of a peer")
     parser.add_argument("--runs", type=int, default=3, help="of ours at each tol, whose median counts")
     parser.add_argument("--fits", type=Path, help="JSON file that keeps the peers' fits for another run")
     parser.add_argument("--peers-only", action="store_true", help="make the peers' fits, for --fits")
