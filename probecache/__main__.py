@@ -26,6 +26,18 @@ def _check_results(path: str) -> "list[str] | None":
     return verify_results(path) if is_results(path) else None
 
 
+def _describe_results(path: str) -> "tuple[dict[str, Any], list[str]] | None":
+    """RESULTS as JSON values and as lines for people; None where the path holds none."""
+    from probecache.analyze.results.verify import is_results
+
+    if not is_results(path):
+        return None
+    from probecache.analyze.results.about import describe_results, lines_of
+
+    about = describe_results(path)
+    return about, lines_of(about)
+
+
 def _app() -> Any:
     import typer
 
@@ -43,7 +55,11 @@ def _app() -> Any:
         context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")
     ) -> None:
         # `verify` is the store's; backbones and RESULTS are not
-        context.obj = {"recompute": _recompute, "check_results": _check_results}
+        context.obj = {
+            "recompute": _recompute,
+            "check_results": _check_results,
+            "describe_results": _describe_results,
+        }
         if version:
             print(f"probecache {probecache.__version__}")
         elif context.invoked_subcommand is None:

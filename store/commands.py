@@ -11,13 +11,17 @@ from probecache.store.importing import commands as importing
 
 
 def info(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
+    context: typer.Context,
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A store, or RESULTS of a sweep or cka.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a store's splits, layers, shapes, progress and fingerprint."""
+    """Show a store's splits, layers, targets and fingerprint, or what RESULTS hold of which sweep."""
     from probecache.store.info import describe, print_description
     from probecache.store.reader import open_store
 
+    if (found := context.obj["describe_results"](store)) is not None:
+        print(json.dumps(found[0], indent=2) if as_json else "\n".join(found[1]))
+        return
     description = describe(open_store(store, partial=True))
     if as_json:
         print(json.dumps(description, indent=2))

@@ -7,6 +7,8 @@ from probecache.store import catalog
 from probecache.store.errors import ProbecacheError
 from probecache.store.format.chunks import BadChunk
 
+_NAMES = 10  # of classes that are shown
+
 
 def describe(store: Any) -> dict[str, Any]:
     """Splits, layers, shapes, progress and fingerprint of an open Store as JSON values."""
@@ -35,6 +37,8 @@ def describe(store: Any) -> dict[str, Any]:
             "shard_rows": split.geometry.shard_rows,
             "fingerprint": split.data,
             "streaming": split.streaming,
+            "class_names": list(split.class_names[:_NAMES]),
+            "unlabelled": int((store.labels(name) < 0).sum()),
             "targets": {t: _target(store, name, t) for t in store.targets(name)[1:]},
             "layers": layers,
         }
@@ -47,10 +51,15 @@ def describe(store: Any) -> dict[str, Any]:
 
 
 def _target(store: Any, split: str, name: str) -> dict[str, Any]:
-    """Kind, names (how many), and the rows that are written of a target, from its document."""
+    """Kind, names (how many), rows that are written of a target, and how many of the split's have none."""
     stored = catalog.read_target(store.files, store.split_info(split), name)
     written = sum(rows for rows, _ in stored.commits)
-    return {"kind": stored.kind, "names": len(stored.names), "rows_written": written}
+    return {
+        "kind": stored.kind,
+        "names": len(stored.names),
+        "rows_written": written,
+        "unlabelled": int((~store.target(split, name).labelled).sum()),
+    }
 
 
 def print_description(description: dict[str, Any]) -> None:
@@ -67,9 +76,15 @@ def print_description(description: dict[str, Any]) -> None:
             table.add_row(name, layer, str(found["samples"]), str(found["neurons"]), found["dtype"], state)
     console.print(table)
     for name, split in description["splits"].items():
+        if split["classes"]:
+            shown = ", ".join(split["class_names"]) + (", ..." if split["classes"] > _NAMES else "")
+            found = f"{split['classes']} classes ({shown}){_without(split)}"
+            console.print(f"label of {name}: {found}", markup=False)
+        else:
+            console.print(f"label of {name}: none", markup=False)
         for target, of in split["targets"].items():
             rows = of["rows_written"]
-            state = "" if rows == split["samples"] else f", {rows} of {split['samples']} rows"
+            state = _without(of) if rows == split["samples"] else f", {rows} of {split['samples']} rows"
             console.print(f"target {target} of {name}: {of['kind']} ({of['names']}){state}", markup=False)
         if split["streaming"]:
             console.print(f"split {name} is being streamed and was not finished", markup=False)
@@ -78,6 +93,10 @@ def print_description(description: dict[str, Any]) -> None:
     for part, fields in parts.items():
         for key, value in fields.items():
             console.print(f"{part}: {key} = {value}", markup=False)
+
+
+def _without(of: dict[str, Any]) -> str:
+    return f", {of['unlabelled']:,} rows unlabelled" if of["unlabelled"] else ""
 
 
 def as_html(store: Any) -> str:

@@ -6,7 +6,7 @@ from probecache.analyze.results.check import check
 from probecache.analyze.results.layout import COPY
 from probecache.analyze.results.mend import readable
 from probecache.analyze.results.saved import check_saved, is_saved
-from probecache.store.errors import ProbecacheError
+from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.storage.files import open_files, read_piece
 
 
@@ -22,7 +22,10 @@ def is_results(path: str) -> bool:
 
 
 def verify_results(path: str) -> list[str]:
-    """Each damaged piece by its coordinates, and how it is mended; empty: every byte is as it was written."""
+    """Each damaged piece by its coordinates, and how it is mended; empty: every byte is as it was written.
+
+    InputError where RESULTS are of another format.
+    """
     if is_saved(Path(path)):
         try:
             found = check_saved(Path(path))[1]
@@ -34,6 +37,8 @@ def verify_results(path: str) -> list[str]:
         listed = list(map(str, damages))
         if not damages:
             listed = list(map(str, check(path, wide=True).damages))
+    except InputError:
+        raise  # no RESULTS, or those of another version: nothing is damaged
     except ProbecacheError as error:
         return [str(error)]
     return [*listed, *(["run the same sweep again: it computes exactly these"] if listed else [])]

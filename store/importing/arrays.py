@@ -18,7 +18,7 @@ from probecache.store.layout import DTYPES, OK, SHARD_ROWS, LayerSpec, Shard, Sp
 from probecache.store.progress import Progress, check_progress, reporting
 from probecache.store.reader import Store
 from probecache.store.storage.files import open_files
-from probecache.store.streaming.batch import as_numpy
+from probecache.store.streaming.batch import as_numpy, tell_rounding
 from probecache.store.targets import MAX_CLASSES, make_target
 from probecache.store.writer import open_split_writer
 from probecache.store.writing.layer_shards import require_fits
@@ -71,7 +71,8 @@ def write_arrays(
     status : uint8 (samples,) or None
         OK = 1 or FAILED = 2 (stored as NaN). None: all are ok.
     dtype : str or None
-        "float16", "bfloat16" or "float32". None: the array's own, float32 for any other.
+        "float16", "bfloat16" or "float32". None: the array's own, float32 for any other, and a line in the
+        log where that rounds.
     attrs : dict or None
         Kept with the layer, as JSON.
     fingerprint : Fingerprint or None
@@ -146,11 +147,14 @@ def write_arrays(
         waiting: deque[Future[None]] = deque()
         ordered = sorted([*writer.finished(), *pending.values()], key=lambda s: s.index)
         done, total = 0, sum(shard.rows for shard in ordered)
+        untold = dtype is None
         # two compute while one waits for the disk
         with reporting(progress, "rows") as told, ThreadPoolExecutor(3) as pool:
             for shard in ordered:
                 at = slice(shard.start, shard.stop)
                 rows_of = np.asarray(values[at])
+                if untold:
+                    untold = not tell_rounding(rows_of, own, f"layer {layer!r} of split {split!r}")
                 if shard.index in pending:
                     waiting.append(pool.submit(write, pending[shard.index], rows_of))
                 else:

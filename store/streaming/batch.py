@@ -1,5 +1,6 @@
 """What a stream is given: a batch, checked whole before any of it is kept, and the shard that it fills."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from probecache.store.layout import DTYPES, LayerSpec
 from probecache.store.writing.layer_shards import cast_rows
 
 Array = np.ndarray[Any, Any]
+LOGGER = logging.getLogger("probecache.store")
 UNSAID = -2  # a label that the caller did not give
 
 
@@ -87,10 +89,39 @@ def as_numpy(value: Any, what: str) -> Array:
     return array
 
 
-class ShardBuffer:
-    """The rows of one shard, in the stored dtypes, as they come in."""
+def tell_rounding(values: Array, dtype: str, where: str) -> bool:
+    """Log that rows lose digits in the stored dtype that was taken for them; True where they do."""
+    stored = DTYPES[dtype]
+    if values.dtype == stored or not values.size:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        back = values.astype(stored).astype(values.dtype)
+        kept = (back == values) | (values != values)  # NaN stays NaN; what is infinite now is counted apart
+        if kept.all():
+            return False
+        share = np.abs(back.astype(np.float64) / values.astype(np.float64) - 1)[~kept]
+    most = share[np.isfinite(share)].max(initial=0)
+    LOGGER.warning(
+        "%s: %s values are rounded to %s, by up to %.1g of a value; give dtype=%r where that is meant",
+        where,
+        values.dtype,
+        dtype,
+        most,
+        dtype,
+    )
+    return True
 
-    def __init__(self, rows: int, layers: Sequence[LayerSpec], columns: Sequence[str]) -> None:
+
+class ShardBuffer:
+    """The rows of one shard, in the stored dtypes, as they come in.
+
+    asked: layers whose dtype somebody chose; of the others it is said, once, where rows are rounded.
+    """
+
+    def __init__(
+        self, rows: int, layers: Sequence[LayerSpec], columns: Sequence[str], asked: frozenset[str]
+    ) -> None:
+        self._untold = {s.name: s.dtype for s in layers if s.name not in asked}
         self.room, self.filled = rows, 0
         self.values = {s.name: np.empty((rows, s.neurons), DTYPES[s.dtype]) for s in layers}
         self.columns = {name: np.full(rows, np.nan) for name in columns}
@@ -100,6 +131,9 @@ class ShardBuffer:
     def add(self, batch: Batch) -> None:
         """Keep a batch that fits into what is left."""
         at = slice(self.filled, self.filled + batch.rows)
+        for name, dtype in list(self._untold.items()):
+            if tell_rounding(batch.values[name], dtype, f"layer {name!r}"):
+                del self._untold[name]
         for name, kept in self.values.items():
             with np.errstate(over="ignore", invalid="ignore"):  # counted where the shard is written
                 kept[at] = batch.values[name]

@@ -205,7 +205,9 @@ class StreamWriter:
 
     def _keep(self, batch: Batch) -> None:
         if batch.rows and self._buffer is None:
-            self._buffer = ShardBuffer(self._rows, self._specs(batch), self._stream.columns)
+            specs = self._specs(batch)
+            silent = frozenset(self._stream.dtypes)
+            self._buffer = ShardBuffer(self._rows, specs, self._stream.columns, silent)
         at = 0
         while at < batch.rows:
             assert self._buffer is not None

@@ -338,3 +338,25 @@ def test_values_that_probes_refuse_are_said_when_they_are_written(tmp_path, feat
     assert np.array_equal(store.matrix("s", "m"), values, equal_nan=True)
     (record,) = caplog.records
     assert "layer 'm' of split 's': 2 values are NaN or infinite" in record.getMessage()
+
+
+def test_what_the_dtype_rounds_is_said_once_unless_it_was_asked_for(tmp_path, caplog):
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    half = x.astype(np.float16)
+    pc.write_arrays(tmp_path / "s", split="s", layer="exact", activations=half.astype(np.float64))
+    pc.write_arrays(tmp_path / "s", split="s", layer="asked", activations=x, dtype="float16")
+    with pc.open_writer(tmp_path / "s", split="t", layers={"l": 3}, dtype="float32") as stream:
+        stream.append({"l": x})
+    assert not caplog.records
+    pc.write_arrays(tmp_path / "s", split="s", layer="taken", activations=x, shard_rows=None)
+    with pc.open_writer(tmp_path / "s", split="u", layers={"l": 3, "m": 3}) as stream:
+        stream.append({"l": half, "m": half})  # the first batch decides
+        stream.append({"l": x.astype(np.float32), "m": half})
+        stream.append({"l": x.astype(np.float32), "m": half})
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(" values")[0] for line in told] == [
+        "layer 'taken' of split 's': float64",
+        "layer 'l': float32",
+    ]
+    assert "rounded to float32, by up to 5e-08 of a value; give dtype='float32'" in told[0]
+    assert "rounded to float16, by up to 0.0005 of a value" in told[1]
