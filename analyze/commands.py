@@ -155,6 +155,7 @@ def redundancy(
     layer: list[str] = typer.Option(
         None, "--layer", "--layers", help="Only these: a,b, repeated, or globs; one for --keep."
     ),
+    target: list[str] = typer.Option(None, "--target", help="Only these, likewise."),
     score: str = typer.Option(
         None, "--score", help="A metric of the sweep  [accuracy; r2 of numbers; else cka]"
     ),
@@ -166,8 +167,8 @@ def redundancy(
 
     subset = None
     if keep is not None or indices is not None or time is not None:  # what is wrong is told before the rest
-        subset = find_subset(results, 0.95 if keep is None else keep, layer)
-    tell_redundancy(results, list_of(delta) or [], layer, score)
+        subset = find_subset(results, 0.95 if keep is None else keep, layer, target)
+    tell_redundancy(results, list_of(delta) or [], layer, score, target)
     if subset is not None:
         tell_subset(*subset, indices, time)
 

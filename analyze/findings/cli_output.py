@@ -35,13 +35,19 @@ def tell_cka(found: xr.Dataset, out: Path | None) -> None:
 
 
 def tell_redundancy(
-    path: str, deltas: Sequence[float], layers: Sequence[str] | None = None, score: str | None = None
+    path: str,
+    deltas: Sequence[float],
+    layers: Sequence[str] | None = None,
+    score: str | None = None,
+    targets: Sequence[str] | None = None,
 ) -> None:
     """The findings in words, then a line per layer, selection, l2 and delta. layers: names and globs.
 
     score: of the lines; with one, no words are told, which are about accuracy, and R2 of numbers.
     """
-    data = late_layer_last(_of_layers(open_results(path).load(), layers, path))
+    data = late_layer_last(
+        _only(_only(open_results(path).load(), "layer", layers, path), "target", targets, path)
+    )
     deltas = list(dict.fromkeys(deltas))
     found, values = redundancy(data, deltas, score=score), score_of(data, score)
     if score is None and values.name != "cka":
@@ -72,12 +78,14 @@ def tell_redundancy(
             print(f"{delta:6g} {scores} {mass:14.0f} {float(at['dr']):6.3f}  {interval:16} {name}")
 
 
-def _of_layers(data: xr.Dataset, layers: Sequence[str] | None, path: str) -> xr.Dataset:
-    if not layers:
+def _only(data: xr.Dataset, dim: str, wanted: Sequence[str] | None, path: str) -> xr.Dataset:
+    if not wanted:
         return data
-    known = [str(name) for name in data["layer"].values]
-    names = choose_known("layer", layers, known, path)
-    return data.isel(layer=[known.index(name) for name in names])
+    if dim not in data.dims:
+        raise InputError(f"got --{dim} {', '.join(wanted)}, and {path} has no {dim}s: leave it out")
+    known = [str(name) for name in data[dim].values]
+    names = choose_known(dim, wanted, known, path)
+    return data.isel({dim: [known.index(name) for name in names]})
 
 
 def _at(values: xr.DataArray, where: Mapping[Hashable, object]) -> xr.DataArray:
@@ -85,11 +93,18 @@ def _at(values: xr.DataArray, where: Mapping[Hashable, object]) -> xr.DataArray:
     return values.sel({d: v for d, v in where.items() if d in values.dims})
 
 
-def find_subset(path: str, keep: float, layers: Sequence[str] | None) -> tuple[xr.Dataset, xr.Dataset, float]:
+def find_subset(
+    path: str, keep: float, layers: Sequence[str] | None, targets: Sequence[str] | None = None
+) -> tuple[xr.Dataset, xr.Dataset, float]:
     """Results, and of them the smallest subset that keeps a share, with that share."""
-    results = _of_layers(open_results(path).load(), layers, path)
-    if layers and results.sizes["layer"] > 1:
-        raise InputError(f"got {results.sizes['layer']} layers for --keep; it takes one: name it")
+    results = open_results(path).load()
+    for dim, wanted in (("layer", layers), ("target", targets)):
+        results = _only(results, dim, wanted, path)
+        if (wanted or dim == "target") and results.sizes.get(dim, 1) > 1:
+            held = ", ".join(map(str, results[dim].values))
+            raise InputError(
+                f"got {results.sizes[dim]} {dim}s for --keep ({held}); it takes one: --{dim} NAME"
+            )
     layer = str(results["layer"].values[0]) if layers else None
     return results, efficient_subset(results, keep, layer=layer), keep
 

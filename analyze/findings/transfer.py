@@ -39,6 +39,8 @@ def efficient_subset(
     if not 0 < keep <= 1:
         raise InputError(f"keep {keep} is outside (0, 1]: it is the share of the full accuracy, e.g. 0.95")
     results = _one(_one(pick_l2(results), "layer", layer), "selection", selection)
+    for dim in ("target", "shots"):
+        results = _one(results, dim, None)
     if selection != "random":
         raise InputError(
             f"got selection {selection!r}: subsets can be exported for random, whose draws RESULTS holds"
@@ -99,7 +101,7 @@ def _one(results: xr.Dataset, dim: str, wanted: str | None) -> xr.Dataset:
     known = [str(v) for v in results[dim].values]
     if wanted is None:
         if len(known) > 1:
-            raise InputError(f"the results hold {dim} {', '.join(known)}: name one")
+            raise InputError(f"the results hold {dim} {', '.join(known)}: name one, results.sel({dim}=[...])")
         wanted = known[0]
     if wanted not in known:
         raise InputError(f"got {dim} {wanted!r}; the results hold {', '.join(known)}")

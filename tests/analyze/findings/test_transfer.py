@@ -45,6 +45,9 @@ def test_wrong_input():
         efficient_subset(results, layer="blocks.9")
     with pytest.raises(InputError, match="subsets can be exported for random"):
         efficient_subset(results, layer="blocks.3", selection="pca")
+    both = synthetic_results(selections=("random",)).isel(target=[0, 0]).assign_coords(target=["a", "b"])
+    with pytest.raises(InputError, match=r"hold target a, b: name one, results.sel\(target"):
+        efficient_subset(both)
     with pytest.raises(InputError, match="keep 0 is outside"):
         efficient_subset(results, 0)
 
