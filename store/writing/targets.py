@@ -9,7 +9,7 @@ import numpy as np
 
 from probecache.store import catalog
 from probecache.store.claims import Claims
-from probecache.store.errors import FingerprintMismatch, InputError
+from probecache.store.errors import DamagedStore, FingerprintMismatch, InputError
 from probecache.store.format import metadata
 from probecache.store.format.chunks import BadChunk, Pieces
 from probecache.store.format.groups import Split
@@ -42,6 +42,11 @@ def store_targets(files: Files, name: str, targets: Sequence[Target], overwrite:
     for target in targets:
         check_target_name(target.name)
         if target.name in layers:
+            try:
+                catalog.read_layer(files, split, target.name)
+            except DamagedStore as error:  # of a target, it may be
+                todo = "probecache repair drops it, then this writes it again"
+                raise DamagedStore(f"{error} ({todo})") from None
             raise InputError(
                 f"target {target.name!r}: split {name!r} in {files.url} has a layer of that name"
             )

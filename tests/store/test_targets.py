@@ -430,3 +430,18 @@ def test_any_flipped_bit_of_any_file_of_a_target_is_named(store):
         assert any(f"target {name}" in text or f"train/{name}/" in text for text in found), (path, found)
         path.write_bytes(raw)
     assert list(verify(store.path)) == []
+
+
+def test_a_target_whose_document_is_damaged_is_said_to_be_that(tmp_path):
+    path, y = tmp_path / "s", np.arange(12) % 2
+    pc.write_arrays(path, split="a", layer="l", activations=np.eye(12, dtype=np.float32))
+    pc.write_targets(path, split="a", targets={"even": y})
+    (path / "a/even/zarr.json").write_bytes(b"x")
+    with pytest.raises(pc.DamagedStore, match=r"even/zarr.json is not JSON.*repair drops it, then this writes"):
+        pc.write_targets(path, split="a", targets={"even": y})
+    with pytest.raises(SystemExit, match="0"):
+        pc.main(["repair", str(path)])
+    pc.write_targets(path, split="a", targets={"even": y})
+    assert (pc.open_store(path).target("a", "even").values == y).all()
+    with pytest.raises(pc.InputError, match="has a layer of that name"):
+        pc.write_targets(path, split="a", targets={"l": y})
