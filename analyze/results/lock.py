@@ -25,6 +25,11 @@ def real_place(path: str | Path) -> Path:
     return place
 
 
+def may_write(path: str | Path) -> bool:
+    """Whether the file system lets this user write beside `path`: not on read-only media."""
+    return os.access(real_place(path).parent, os.W_OK)
+
+
 def lock_file(path: Path) -> Path:
     return path.parent / f".{path.name}.lock"
 
