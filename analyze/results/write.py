@@ -68,6 +68,11 @@ def missing_in(path: str | Path | None, grid: Grid, settings: Mapping[str, Any])
     return inside[np.ix_(*indices(whole, grid))]
 
 
+def read_grid(path: str | Path, grid: Grid) -> xr.Dataset:
+    """The probes of `grid` in RESULTS that hold all of them, loaded."""
+    return read_sweep(path).sel({dim: list(getattr(grid, dim)) for dim in DIMS}).load()
+
+
 class Results:
     """RESULTS open for writing by this process, at least as large as `grid`; a context manager.
 
@@ -187,8 +192,7 @@ class Results:
 
     def read(self, grid: Grid) -> xr.Dataset:
         """The probes of `grid`, loaded."""
-        whole = read_sweep(self.path)
-        return whole.sel({dim: list(getattr(grid, dim)) for dim in DIMS}).load()
+        return read_grid(self.path, grid)
 
     def _chunk(self, variable: Variable, index: tuple[int, ...]) -> Array:
         """A chunk to write into; blank where it cannot be read.

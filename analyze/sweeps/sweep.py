@@ -15,7 +15,8 @@ import numpy as np
 import xarray as xr
 
 from probecache.analyze.arguments import memory_bytes
-from probecache.analyze.results.write import Results, missing_in
+from probecache.analyze.results.lock import may_write
+from probecache.analyze.results.write import Results, missing_in, read_grid
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.cluster.installation import versions
 from probecache.analyze.sweeps.cost import Machine, check_fits, project
@@ -187,7 +188,7 @@ def execute(sized: Sized, how: Running) -> Ran:
     deadline, begun = Deadline(how.seconds), time.perf_counter()
     wanted = missing_in(out, sized.grid, sized.settings)
     if out is not None and not wanted.any() and not may_write(out):  # nothing is left, and nothing to write
-        return Ran(read_sweep(out).sel({dim: list(getattr(sized.grid, dim)) for dim in DIMS}).load(), 0, (), 0)
+        return Ran(read_grid(out, sized.grid), 0, (), 0)
     planned = project(sized.blocks(wanted, machine, how.block_seconds), sized.layers, machine, plan.kind)
     check_fits(planned, machine)
     temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))

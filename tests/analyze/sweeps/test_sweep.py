@@ -14,7 +14,7 @@ from probecache.analyze.results.grid import DIMS
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import Sized, size_up
-from probecache.analyze.sweeps.sweep import run_plan
+from probecache.analyze.sweeps.sweep import Running, run_plan
 from probecache.analyze.tasks.load import load_task
 from probecache.store.errors import FingerprintMismatch, InputError, ProbecacheError
 
@@ -353,3 +353,15 @@ def test_the_size_of_a_plan_is_known_without_reading_features(store, monkeypatch
 def test_a_sweep_by_path_needs_no_open_store(store):
     results = pc.sweep(os.fspath(store.path), layer="wide", fractions=[1.0], seeds=1)
     assert results["accuracy"].size == 1
+
+
+def test_a_finished_sweep_that_cannot_be_written_to_is_read(store, tmp_path, counted, monkeypatch):
+    plan = SweepPlan(layer=("narrow.1",), fractions=FRACTIONS, seeds=(0, 1), l2=(1e-2,), probe="ridge")
+    first = run_plan(plan, store, Running(out=tmp_path / "r.zarr"))
+    before, done = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")), counted()
+    monkeypatch.setattr("probecache.analyze.sweeps.sweep.may_write", lambda path: False)
+    monkeypatch.setattr("probecache.analyze.sweeps.sweep.Results", None)  # nothing opens them for writing
+    again = run_plan(plan, store, Running(out=tmp_path / "r.zarr"))
+    xr.testing.assert_identical(first, again)
+    assert counted() == done
+    assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
