@@ -159,7 +159,9 @@ def main(argv: "Sequence[str] | None" = None) -> None:
     arguments = [a for a in arguments if a != "--debug"]
     from probecache.store.stop import listening
 
-    with listening() as stop:
+    from probecache.store.errors import on_the_command_line
+
+    with listening() as stop, on_the_command_line():
         code = _run(arguments, debug, stop)
     try:
         if sys.stdout is not None:  # it is None where the caller closed it

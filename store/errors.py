@@ -8,11 +8,50 @@
         ├── NotAStore            exit 2   the path holds no probecache store
         └── FingerprintMismatch  exit 2   the store holds features that were made differently
 
-A message is one line: what was got, what is allowed, where, what to do.
+A message is one line: what was got, what is allowed, where, what to do. It is written with the flags of the
+command line, `--img-size`; called from Python, it names the arguments instead, `img_size`.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+_flags_are_known = False  # whether whoever reads messages typed a command line
+_FLAG = re.compile(r"(?<![\w/'\"-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?![\w-])")
+_COMMAND = re.compile(r"(probecache [a-z-]+[^;)`\n]*)")  # what is to be typed stays as it is
+# where an argument is not called as its flag is
+_ARGUMENTS = {
+    "allow-failed": "allow_failed=True",
+    "allow-saturated": "allow_saturated=True",
+    "dataset-download": "dataset_download=True",
+    "kind": "kinds",
+    "no-pretrained": "pretrained=False",
+    "no-split-folders": "split_folders=False",
+    "replace": "overwrite=True",
+}
+
+
+@contextmanager
+def on_the_command_line() -> Iterator[None]:
+    """Messages name flags, for as long as a command runs."""
+    global _flags_are_known
+    before, _flags_are_known = _flags_are_known, True
+    try:
+        yield
+    finally:
+        _flags_are_known = before
+
+
+def with_arguments(text: str) -> str:
+    """A message for Python: flags by the names of the arguments, commands as they are.
+
+    >>> with_arguments("use --img-size 64 or --no-pretrained; probecache repair STORE --layer l mends it")
+    'use img_size 64 or pretrained=False; probecache repair STORE --layer l mends it'
+    """
+    parts = _COMMAND.split(text)
+    parts[::2] = [_FLAG.sub(lambda m: _ARGUMENTS.get(m[1], m[1].replace("-", "_")), p) for p in parts[::2]]
+    return "".join(parts)
 
 
 class ProbecacheError(Exception):
@@ -25,6 +64,10 @@ class ProbecacheError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if _flags_are_known else with_arguments(text)
 
 
 class DamagedStore(ProbecacheError):

@@ -129,7 +129,7 @@ def _opened(results: Results) -> xr.Dataset:
     opened = as_results(results)
     if "predictions" not in opened:
         raise InputError(
-            "got results without predictions; sweep with save_predictions=True (--save-predictions)"
+            "got results without predictions; sweep with --save-predictions"
         )
     if "truth" not in opened:
         raise InputError("got results without the variable truth: nothing says what is right")

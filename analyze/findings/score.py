@@ -47,7 +47,7 @@ def score_of(results: xr.Dataset, score: str | None = None) -> xr.DataArray:
             )
         raise InputError(
             f"no {score} in the results, whose scores are {', '.join(score_names(results)) or 'none'}: sweep "
-            f"with metric={score!r} (--metric), or give one of those"
+            f"with --metric {score}, or give one of those"
         )
     name = str(values.name)
     missing = [d for d in ("fraction", "seed") if d not in values.dims]

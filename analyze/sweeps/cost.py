@@ -135,7 +135,7 @@ def check_fits(projection: Projection, machine: Machine) -> None:
     if projection.memory > machine.memory:
         raise InputError(
             f"layer {projection.worst!r} needs {human(projection.memory)} in one process and "
-            f"{human(machine.memory)} are allowed; raise --memory-limit (memory_limit), "
+            f"{human(machine.memory)} are allowed; raise --memory-limit, "
             "ask for fewer fractions or l2, or keep fewer neurons (probecache subset): probes hold matrices "
             "of (neurons x neurons), whatever the number of rows"
         )

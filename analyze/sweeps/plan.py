@@ -133,7 +133,7 @@ class SweepPlan:
             raise InputError(f"got groups {self.groups!r}; needed: the name of a target of the test split")
         if self.groups is not None and kept is None:
             raise InputError(
-                f"got groups {self.groups!r} without save_predictions (--save-predictions), beside which "
+                f"got groups {self.groups!r} without --save-predictions, beside which "
                 "they are kept; give both"
             )
 

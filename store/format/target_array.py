@@ -35,18 +35,18 @@ def check_target_name(name: object) -> str:
     """`name`, if a target may have it: that of a group, without the comma and '=' that command lines need."""
     if name == "label":
         raise InputError(
-            "target 'label' is the one that came with the data: write these under another name (on the "
-            "command line: --name NAME=label)"
+            "target 'label' is the one that came with the data: write these under another name (`probecache "
+            "target ... --name NAME=label`)"
         )
     if name == "":
         raise InputError(
-            "a column has no name, as an index has that pandas wrote: name the columns to take (--name), or "
-            "write the table without its index"
+            "a column has no name, as an index has that pandas wrote: name the columns to take (`probecache "
+            "target ... --name`), or write the table without its index"
         )
     if not isinstance(name, str) or not _PLAIN.fullmatch(name):
         raise InputError(
-            f"target {name!r:.80} cannot be a name: use letters, digits and _ . + @ - (on the command "
-            "line: --name NAME=COLUMN)"
+            f"target {name!r:.80} cannot be a name: use letters, digits and _ . + @ - (`probecache target "
+            "... --name NAME=COLUMN`)"
         )
     return check_name(name, "target")
 

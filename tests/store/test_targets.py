@@ -437,7 +437,9 @@ def test_a_target_whose_document_is_damaged_is_said_to_be_that(tmp_path):
     pc.write_arrays(path, split="a", layer="l", activations=np.eye(12, dtype=np.float32))
     pc.write_targets(path, split="a", targets={"even": y})
     (path / "a/even/zarr.json").write_bytes(b"x")
-    with pytest.raises(pc.DamagedStore, match=r"even/zarr.json is not JSON.*repair drops it, then this writes"):
+    with pytest.raises(
+        pc.DamagedStore, match=r"even/zarr.json is not JSON.*repair drops it, then this writes"
+    ):
         pc.write_targets(path, split="a", targets={"even": y})
     with pytest.raises(SystemExit, match="0"):
         pc.main(["repair", str(path)])
