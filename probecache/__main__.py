@@ -157,9 +157,8 @@ def main(argv: "Sequence[str] | None" = None) -> None:
 
     wait_asleep()  # before torch is imported, and for the processes that are started
     arguments = [a for a in arguments if a != "--debug"]
-    from probecache.store.stop import listening
-
     from probecache.store.errors import on_the_command_line
+    from probecache.store.stop import listening
 
     with listening() as stop, on_the_command_line():
         code = _run(arguments, debug, stop)

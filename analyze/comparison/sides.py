@@ -128,9 +128,7 @@ def _opened(results: Results) -> xr.Dataset:
 
     opened = as_results(results)
     if "predictions" not in opened:
-        raise InputError(
-            "got results without predictions; sweep with --save-predictions"
-        )
+        raise InputError("got results without predictions; sweep with --save-predictions")
     if "truth" not in opened:
         raise InputError("got results without the variable truth: nothing says what is right")
     return opened

@@ -130,7 +130,7 @@ def test_places():
         find_place({"RANK": "x", "WORLD_SIZE": "2"})
     with pytest.raises(InputError, match="outside"):
         find_place({"RANK": "2", "WORLD_SIZE": "2"})
-    with pytest.raises(InputError, match="--devices"):
+    with pytest.raises(InputError, match="devices"):
         spawn(0, print, {})
 
 

@@ -179,7 +179,7 @@ def test_models_of_other_than_three_channels(channels, tmp_path):
     data = TensorDataset(images, torch.tensor([0, 1, 0, 1]))
     options = {"img_size": 32, "device": "cpu", "dtype": "float32", "pretrained": False, "in_chans": channels}
     if channels == 4:
-        with pytest.raises(InputError, match="give --mean and --std, one number or 4"):
+        with pytest.raises(InputError, match="give mean and std, one number or 4"):
             extract_features("test_resnet", data, out=tmp_path / "f.zarr", **options)
     store = extract_features("test_resnet", data, mean=0.4, std=0.2, out=tmp_path / "f.zarr", **options)
     import timm

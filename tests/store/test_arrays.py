@@ -119,7 +119,7 @@ def test_what_the_error_advises_works(tmp_path, features):
     write = functools.partial(
         pc.write_arrays, tmp_path / "a", split="s", layer="l", labels=labels, shard_rows=400
     )
-    with pytest.raises(pc.ProbecacheError, match="store as --dtype bfloat16 or float32"):
+    with pytest.raises(pc.ProbecacheError, match="store as dtype bfloat16 or float32"):
         write(activations=values * 1e6, dtype="float16")
     store = write(activations=values * 1e6, dtype="float32")
     np.testing.assert_array_equal(store.matrix("s", "l"), values * np.float32(1e6))

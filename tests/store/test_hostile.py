@@ -210,7 +210,7 @@ def test_configurations_of_any_depth_are_refused_in_one_line(tmp_path, suffix, t
 
     file = tmp_path / f"sweep.{suffix}"
     file.write_text(text)
-    with pytest.raises(pc.InputError, match=r"--config .*sweep\.") as error:
+    with pytest.raises(pc.InputError, match=r"config .*sweep\.") as error:
         read_config(file)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 2000

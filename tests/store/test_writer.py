@@ -499,7 +499,7 @@ def test_saturated_float16_is_refused_or_counted(tmp_path, bad):
     source = values()
     source[20, 2] = bad
     with pytest.raises(
-        pc.ProbecacheError, match=r"layer 'a', rows 16:32 .* --dtype bfloat16 or float32.*--allow"
+        pc.ProbecacheError, match=r"layer 'a', rows 16:32 .* dtype bfloat16 or float32.*allow"
     ):
         fill(tmp_path / "s", {"a": source}, dtype="float16")
     store = fill(tmp_path / "s", {"a": source}, dtype="float16", allow_saturated=True)

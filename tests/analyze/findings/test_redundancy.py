@@ -220,5 +220,5 @@ def test_what_is_no_score_is_refused():
     results = one_curve([[0.5], [0.6]], [5, 10])
     with pytest.raises(InputError, match="'seconds', which says nothing about how good"):
         redundancy(results.assign(seconds=results["accuracy"]), score="seconds")
-    with pytest.raises(InputError, match=r"no auroc .* accuracy: sweep with metric='auroc'"):
+    with pytest.raises(InputError, match=r"no auroc .* accuracy: sweep with metric auroc"):
         redundancy(results, score="auroc")

@@ -62,5 +62,5 @@ def test_what_has_no_probabilities_is_refused(swept):
     assert has_probabilities(swept)
     for without in (swept.drop_vars("scores"), swept.assign_attrs(probe="ridge")):
         assert not has_probabilities(without)
-        with pytest.raises(pc.InputError, match="--save-predictions scores"):
+        with pytest.raises(pc.InputError, match="save_predictions scores"):
             reliability(without)

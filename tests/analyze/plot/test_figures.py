@@ -160,7 +160,7 @@ def test_confusion_counts_what_was_predicted():
     np.testing.assert_array_equal(counts, reference(cell.truth, cell.predictions))
     ax = pc.plot.confusion(counts)
     assert [t.get_text() for t in ax.get_xticklabels()] == [f"class {i}" for i in range(4)]
-    with pytest.raises(InputError, match="sweep with --save-predictions"):
+    with pytest.raises(InputError, match="sweep with save_predictions"):
         confusion_matrix(synthetic_results())
 
 

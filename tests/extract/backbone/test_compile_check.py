@@ -49,7 +49,7 @@ def images(count):
 
 
 def test_an_unknown_backend_is_refused_before_a_store_is_made(tmp_path):
-    with pytest.raises(InputError, match=r"unknown --torchcompile 'inductr'.*inductor") as caught:
+    with pytest.raises(InputError, match=r"unknown torchcompile 'inductr'.*inductor") as caught:
         extract_features(Net(), images(4), out=tmp_path / "s.zarr", torchcompile="inductr")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "s.zarr").exists()
@@ -64,7 +64,7 @@ def test_a_backend_that_cannot_compile_here_is_refused_before_a_store_is_made(tm
 
     monkeypatch.setattr(torch, "compile", broken)
     message = (
-        r"--torchcompile inductor does not work on .* here: RuntimeError: No working C\+\+ compiler found;"
+        r"torchcompile inductor does not work on .* here: RuntimeError: No working C\+\+ compiler found;"
     )
     with pytest.raises(InputError, match=message) as caught:
         extract_features(Net(), images(4), out=tmp_path / "s.zarr", torchcompile="inductor")

@@ -66,9 +66,7 @@ def test_a_module_of_another_precision_computes_in_it(tmp_path, kind, error):
 
 
 def test_a_precision_that_the_weights_do_not_have_is_refused(tmp_path):
-    with pytest.raises(
-        InputError, match=r"--amp-dtype bfloat16 was asked for.* has float16 weights: leave it"
-    ):
+    with pytest.raises(InputError, match=r"amp_dtype bfloat16 was asked for.* has float16 weights: leave it"):
         extract(Net().half(), tmp_path, amp_dtype="bfloat16")
     assert not (tmp_path / "s.zarr").exists()
 

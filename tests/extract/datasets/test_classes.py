@@ -59,7 +59,7 @@ def test_a_split_and_more_in_one_name_is_asked_for(tmp_path, names):
 def test_folders_of_the_same_classes_are_asked_for(tmp_path, names):
     data = folder(tmp_path, *crossed(*names))
     with pytest.raises(
-        InputError, match=f"each hold the same classes, 2 of them: read one .--split {min(names)}"
+        InputError, match=f"each hold the same classes, 2 of them: read one .split {min(names)}"
     ):
         read(data)
     assert read(data, names[0])[1] == ["cat", "dog"]

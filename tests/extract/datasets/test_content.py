@@ -106,9 +106,9 @@ def test_a_split_is_digested_as_it_was_begun(asked, stored, how):
 
 
 def test_all_that_is_asked_for_too_late_is_refused():
-    with pytest.raises(InputError, match="--content all: the split was begun with a digest of less"):
+    with pytest.raises(InputError, match="content all: the split was begun with a digest of less"):
         content_asked("all", "some:12")
-    with pytest.raises(InputError, match="unknown --content 'most'; allowed: auto, all"):
+    with pytest.raises(InputError, match="unknown content 'most'; allowed: auto, all"):
         pc.extract_features("test_resnet", content="most", out="never.zarr")
 
 

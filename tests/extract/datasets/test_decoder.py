@@ -198,7 +198,7 @@ def test_recompute_decodes_as_the_store_says(torchcodec, tmp_path, monkeypatch):
 
 
 def test_a_decoder_that_is_unknown_absent_or_without_work_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="unknown --decoder 'opencv'; allowed: pillow, torchcodec"):
+    with pytest.raises(InputError, match="unknown decoder 'opencv'; allowed: pillow, torchcodec"):
         Settings.of(decoder="opencv")
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(InputError, match=r"pip install 'probecache\[decoders\]'") as caught:

@@ -201,7 +201,7 @@ def test_columns_that_are_not_plain_are_asked_for():
     two = table(image=column(), fine_label=(named, [0, 1, 2]), coarse_label=(named, [0, 0, 1]))
     with pytest.raises(
         InputError,
-        match="no plain column for the label: name one of fine_label, coarse_label with --target-key",
+        match="no plain column for the label: name one of fine_label, coarse_label with target_key",
     ):
         open_images(two)
     assert open_images(two, choices=Choices(target_key="coarse_label")).labels.tolist() == [0, 0, 1]

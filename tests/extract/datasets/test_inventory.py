@@ -165,7 +165,7 @@ def test_folders_of_one_name_are_told_apart(tmp_path, held):
     assert read(data)[1] == ["animals/bass", "animals/crane", "instruments/bass"]
     assert read(data, class_from="top")[1] == ["animals", "animals", "instruments"]
     assert read(data, class_from="leaf")[1] == ["bass", "crane", "bass"]
-    with pytest.raises(InputError, match="--class-from"):
+    with pytest.raises(InputError, match="class_from"):
         read(data, class_from="middle")
 
 

@@ -99,7 +99,7 @@ def test_normalised_items_pass_unchanged_and_must_fit():
 def test_what_is_not_there_is_said_in_one_line(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for dataset, data_dir, words in [
-        ("", None, "--data-dir"),
+        ("", None, "data_dir"),
         ("", photos.parent / "nothing", "neither a folder nor a .tar"),
         ("", tmp_path / "empty", "no images; it is empty"),
         ("torch/nonsense", tmp_path, "Unknown torchvision dataset"),
@@ -146,11 +146,11 @@ def test_images_can_be_sent_to_other_processes(photos_tar):
 @pytest.mark.parametrize(
     ("dataset", "options", "words"),
     [
-        ("", {"input_key": "image"}, "--input-key 'image' has no meaning here: a folder or .tar"),
-        ("", {"target_key": "label"}, "--target-key 'label' has no meaning here"),
-        ("wds/x", {"class_from": "leaf"}, "--class-from 'leaf' has no meaning here: it is for folders"),
-        ("hfds/x", {"split_folders": False}, "--split-folders False has no meaning here"),
-        (TensorDataset(torch.zeros(2, 3, 8, 8)), {}, "--data-dir .* has no meaning here: a Dataset is given"),
+        ("", {"input_key": "image"}, "input_key 'image' has no meaning here: a folder or .tar"),
+        ("", {"target_key": "label"}, "target_key 'label' has no meaning here"),
+        ("wds/x", {"class_from": "leaf"}, "class_from 'leaf' has no meaning here: it is for folders"),
+        ("hfds/x", {"split_folders": False}, "split_folders False has no meaning here"),
+        (TensorDataset(torch.zeros(2, 3, 8, 8)), {}, "data_dir .* has no meaning here: a Dataset is given"),
     ],
 )
 def test_choices_that_decide_nothing_are_refused(photos, dataset, options, words):

@@ -160,7 +160,7 @@ def test_targets_that_contradict_the_items_are_refused():
 
 def test_columns_are_found_or_asked_for():
     data = Items([1, 0], ("scan", "diagnosis"))
-    with pytest.raises(InputError, match="no image among scan, diagnosis: name it with --input-key"):
+    with pytest.raises(InputError, match="no image among scan, diagnosis: name it with input_key"):
         open_images(data)
     assert items_labels(data, input_key="scan")[1] == [-1, -1]
     assert items_labels(data, input_key="scan", target_key="diagnosis")[1] == [1, 0]
@@ -275,7 +275,7 @@ Named = namedtuple("Named", ["label", "image"])
 
 def test_the_label_among_several_numbers_is_asked_for():
     data = Parts([1, 0, 1], make=lambda image, label, row: (image, row, label))
-    with pytest.raises(InputError, match=r"which of its 3 parts is the label, 1 or 2 .*--target-key"):
+    with pytest.raises(InputError, match=r"which of its 3 parts is the label, 1 or 2 .*target_key"):
         open_images(data)
     assert items_labels(data, target_key="2")[1] == [1, 0, 1]
     assert items_labels(data, target_key="none")[1] == [-1, -1, -1]

@@ -149,7 +149,7 @@ def test_what_cannot_be_read_by_row_is_said_in_one_line(tmp_path):
     with tarfile.open(gz, "w:gz") as tar:
         add(tar, "a.png", png(0))
     for spec, data_dir, split, words in [
-        ("wds/x", None, "train", "needs --data-dir"),
+        ("wds/x", None, "train", "needs data_dir"),
         ("wds/x", "https://example.org/shards", "train", "fetch them first"),
         ("wds/x", tmp_path / "nothing", "train", "neither a folder"),
         ("wds/x", root, "test", "its info file has the splits train"),
@@ -269,7 +269,7 @@ def test_samples_without_a_label_are_said_and_other_files_can_be_named(tmp_path)
     read = open_images("wds/x", path, choices=Choices(input_key="img")).read(1)[0]
     assert np.array_equal(np.asarray(read), np.asarray(Image.open(io.BytesIO(png(11)))))
     for key, words in (
-        ("tag", "no files of kind 'tag' (--target-key); its samples hold img, json, png, txt"),
+        ("tag", "no files of kind 'tag' (target_key); its samples hold img, json, png, txt"),
         ("json.nope", "sample '0': its .json has no field 'nope'"),
         ("img", "is neither a whole number nor text"),
     ):

@@ -52,7 +52,7 @@ def test_a_decoding_process_that_was_killed_is_said_in_one_line():
 
     items = processes._reported(source())
     next(items)
-    with pytest.raises(ProbecacheError, match=r"shared memory .*--workers") as error:
+    with pytest.raises(ProbecacheError, match=r"shared memory .*workers") as error:
         next(items)
     assert "\n" not in str(error.value)
 
@@ -68,7 +68,7 @@ def test_where_no_process_can_be_started_or_sent_the_data_one_line_says_so(monke
     context = torch.multiprocessing.get_context("spawn")
     unsendable = DataLoader([lambda: 0], num_workers=1, multiprocessing_context=context)
     with pytest.raises(
-        InputError, match=r"cannot be sent to decoding processes .*lambda.*--workers 0"
+        InputError, match=r"cannot be sent to decoding processes .*lambda.*workers 0"
     ) as error:
         processes.start(unsendable)
     assert "\n" not in str(error.value)
@@ -76,6 +76,6 @@ def test_where_no_process_can_be_started_or_sent_the_data_one_line_says_so(monke
         monkeypatch.setattr(
             torch.multiprocessing, "get_context", lambda cause=cause: SimpleNamespace(Lock=cause)
         )
-        with pytest.raises(ProbecacheError, match=f"can be started .*{words}.*--workers 0"):
+        with pytest.raises(ProbecacheError, match=f"can be started .*{words}.*workers 0"):
             processes.start(DataLoader([0], num_workers=1))
         assert list(processes.start(DataLoader([0])))
