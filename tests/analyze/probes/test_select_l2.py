@@ -6,9 +6,10 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 
 import probecache as pc
 from probecache.analyze.probes.cross_validate import ridge_scores
-from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.probes.fit import fit_block, fit_request, task_moments
 from probecache.analyze.probes.folds import fold_numbers, held_out_rows, split_task
 from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.race import LOOSE
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.select_l2 import fit_chosen
 from probecache.analyze.selections.subsets import permutation
@@ -198,3 +199,27 @@ def test_what_cannot_be_chosen_is_one_line(store, change, message):
     with pytest.raises(InputError, match=message) as caught:
         pc.sweep(store, **({"layer": "a", "fractions": [1], "l2": "auto"} | change))
     assert "\n" not in str(caught.value)
+
+
+def test_losers_are_fitted_loosely_or_not_at_all_and_the_choice_is_that_of_full_fits():
+    rng = np.random.default_rng(3)
+    y = np.arange(2400) % 4
+    x = (0.25 * rng.normal(size=(4, 150))[y] + rng.normal(size=(2400, 150))).astype(np.float32)
+    task, order, ks = Task(x, y, x[:9], y[:9]), np.arange(150)[None], np.array([8, 60, 150])
+    path, asked = np.geomspace(1e-6, 10, 8), []
+
+    def fit(part, request, shared):
+        asked.append((request.tol, request.l2s.tolist(), request.sizes.tolist(), len(part.train)))
+        return fit_request(part, request, shared)
+
+    request = ProbeRequest(get_kind("logistic"), order, ks, path, tol=1e-7)
+    _, chosen = fit_chosen(task, request, fit=fit)
+    part = split_task(task, held_out_rows(y))
+    full = fit_block(part, order, ks, path, tol=1e-7).accuracy[0]
+    assert chosen[0, :, 0].tolist() == [max(path[row == row.max()]) for row in full]
+    tried = [one for one in asked if one[3] == len(part.train)]
+    assert {tol for tol, l2s, _, _ in tried if max(l2s) < 0.03} >= {LOOSE}
+    wide = [(tol, l2s) for tol, l2s, sizes, _ in tried if 150 in sizes]
+    assert min(min(l2s) for _, l2s in wide) > 1e-5  # far behind: not followed
+    assert all(len(sizes) < 3 for tol, l2s, sizes, _ in tried if tol == 1e-7 and max(l2s) < 0.03)
+    assert all(tol == 1e-7 for tol, *_, rows in asked if rows == 2400)
