@@ -30,8 +30,9 @@ from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner,
 from probecache.analyze.probes.optim.start import best_scale, newton_start, without_columns
 from probecache.analyze.probes.shared_state import FEWEST, SharedState, some_rows
 
-LONGER = (0.9, 0.95, 1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8)  # what a cut probe may gain by
-SAMPLE = 2048  # rows that tell it
+LONGER = (0.95, 1.0, 1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 1.8)  # what a cut probe may gain by
+SAMPLE = 2048  # rows that tell it; a quarter of them where classes are a thousand, and their logits many
+TELLING = 2**18  # logits that are enough
 ROUGH = 0.3  # relative gap of the widest at which rows are weighted: softer weights serve narrower ones too
 LEAST = 1e-6  # weight of a row
 # Of a tol that the search itself must meet: a start so near has few steps of its own, and its gap is told
@@ -86,7 +87,8 @@ def fit_downward(shared: SharedState, order: np.ndarray, batch: Batch, request: 
 
 def _known(shared: SharedState, order: np.ndarray) -> Known:
     index = torch.from_numpy(np.concatenate([[0], order + 1]))
-    chosen = some_rows(len(shared.sample_labels), SAMPLE)
+    rows = min(SAMPLE, max(SAMPLE // 4, TELLING // len(shared.task.classes)))
+    chosen = some_rows(len(shared.sample_labels), rows)
     labels = shared.sample_labels if chosen is None else shared.sample_labels[torch.from_numpy(chosen)]
     truth = indicator(labels, len(shared.task.classes))
     return Known(shared.moments.take(order), shared.sampled(chosen)[index], truth)
@@ -139,6 +141,7 @@ def _solve_again(found: Solution, solver: Preconditioner) -> None:
     if found.history is not None:
         every = torch.arange(len(found.x))
         found.history.solve_again(lambda changes: solver.solve(changes, every), found.x.shape)
+        found.history.between = True
 
 
 def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, aim: Aim) -> Solution:
@@ -186,7 +189,7 @@ def _cut(history: History, shape: torch.Size, batch: Batch, solver: Precondition
     """What the last problem of a history (m, c, w) knows, for each of the narrower probes of a batch."""
     _, c, w = shape
     like = torch.zeros(len(batch.l2), c, batch.width)
-    cut, every = History.empty(like), torch.arange(len(like))
+    cut, every = replace(History.empty(like), between=True), torch.arange(len(like))
     unknown = torch.full((len(like),), torch.nan, dtype=torch.float64)
     slots = list(reversed(history.order))
     steps, changes = (
