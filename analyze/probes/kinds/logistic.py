@@ -12,7 +12,7 @@ from probecache.analyze.probes.optim import downward, kernel_newton
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.fit_logistic import fit_logistic
 from probecache.analyze.probes.optim.logistic_start import ALIKE, precondition_and_start
-from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
+from probecache.analyze.probes.optim.multinomial import MANY, Batch, search_dtype
 from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
 from probecache.analyze.probes.optim.path import FOUND, fit_path
 from probecache.analyze.probes.shared_state import (
@@ -28,8 +28,10 @@ from probecache.analyze.tasks.size import LayerSize
 # come to (Lite0 features of CIFAR-10, l2 = 1e-4; 17 by width, most of them in bfloat16, factors and panels
 # included). SCARCE: with fewer than two rows per neuron, in kernel form: 2.7 s a seed (Lite0 features of
 # Flowers102, 1,020 rows, 102 classes), where L-BFGS took the 8.7 s that 78 stood for.
+# DOWN: from the widest down, many classes: 100 take 20 s a seed of 20,000 rows and 31 s of 50,000.
 EVALUATIONS = 13
 SCARCE = 24
+DOWN = 10
 CURVATURE = (
     9  # classes d^3 products of one penalty's class Grams: 7.9 d rows for each class, half of a square
 )
@@ -183,13 +185,14 @@ class Logistic:
         return Fitted(**found, weights=x)
 
     def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:
-        evaluations = SCARCE if size.is_scarce else EVALUATIONS
+        evaluations = SCARCE if size.is_scarce else DOWN if _goes_down(size, penalties) else EVALUATIONS
         factor = float(ks.max()) ** 3 / 3  # Cholesky
         return penalties * (factor + evaluations * 4 * size.train * float(ks.sum()) * size.classes)
 
     def shared_flops(self, size: LayerSize, penalties: int) -> float:
         """The class Grams of so many penalties."""
-        return 0.0 if size.is_scarce else penalties * CURVATURE * size.classes * float(size.d) ** 3
+        without = size.is_scarce or _goes_down(size, penalties)
+        return 0.0 if without else penalties * CURVATURE * size.classes * float(size.d) ** 3
 
     def memory(self, size: LayerSize, fractions: int, l2s: int) -> int:
         """For each probe its weights, with the solver's history for those in lock step, or the Hessian of
@@ -204,6 +207,12 @@ class Logistic:
         grams = 0 if size.is_scarce else min(l2s * each, max(GRAM_LIMIT // each, 0) * each)
         factors = 1.3 * l2s * each if grams else 4 * l2s * square
         return int(work + grams + factors)
+
+
+def _goes_down(size: LayerSize, penalties: int) -> bool:
+    """Whether probes are fitted from the widest down, without class Grams, as `downward.serves` says of rows
+    in memory, on a CPU."""
+    return size.classes >= MANY and penalties == 1 and not size.is_scarce
 
 
 KIND = Logistic()

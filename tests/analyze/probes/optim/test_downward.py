@@ -9,6 +9,7 @@ from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.probes.kinds import logistic
 from probecache.analyze.probes.optim import downward
 from probecache.analyze.selections.subsets import permutation
+from probecache.analyze.tasks.size import LayerSize
 from probecache.analyze.tasks.task import Task
 
 CLASSES, D, L2 = 36, 60, 1e-3
@@ -84,3 +85,11 @@ def test_few_classes_go_in_lock_step(monkeypatch):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(300, 8)).astype(np.float32), np.arange(300) % 5
     assert fit_block(Task(x, y, x, y), np.arange(8)[None], np.array([8, 4]), np.array([1e-2])).converged.all()
+
+
+def test_class_grams_are_priced_where_they_are_made():
+    many, few = (LayerSize(20_000, 1000, 1280, classes, 4) for classes in (CLASSES, 10))
+    assert logistic.KIND.shared_flops(many, penalties=1) == 0
+    assert logistic.KIND.shared_flops(many, penalties=2) > 0  # a path
+    assert logistic.KIND.shared_flops(few, penalties=1) > 0
+    assert logistic.KIND.flops(few, np.array([1280.0]), 1) < logistic.KIND.flops(many, np.array([1280.0]), 1)

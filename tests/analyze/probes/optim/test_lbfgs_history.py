@@ -200,3 +200,29 @@ def test_few_rows_of_columns_that_are_nearly_alike():
     rows = active @ rng.uniform(size=(300, 300)).astype(np.float32)
     alike = Task(rows[:500], task.train_labels, rows[500:], task.test_labels)
     assert gaps(alike, [60, 150, 300], 1e-4).max() <= 1e-4
+
+
+def test_what_is_left_by_the_mean_of_two_directions_is_less_and_goes_with_the_pairs():
+    rng = np.random.default_rng(2)
+    hessian, _ = quadratic(rng, 2, 12)
+    told, between = History.empty(torch.zeros(2, 12)), History.empty(torch.zeros(2, 12))
+    between.between = True
+    for _ in range(4):
+        s = rng.normal(size=(2, 12))
+        y = np.einsum("mij,mj->mi", hessian, s)
+        for history in (told, between):
+            history.push(*(torch.from_numpy(a).float() for a in (s, y, y)), torch.ones(2))
+    g = torch.from_numpy(rng.normal(size=(2, 12))).float()
+    for other in (
+        between,
+        between.pick(torch.tensor([1, 0])).of_another(),
+        History.empty(torch.zeros(2, 12)),
+    ):
+        if not other.order:
+            other.put(torch.arange(2), between)
+        assert other.between
+    (direction, most), (same, less) = told.direction(g, g), between.direction(g, g)
+    torch.testing.assert_close(direction, same)
+    assert bool((less < most).all())
+    exact = 0.5 * np.einsum("mi,mi->m", g.numpy(), np.linalg.solve(hessian, g.numpy()[..., None])[..., 0])
+    assert (exact < between.gap(torch.ones(2, dtype=torch.float64), less).numpy()).all()
