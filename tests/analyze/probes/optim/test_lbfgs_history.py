@@ -211,7 +211,8 @@ def test_what_is_left_by_the_mean_of_two_directions_is_less_and_goes_with_the_pa
         s = rng.normal(size=(2, 12))
         y = np.einsum("mij,mj->mi", hessian, s)
         for history in (told, between):
-            history.push(*(torch.from_numpy(a).float() for a in (s, y, y)), torch.ones(2))
+            step, change = torch.from_numpy(s).float(), torch.from_numpy(y).float()
+            history.push(step, change, change, torch.ones(2))
     g = torch.from_numpy(rng.normal(size=(2, 12))).float()
     for other in (
         between,
