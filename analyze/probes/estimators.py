@@ -31,11 +31,10 @@ class _Linear(BaseEstimator):
     _probe = ""
 
     def _checked(self, X: Any, y: Any, sample_weight: Any, **how: Any) -> tuple[np.ndarray, ...]:
-        """X float64 (n, d), y and weights float64 (n,) of the rows whose weight is above 0."""
+        """X float64 (n, d), y and weights float64 (n,); rows of weight 0 are among them."""
         X, y = validate_data(self, _with_numpy(X), y, dtype=_FLOATS, ensure_min_samples=2, **how)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        kept = weights > 0
-        return X[kept].astype(np.float64), np.asarray(y)[kept], weights[kept]
+        return X.astype(np.float64), np.asarray(y), weights
 
     def _solve(
         self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray, classes: tuple[str, ...], **options: Any
@@ -90,8 +89,10 @@ class _Probe(ClassifierMixin, _Linear):
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"got one class only, {str(self.classes_[0])!r}; a probe needs two classes")
+        kept = weights > 0  # a class that has no other row is named, not forgotten
         weights = weights * compute_sample_weight(self.class_weight, y)
-        self._solve(X, labels, weights, tuple(str(c) for c in self.classes_), **options)
+        classes = tuple(str(c) for c in self.classes_)
+        self._solve(X[kept], labels[kept], weights[kept], classes, **options)
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -257,7 +258,8 @@ class RidgeRegressor(MultiOutputMixin, RegressorMixin, _Linear):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         X, y, weights = self._checked(X, y, sample_weight, multi_output=True, y_numeric=True)
-        self._solve(X, y.astype(np.float64), weights, ())
+        kept = weights > 0
+        self._solve(X[kept], y[kept].astype(np.float64), weights[kept], ())
         if y.ndim == 1:
             self.coef_, self.intercept_ = self.coef_[0], float(self.intercept_[0])
         return self
