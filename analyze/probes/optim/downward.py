@@ -71,7 +71,8 @@ def serves(batch: Batch, shared: SharedState) -> bool:
 def fit_downward(shared: SharedState, order: np.ndarray, batch: Batch, request: ProbeRequest) -> Solution:
     """Fit the batch of `serves`. Solution.x: (m, c, w), zero beyond each probe's columns."""
     x = torch.zeros(len(batch.l2), batch.outputs, batch.width)
-    aim, known = Aim(request.tol, request.max_iter, search_dtype(x.device)), _known(shared, order)
+    tol = request.tol if request.tol < LOOSE else CAREFUL * request.tol
+    aim, known = Aim(tol, request.max_iter, search_dtype(x.device)), _known(shared, order)
     widest = batch.part(slice(0, 1))  # alone: nothing is known before it
     last, factor = _fit_widest(widest, shared, known, aim)
     x[:1], parts = last.x, [last]
@@ -141,7 +142,7 @@ def _solve_again(found: Solution, solver: Preconditioner) -> None:
     if found.history is not None:
         every = torch.arange(len(found.x))
         found.history.solve_again(lambda changes: solver.solve(changes, every), found.x.shape)
-        found.history.between = True
+        found.history.between = all(f is not None and len(f) == 1 for f in solver.factors)
 
 
 def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, aim: Aim) -> Solution:
@@ -157,7 +158,7 @@ def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, ai
         part,
         solver,
         start,
-        tol=aim.tol if aim.tol < LOOSE else CAREFUL * aim.tol,
+        tol=aim.tol,
         max_iter=aim.max_iter,
         search=aim.search,
         history=history,
