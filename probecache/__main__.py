@@ -157,10 +157,9 @@ def main(argv: "Sequence[str] | None" = None) -> None:
 
     wait_asleep()  # before torch is imported, and for the processes that are started
     arguments = [a for a in arguments if a != "--debug"]
-    from probecache.store.errors import on_the_command_line
     from probecache.store.stop import listening
 
-    with listening() as stop, on_the_command_line():
+    with listening() as stop:
         code = _run(arguments, debug, stop)
     try:
         if sys.stdout is not None:  # it is None where the caller closed it
@@ -180,6 +179,13 @@ def _home(argument: str) -> str:
 
 
 def _run(arguments: list[str], debug: bool, stop: "Stop | None" = None) -> int:
+    from probecache.store.errors import on_the_command_line
+
+    with on_the_command_line():
+        return _carry_out(arguments, debug, stop)
+
+
+def _carry_out(arguments: list[str], debug: bool, stop: "Stop | None") -> int:
     import typer
 
     from probecache.analyze.arguments import with_values

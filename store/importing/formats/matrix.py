@@ -1,6 +1,6 @@
 """What every format gives: a shape, a dtype, and rows in order; and several files as one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,6 +85,17 @@ def pick(names: Sequence[str], key: str | None, where: str, what: str = "array")
         listed = ", ".join(names[:10]) or "none"
         raise InputError(f"{where} has {len(names)} {what}s ({listed:.200}): name one, FILE:KEY")
     return names[0]
+
+
+def require_unpacked(attributes: Mapping[str, Any], where: str) -> None:
+    """InputError where an array's attributes say that its numbers stand for others, as netCDF packs them."""
+    for name, plain in (("scale_factor", 1), ("add_offset", 0)):
+        value = float(np.ravel(attributes.get(name, plain))[0])
+        if value != plain:
+            raise InputError(
+                f"{where} holds packed numbers ({name} {value:g}), which stand for others: open it with "
+                "xarray, which unpacks them, and write_arrays the values"
+            )
 
 
 def missing_library(where: str, name: str) -> InputError:

@@ -23,6 +23,7 @@ FORMATS: dict[str, Callable[[Path, str | None], Matrix]] = {
     ".safetensors": open_safetensors,
     ".h5": open_h5,
     ".hdf5": open_h5,
+    ".nc": open_h5,
     ".parquet": open_parquet,
     ".zarr": open_zarr,
 }

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import xarray as xr
 import zarr
 from safetensors.torch import save_file
 
@@ -106,7 +107,7 @@ NO_BFLOAT16 = ("npy", "npz", "h5", "zarr", "parquet")
 
 
 def test_every_format_is_tried():
-    assert {Path(name).suffix for name in WRITERS} == set(FORMATS) - {".pth", ".hdf5"}
+    assert {Path(name).suffix for name in WRITERS} == set(FORMATS) - {".pth", ".hdf5", ".nc"}
 
 
 @pytest.mark.parametrize("dtype", [*KEPT, *EXACT, *ROUNDED])
@@ -357,6 +358,23 @@ def test_an_open_array_is_read_by_rows(tmp_path):
             tmp_path / "s", split="s", layer="l", activations=file["deep/X"], shard_rows=R
         )
     np.testing.assert_array_equal(store.matrix("s", "l"), values)
+
+
+@pytest.mark.parametrize("name", ["scale_factor", "add_offset"])
+def test_packed_numbers_are_not_taken_for_what_they_stand_for(tmp_path, name):
+    values = np.arange(N * D, dtype=np.int16).reshape(N, D)
+    h5(tmp_path / "a.nc", values)
+    xr.Dataset({"X": (("n", "d"), values, {name: 0.5})}).to_zarr(tmp_path / "a.zarr", consolidated=False)
+    with h5py.File(tmp_path / "a.nc", "a") as file:
+        file["deep/X"].attrs[name] = np.array([0.5])
+    for text in ("a.nc:deep/X", "a.zarr:X"):
+        with pytest.raises(pc.InputError, match=rf"packed numbers \({name} 0.5\).*open it with xarray"):
+            open_matrix(f"{tmp_path}/{text}", "here")
+    h5(tmp_path / "plain.nc", values)
+    np.testing.assert_array_equal(open_matrix(f"{tmp_path}/plain.nc:deep/X", "here")[0:5], values[:5])
+    (tmp_path / "old.nc").write_bytes(b"CDF\x01" + bytes(60))
+    with pytest.raises(pc.InputError, match=r"no HDF5 file .*of netCDF only version 4 is"):
+        open_matrix(f"{tmp_path}/old.nc", "here")
 
 
 @pytest.mark.slow
