@@ -69,7 +69,7 @@ def test_the_same_call_again_changes_nothing_and_other_columns_are_refused(store
         ([0, 20], "penultimate", "names neuron 20; the layer has 0 to 19"),
         ([4, 4], "penultimate", "names neuron 4 twice"),
         ([0.5], "penultimate", "whole numbers"),
-        ([0], None, "holds blocks.3, penultimate: name one with --layer"),
+        ([0], None, "holds blocks.3, penultimate: name one with layer"),
         ([0], "blocks.9", "no layer"),
     ],
 )

@@ -50,9 +50,9 @@ def test_flags_name_results_and_tasks_or_are_refused():
     named = name_results(["a", "b"], both, names=["first", "second"], tasks=["t", "t"])
     assert [(n.name, n.task) for n in named] == [("first", "t"), ("second", "t")]
     for given, says in (
-        ({"names": ["one"]}, "got 1 --name for 2 results"),
-        ({"tasks": ["one"]}, "got 1 --task for 2 results"),
-        ({"names": ["x", "x"]}, "got --name x twice"),
+        ({"names": ["one"]}, "got 1 name for 2 results"),
+        ({"tasks": ["one"]}, "got 1 task for 2 results"),
+        ({"names": ["x", "x"]}, "got name x twice"),
     ):
         with pytest.raises(InputError, match=says):
             name_results(["a", "b"], both, **given)
