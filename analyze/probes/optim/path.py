@@ -34,8 +34,8 @@ PLAIN, PLAIN_TOGETHER = 15, 40
 REUSE = 10.0  # ratio of penalties up to which one's factors serve the other: the history makes up for it
 NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
 # Below this penalty what a near start leaves lies in directions that hardly curve, of which a few steps tell
-# little: gaps were up to 4 times tol there, and are 0.9 with three tenths of it, in the same seconds.
-TINY, OF_TINY = 1e-4, 0.3
+# little: gaps were up to 4 times tol there, and are 0.9 with three tenths of it, in as many evaluations.
+TINY, OF_TINY = 1e-2, 0.3
 HARD = 12  # evaluations of a probe after which class Grams are made anew
 SHARES = (0.25, 0.5, 0.75)  # of the widest probe's columns: where class Grams of solutions change
 FOUND = ("objective", "grad_norm", "n_iter", "converged")
