@@ -17,7 +17,7 @@ from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.cross_validate import FOLDS, ridge_scores
 from probecache.analyze.probes.fit import fit_request, task_moments
 from probecache.analyze.probes.folds import SEED, held_out_rows, split_task
-from probecache.analyze.probes.kind import Kind, ProbeRequest
+from probecache.analyze.probes.kind import Kind, ProbeRequest, claims
 from probecache.analyze.probes.race import Fit, race
 from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.task import Task
@@ -37,11 +37,16 @@ class HeldOut:
 
 
 def hold_out(
-    task: Task, standardize: bool = True, device: str = "auto", memory_limit: int | None = None
+    task: Task,
+    standardize: bool = True,
+    device: str = "auto",
+    memory_limit: int | None = None,
+    exact: bool = True,
 ) -> HeldOut:
-    """What choosing l2 for logistic probes needs of a task; compute it once per task."""
+    """What choosing l2 for logistic probes needs of a task; compute it once per task. exact: as of
+    `task_moments`."""
     part = split_task(task, held_out_rows(task.train_labels, HELD_OUT))
-    return HeldOut(part, task_moments(part, standardize, device, memory_limit))
+    return HeldOut(part, task_moments(part, standardize, device, memory_limit, exact=exact))
 
 
 def describe_choice(kind: Kind) -> str:
@@ -68,14 +73,15 @@ def fit_chosen(
     kind = request.kind
     if not kind.l2_choice:
         raise InputError(f"got l2 'auto' for a {kind.name} probe, which has no l2; give one number")
-    path = np.unique(request.l2s)
+    path, exact = np.unique(request.l2s), not claims(kind, "rough_moments")
+    how = request.standardize, request.device, request.memory_limit
     if shared is None:
-        shared = task_moments(task, request.standardize, request.device, request.memory_limit)
+        shared = task_moments(task, *how, exact=exact)
     if kind.l2_choice == FOLDED:
         scores = ridge_scores(shared, request.orders, request.sizes, path)
     else:
         if held is None:
-            held = hold_out(task, request.standardize, request.device, request.memory_limit)
+            held = hold_out(task, *how, exact)
         tried = replace(held.shared, share_curvature=True)
         scores = race(held.task, tried, request, path, fit)
         shared = replace(shared, share_curvature=True, curvatures=tried.curvatures)
@@ -97,7 +103,9 @@ def refit(
 ) -> BlockResult:
     """Each probe with its own penalty: those of one penalty and the same sizes are fitted together."""
     if shared is None:
-        shared = task_moments(task, request.standardize, request.device, request.memory_limit)
+        exact = not claims(request.kind, "rough_moments")
+        how = request.standardize, request.device, request.memory_limit
+        shared = task_moments(task, *how, exact=exact)
     groups: dict[tuple[float, tuple[int, ...]], list[int]] = defaultdict(list)
     for s, row in enumerate(chosen):
         for l2 in np.unique(row):

@@ -12,11 +12,20 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
-from probecache.analyze.probes.design.gram import Moments, class_targets, moments
+from probecache.analyze.probes.design.gram import Moments, moments
+from probecache.analyze.probes.design.task_panels import (
+    resident,
+    some_rows,
+    take_rows,
+    task_panels,
+    task_targets,
+    task_weights,
+    units,
+)
 from probecache.analyze.probes.optim.cross_entropy import n_outputs
 from probecache.analyze.probes.optim.curvature import ROWS_PER_NEURON, class_grams
 from probecache.analyze.probes.optim.pilot import fit_pilots
-from probecache.analyze.tasks.matrix import Matrix, row_blocks
+from probecache.analyze.tasks.matrix import Matrix
 from probecache.analyze.tasks.task import Task
 
 SAMPLE_ROWS = 16384
@@ -225,7 +234,7 @@ def share(
     chosen = some_rows(n, SAMPLE_ROWS)
     rows = np.arange(n) if chosen is None else chosen
     mean, scale = units(task, standardize)
-    sample = None if held is not None else Panels(_take_rows(task, rows), mean, scale, device)
+    sample = None if held is not None else Panels(take_rows(task, rows), mean, scale, device)
     gram_limit = GRAM_LIMIT if device.type == "cpu" else 2**33
     if memory_limit is not None:
         gram_limit = min(gram_limit, memory_limit // 8)
@@ -234,31 +243,6 @@ def share(
     return SharedState(
         task, standardize, device, found, sample, shown, gram_limit, rows=held, test_rows=tests
     )
-
-
-def resident(panels: Panels, memory_limit: int | None) -> Panels | None:
-    """The panels, held where they are iterated first, if a GPU has room for eight times as much.
-
-    Fits hold the columns in their order in float32 and in bfloat16, and logits of all rows, beside them.
-    """
-    if panels.device.type != "cuda" or not panels.in_memory:
-        return None
-    free = torch.cuda.mem_get_info(panels.device)[0]
-    if memory_limit is not None:
-        free = min(free, memory_limit)
-    if 8 * 4 * panels.n_samples * panels.width > free:
-        return None
-    panels.keep = True
-    return panels
-
-
-def units(task: Task, standardize: bool) -> tuple[np.ndarray, np.ndarray]:
-    """What is subtracted from the columns and what they are divided by, float32 (d,) each.
-
-    Columns are centred even where they are not standardised: an intercept that nothing penalises makes up for
-    it, and float32 sums of columns whose means are far larger than their spreads would lose the spreads.
-    """
-    return task.mean, task.scale if standardize else np.ones_like(task.scale)
 
 
 def _decade(l2: float) -> float:
@@ -280,50 +264,6 @@ def _few(l2: float) -> float:
     [0.0, 0.01, 0.01]
     """
     return 1e-2 if l2 > 0 else 0.0
-
-
-def some_rows(n: int, count: int) -> np.ndarray | None:
-    """`count` of n rows in order, drawn with seed 0, since labels may be periodic; None where all will do."""
-    return None if n <= count else np.sort(np.random.default_rng(0).permutation(n)[:count])
-
-
-def task_panels(
-    task: Task,
-    standardize: bool,
-    device: torch.device,
-    orders: list[np.ndarray] | None = None,
-    keep: bool = False,
-    test: bool = False,
-    as_stored: bool = False,
-) -> Panels:
-    """Panels of the training rows, or of the test rows in the training rows' `units`.
-
-    as_stored: columns that are not standardised are not centred either, for kinds that see the difference.
-    """
-    mean, scale = (None, None) if as_stored and not standardize else units(task, standardize)
-    return Panels(task.test if test else task.train, mean, scale, device, orders or [], keep=keep)
-
-
-def task_weights(task: Task, device: torch.device) -> Tensor | None:
-    return None if task.weights is None else torch.from_numpy(task.weights).to(device, torch.float32)
-
-
-def _take_rows(task: Task, rows: np.ndarray) -> np.ndarray:
-    if isinstance(task.train, np.ndarray):
-        return task.train[rows]
-    found = [
-        block[rows[(rows >= s) & (rows < s + len(block))] - s] for s, block in row_blocks(task.train, 8192)
-    ]
-    return np.concatenate(found)
-
-
-def task_targets(task: Task, labels: Tensor) -> Tensor:
-    """What least squares fit: numbers as they are, +-1 for classes and labels; float (n, t)."""
-    if task.target_kind == "numbers":
-        return labels if labels.dim() == 2 else labels[:, None]
-    if task.target_kind == "labels":
-        return 2 * labels.float() - 1
-    return class_targets(labels, len(task.classes))
 
 
 def share_labels(shared: SharedState, tasks: list[Task]) -> list[SharedState]:

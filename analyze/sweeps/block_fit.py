@@ -9,7 +9,7 @@ import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.fit import fit_together, task_moments
-from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.kind import ProbeRequest, claims
 from probecache.analyze.probes.race import Fit, race
 from probecache.analyze.probes.select_l2 import FOLDED, best_penalty, fit_chosen, refit
 from probecache.analyze.probes.shared_state import SharedState, share_labels
@@ -219,7 +219,9 @@ def _tried(
     if request.kind.l2_choice == FOLDED:  # a factor each: there is nothing to save
         return fit(task, _plain(request, path), shared).score
     if shared is None:
-        shared = task_moments(task, request.standardize, request.device, request.memory_limit)
+        exact = not claims(request.kind, "rough_moments")
+        how = request.standardize, request.device, request.memory_limit
+        shared = task_moments(task, *how, exact=exact)
     return race(task, replace(shared, share_curvature=True), request, path, fit)
 
 

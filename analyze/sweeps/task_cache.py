@@ -156,7 +156,8 @@ def _same(state: SharedState) -> SharedState:
 def held_out(cache: Cache, job: Job, loaded: Loaded, target: str, limit: int | None) -> HeldOut:
     """What choosing l2 by held-out rows needs of a loaded task."""
     key = (*loaded.train_key, *loaded.test_key, target, *job.task_settings, "held out")
-    return cache.get(key, lambda: hold_out(loaded.task, job.plan.standardize, job.device, limit))
+    exact = not claims(job.kind, "rough_moments")
+    return cache.get(key, lambda: hold_out(loaded.task, job.plan.standardize, job.device, limit, exact))
 
 
 def _load(

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.probe_order import ProbeOrder
+from probecache.analyze.probes.design.task_panels import task_panels
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
-from probecache.analyze.probes.shared_state import SharedState, task_panels
+from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.size import LayerSize
 from probecache.store.errors import InputError
 

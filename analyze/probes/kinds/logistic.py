@@ -7,6 +7,7 @@ import torch
 
 from probecache.analyze.probes.design.nested_matmul import FULL, runs
 from probecache.analyze.probes.design.probe_order import ProbeOrder
+from probecache.analyze.probes.design.task_panels import task_weights
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.optim import downward, kernel_newton
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
@@ -15,12 +16,7 @@ from probecache.analyze.probes.optim.logistic_start import ALIKE, precondition_a
 from probecache.analyze.probes.optim.multinomial import MANY, Batch, search_dtype
 from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
 from probecache.analyze.probes.optim.path import FOUND, fit_path
-from probecache.analyze.probes.shared_state import (
-    GRAM_LIMIT,
-    SharedState,
-    one_label,
-    task_weights,
-)
+from probecache.analyze.probes.shared_state import GRAM_LIMIT, SharedState, one_label
 from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.size import LayerSize
 

@@ -66,7 +66,7 @@ def moments_on(
     """
     mean, scale = stored_moments(store, split, layer)
     if not standardize:
-        scale = np.ones_like(scale)  # centred all the same, as by `shared_state.units`
+        scale = np.ones_like(scale)  # centred all the same, as by `task_panels.units`
     source, classes = Standardised(store, split, layer, mean, scale), int(labels.max()) + 1
     parts = []
     for start in range(0, len(labels), rows):
