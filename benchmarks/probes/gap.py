@@ -299,7 +299,7 @@ def main() -> None:
     parser.add_argument("--cases", default=";".join(CASES), help="names, with ; between them")
     parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu on a shared machine")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds of one fit of a peer")
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds of one fit of a peer")
     parser.add_argument("--runs", type=int, default=3, help="of ours at each tol, whose median counts")
     parser.add_argument("--fits", type=Path, help="JSON file that keeps the peers' fits for another run")
     parser.add_argument("--peers-only", action="store_true", help="make the peers' fits, for --fits")
