@@ -16,9 +16,10 @@ help:  ## list these targets
 demo: .venv/installed  ## images to a finding: extract, sweep, report (about 3 minutes on 2 cores)
 	$(BIN)/probecache demo --out demo
 
-# Two processes of one thread each: most tests are too small for a second thread of their own.
+# Processes of one thread each, since most tests are too small for a second thread of their own; three on two cores,
+# since a fifth of the time a test waits for a process, a clock or a disk.
 test: .venv/installed  ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -q -n 2 --dist worksteal $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -q -n 3 --dist worksteal $(PYTEST)
 
 coverage: .venv/installed  ## the test suite, and which lines it runs: 92% at least (a sixth slower)
 	$(MAKE) test PYTEST="--cov --cov-report=term:skip-covered --cov-fail-under=92"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from distributed import Client
 from sklearn.datasets import load_digits
 
 import probecache as pc
+from probecache.analyze.sweeps.cluster import start
 from probecache.analyze.sweeps.cluster.start import connect
 from probecache.analyze.sweeps.resolved_plan import machine_for
 from probecache.store.errors import InputError
@@ -337,6 +339,21 @@ def test_workers_that_die_of_too_little_memory_are_told_with_what_to_do(store, t
     assert "--memory-limit" in told
     assert "os._exit" not in told
     assert "\n" not in told
+
+
+def test_a_cluster_that_dask_cannot_close_hides_nothing(monkeypatch):
+    """Its nanny asserts where a worker dies while the cluster closes: the sweep's result went with it."""
+
+    class Cluster:
+        def close(self):
+            raise AssertionError("can only join a started process")
+
+    monkeypatch.setattr(start, "_local_cluster", lambda workers, memory_limit: Cluster())
+    monkeypatch.setattr(start, "Client", lambda cluster, set_as_default: nullcontext("a client"))
+    with connect(workers=1) as client:
+        assert client == "a client"
+    with pytest.raises(KeyError), connect(workers=1):
+        raise KeyError("the user's")
 
 
 def test_a_worker_that_cannot_read_the_store_is_set_aside_and_the_other_does_all(
