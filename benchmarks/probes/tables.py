@@ -125,6 +125,20 @@ def gaps(name: str = "probes-gap") -> str:
     )
 
 
+def auto() -> str:
+    """What choosing l2 costs, beside one penalty."""
+    entry, rows = latest("probes-auto"), []
+    for case, found in entry["results"].items():
+        if not isinstance(found, dict):
+            continue
+        default, *others = sorted(found["one"], key=lambda l2: float(l2) != 1e-4)
+        most = others[0] if others else default
+        times = found["times"]
+        rows.append([case, f"{found['auto']:.1f}", f"{times[default]:.1f}", f"{times[most]:.1f} ({most})"])
+    head = ["case", "l2 auto, s", "times the default, 1e-4", "times the one that most sizes chose"]
+    return f"{source(entry)}\n\n" + table(head, rows)
+
+
 def on_device() -> str:
     """Time to a gap on a GPU beside the fastest peer that comes as near the minimum."""
     entry, rows = latest("probes-device-cuda"), []
