@@ -81,8 +81,7 @@ def fit_request(task: Task, request: ProbeRequest, shared: SharedState | None = 
     _check(task, kind)
     device = pick_device(request.device)
     if shared is None:
-        exact = not claims(kind, "rough_moments")
-        shared = share(task, request.standardize, device, request.memory_limit, exact=exact)
+        shared = moments_for(task, request)
     per_batch = kind.orders_per_batch(shared, request)
     parts = [_fit_batch([shared], part)[0] for part in _batches(request, per_batch)]
     return _joined(parts, request, device)
@@ -186,6 +185,12 @@ def task_moments(
     `rough_moments` only.
     """
     return share(task, standardize, pick_device(device), memory_limit, known, exact)
+
+
+def moments_for(task: Task, request: ProbeRequest) -> SharedState:
+    """`task_moments` of a task as a request and its kind need them."""
+    exact = not claims(request.kind, "rough_moments")
+    return task_moments(task, request.standardize, request.device, request.memory_limit, exact=exact)
 
 
 def pick_device(device: str) -> torch.device:

@@ -15,7 +15,7 @@ import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.cross_validate import FOLDS, ridge_scores
-from probecache.analyze.probes.fit import fit_request, task_moments
+from probecache.analyze.probes.fit import fit_request, moments_for, task_moments
 from probecache.analyze.probes.folds import SEED, held_out_rows, split_task
 from probecache.analyze.probes.kind import Kind, ProbeRequest, claims
 from probecache.analyze.probes.race import Fit, race
@@ -73,15 +73,15 @@ def fit_chosen(
     kind = request.kind
     if not kind.l2_choice:
         raise InputError(f"got l2 'auto' for a {kind.name} probe, which has no l2; give one number")
-    path, exact = np.unique(request.l2s), not claims(kind, "rough_moments")
-    how = request.standardize, request.device, request.memory_limit
+    path = np.unique(request.l2s)
     if shared is None:
-        shared = task_moments(task, *how, exact=exact)
+        shared = moments_for(task, request)
     if kind.l2_choice == FOLDED:
         scores = ridge_scores(shared, request.orders, request.sizes, path)
     else:
         if held is None:
-            held = hold_out(task, *how, exact)
+            exact = not claims(kind, "rough_moments")
+            held = hold_out(task, request.standardize, request.device, request.memory_limit, exact)
         tried = replace(held.shared, share_curvature=True)
         scores = race(held.task, tried, request, path, fit)
         shared = replace(shared, share_curvature=True, curvatures=tried.curvatures)
@@ -103,9 +103,7 @@ def refit(
 ) -> BlockResult:
     """Each probe with its own penalty: those of one penalty and the same sizes are fitted together."""
     if shared is None:
-        exact = not claims(request.kind, "rough_moments")
-        how = request.standardize, request.device, request.memory_limit
-        shared = task_moments(task, *how, exact=exact)
+        shared = moments_for(task, request)
     groups: dict[tuple[float, tuple[int, ...]], list[int]] = defaultdict(list)
     for s, row in enumerate(chosen):
         for l2 in np.unique(row):

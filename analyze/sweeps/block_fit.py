@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
-from probecache.analyze.probes.fit import fit_together, task_moments
-from probecache.analyze.probes.kind import ProbeRequest, claims
+from probecache.analyze.probes.fit import fit_together, moments_for
+from probecache.analyze.probes.kind import ProbeRequest
 from probecache.analyze.probes.race import Fit, race
 from probecache.analyze.probes.select_l2 import FOLDED, best_penalty, fit_chosen, refit
 from probecache.analyze.probes.shared_state import SharedState, share_labels
@@ -219,9 +219,7 @@ def _tried(
     if request.kind.l2_choice == FOLDED:  # a factor each: there is nothing to save
         return fit(task, _plain(request, path), shared).score
     if shared is None:
-        exact = not claims(request.kind, "rough_moments")
-        how = request.standardize, request.device, request.memory_limit
-        shared = task_moments(task, *how, exact=exact)
+        shared = moments_for(task, request)
     return race(task, replace(shared, share_curvature=True), request, path, fit)
 
 

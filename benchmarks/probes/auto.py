@@ -9,16 +9,15 @@ path by itself on the rows that choose, and counts the sizes that would choose a
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
-from benchmarks.probes.gap import CASES, FRACTIONS
+from benchmarks.probes.gap import CASES, FRACTIONS, named_cases
+from benchmarks.probes.machine import add_machine, settle_machine
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, fit_request
 from probecache.analyze.probes.kind import ProbeRequest
@@ -69,20 +68,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--stores", type=Path, help="folder of cifar10*.zarr, flowers102*.zarr, pets37*.zarr")
     parser.add_argument("--cases", default="; ".join(NAMES), help="of benchmarks.probes.gap, separated by ;")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    add_machine(parser)
     parser.add_argument("--oracle", action="store_true", help="fit every penalty to tol beside it")
     parser.add_argument("--out", type=Path, help="folder of the record (benchmarks/results)")
     args = parser.parse_args()
-    names = [name.strip() for name in args.cases.split(";")]
-    unknown = [name for name in names if name not in CASES]
-    if unknown:
-        parser.error(f"got case {unknown[0]!r}; allowed: {'; '.join(CASES)}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-        threadpool_limits(args.threads)
+    names = named_cases(parser, args.cases)
+    clock = settle_machine(args)
     args.quick = False
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "clock": args.clock}
     for name in names:
         task = CASES[name].make(args)

@@ -18,7 +18,6 @@ it fits them all, the largest first, each from the solution of the one before (s
 
 import argparse
 import json
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,9 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from benchmarks.probes.fixed_tol import synthetic
+from benchmarks.probes.machine import add_machine, settle_machine
 from benchmarks.probes.peers import columns, fit_path, penalised_entropy, torch_lbfgs
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block
@@ -101,6 +100,15 @@ CASES = {
     "two classes": Case(made(20_000, 512, 2, 2.0)),
     "path of 45": Case(stored("cifar10", 8000), tuple(np.geomspace(1e-6, 10, 45).tolist()), WARM),
 }
+
+
+def named_cases(parser: argparse.ArgumentParser, text: str) -> list[str]:
+    """Names with ; between them, or the parser's error."""
+    names = [name.strip() for name in text.split(";")]
+    unknown = [name for name in names if name not in CASES]
+    if unknown:
+        parser.error(f"got case {unknown[0]!r}; allowed: {'; '.join(CASES)}")
+    return names
 
 
 def ours(
@@ -297,8 +305,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--stores", type=Path, help="folder of the stores of features")
     parser.add_argument("--cases", default=";".join(CASES), help="names, with ; between them")
-    parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu on a shared machine")
+    add_machine(parser)
     parser.add_argument("--patience", type=float, default=20.0, help="seconds of one fit of a peer")
     parser.add_argument("--runs", type=int, default=3, help="of ours at each tol, whose median counts")
     parser.add_argument("--fits", type=Path, help="JSON file that keeps the peers' fits for another run")
@@ -306,17 +313,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small synthetic cases, no stores")
     parser.add_argument("--out", type=Path, help="folder of the record and the plot (benchmarks/results)")
     args = parser.parse_args()
-    names = [name.strip() for name in args.cases.split(";")]
-    unknown = [name for name in names if name not in CASES]
-    if unknown:
-        parser.error(f"got case {unknown[0]!r}; allowed: {'; '.join(CASES)}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-        threadpool_limits(args.threads)
+    names = named_cases(parser, args.cases)
+    clock = settle_machine(args)
     if args.quick:
         args.stores = None
     warnings.simplefilter("ignore")  # peers that stop early say so; their objective shows it
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "clock": args.clock}
     # Warm the libraries up on rows that are no case's.
     ours(synthetic(2000, 64, 10, 2.0), np.arange(64), Case(lambda _: None), 1e-3, clock)

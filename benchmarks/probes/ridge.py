@@ -10,7 +10,6 @@ its sum over all is interpolated on k; with five orders it would take five times
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.linear_model import RidgeClassifier
-from threadpoolctl import threadpool_limits
 
 from benchmarks.probes.fixed_tol import synthetic
+from benchmarks.probes.machine import add_machine, settle_machine
 from benchmarks.probes.peers import columns
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, task_moments
@@ -30,7 +29,6 @@ from probecache.analyze.tasks.task import Task
 from probecache.store.reader import open_store
 
 FRACTIONS, AT, L2, RUNS = np.arange(1, 21) / 20, (0, 4, 9, 14, 19), 1e-4, 5
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def turn(task: Task, clock: Callable[[], float]) -> dict[str, Any]:
@@ -67,19 +65,16 @@ def main() -> None:
     parser.add_argument(
         "--store", type=Path, help="a store with a layer `penultimate`, splits train and test"
     )
-    parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time of this process")
+    add_machine(parser)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, help="folder of the record (benchmarks/results)")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-        threadpool_limits(args.threads)
+    clock = settle_machine(args)
     if args.quick or args.store is None:
         task = synthetic(*((2000, 128) if args.quick else (50_000, 1280)), 10, 2.0)
     else:
         task = load_task(open_store(args.store), "penultimate")
-    runs = [turn(task, CLOCKS[args.clock]) for _ in range(1 + RUNS)][1:]  # the first warms up
+    runs = [turn(task, clock) for _ in range(1 + RUNS)][1:]  # the first warms up
     middle = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
     results = {
         "shape": [*task.train.shape, len(task.classes)],

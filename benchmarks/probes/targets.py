@@ -10,17 +10,16 @@ scikit-learn one target is fitted at three fractions and summed over all by inte
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 import probecache as pc
 from benchmarks.probes.fixed_tol import synthetic
+from benchmarks.probes.machine import add_machine, settle_machine
 from benchmarks.probes.peers import columns
 from benchmarks.record import record
 from probecache.analyze.selections.subsets import permutation, sizes
@@ -28,7 +27,6 @@ from probecache.analyze.tasks.load import load_task
 
 FRACTIONS = np.arange(1, 21) / 20
 RUNS = 3
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 L2 = {"ridge": 1e-2, "logistic": 1e-3}
 
 
@@ -36,15 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--targets", type=int, default=40)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, help="of torch, numpy and scipy; default: their own")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time of this process")
+    add_machine(parser)
     parser.add_argument("--out", type=Path, help="folder of the record (benchmarks/results)")
     args = parser.parse_args()
     count = 4 if args.quick else args.targets
-    if args.threads:
-        torch.set_num_threads(args.threads)
-        threadpool_limits(args.threads)
-    clock = CLOCKS[args.clock]
+    clock = settle_machine(args)
     with tempfile.TemporaryDirectory() as folder:
         store, names = make(Path(folder) / "s", count, args.quick)
         results: dict[str, Any] = {"shape": list(store.shape("train", "a")), "targets": count}

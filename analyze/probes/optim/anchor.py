@@ -9,11 +9,12 @@ as float32's up to 2^-9 of its change since the anchor. Softmax, loss and residu
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from probecache.analyze.probes.design.nested_matmul import backward, forward, rounded
+from probecache.analyze.probes.design.nested_matmul import backward, forward
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
 from probecache.analyze.probes.optim.multinomial import Batch
 
@@ -52,25 +53,15 @@ class Anchor:
         for panel in batch.panels:
             for span in chosen.products:
                 columns, those = panel.of(span.group, dtype), _neighbours(here[span.probes])
-                mine = step[span.probes].to(dtype)
-                whole = rounded(mine, columns, span.segments)  # what is rounded is a difference
-                moved = whole
-                if moved is None:
-                    moved = torch.empty(*mine.shape[:2], columns.shape[1], dtype=dtype, device=step.device)
-                for rows, inside in batch.strips(
-                    panel, 0 if whole is None else whole.shape[0] * whole.shape[1]
-                ):
-                    if whole is None:
-                        logits = forward(mine, columns[:, inside], span.segments)
-                    else:
-                        logits = whole[:, :, inside].float()
-                    logits += self.logits[those, :, rows]
-                    truth = batch.classes(rows, chosen.of(span))
-                    part, residual = loss_and_residual(logits, truth, batch.shares(rows))
-                    loss[span.probes] += part
-                    moved[:, :, inside] = residual.sub_(self.residual[those, :, rows])
+                near = partial(self._at, those)
+                part, moved = batch.residual(step[span.probes], columns, span, panel, chosen, near)
+                loss[span.probes] += part
                 backward(moved, columns, span.segments, change[span.probes])
         return batch.penalise(self.point[here] + step, chosen, loss, pull + change)
+
+    def _at(self, probes: slice | Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Logits and residuals (a, c, rows) of some of the probes."""
+        return self.logits[probes, :, rows], self.residual[probes, :, rows]
 
     def put(self, rows: Tensor, later: "Anchor") -> None:
         """The probes at positions `rows`, on the CPU, as a later anchor has them, in place."""

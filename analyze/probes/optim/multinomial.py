@@ -9,7 +9,7 @@ one weight vector, as there.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -114,7 +114,7 @@ class Batch:
         for panel in self.panels:
             for span in chosen.products:
                 columns = panel.of(span.group, dtype)
-                part, residual = self._residual(x[span.probes], columns, span, panel, chosen)
+                part, residual = self.residual(x[span.probes], columns, span, panel, chosen)
                 loss[span.probes] += part
                 backward(residual, columns, span.segments, gradient[span.probes])
         return self.penalise(x, chosen, loss, gradient)
@@ -176,24 +176,37 @@ class Batch:
         """The weights of some rows, or None for ones."""
         return None if self.weights is None else self.weights[rows]
 
-    def _residual(
-        self, x: Tensor, columns: Tensor, span: Span, panel: Panel, chosen: Chosen
+    def residual(
+        self,
+        x: Tensor,
+        columns: Tensor,
+        span: Span,
+        panel: Panel,
+        chosen: Chosen,
+        near: Callable[[slice], tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Loss float64 (a,) and residual (a, c, rows) in the columns' dtype, made strip by strip."""
+        """Loss float64 (a,) and residual (a, c, rows) in the columns' dtype, made strip by strip.
+
+        near: logits and residuals (a, c, rows) of a point from which x is a step, by rows: these logits are
+        added, and the residual is the difference to these.
+        """
+        x = x.to(columns.dtype)
         whole = rounded(x, columns, span.segments)  # logits, which residuals replace strip by strip
-        residual = whole
-        if residual is None:
-            residual = torch.empty(*x.shape[:2], columns.shape[1], dtype=columns.dtype, device=x.device)
+        out = x.new_empty(*x.shape[:2], columns.shape[1]) if whole is None else whole
         loss = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
         for rows, inside in self.strips(panel, 0 if whole is None else whole.shape[0] * whole.shape[1]):
             if whole is None:
                 logits = forward(x, columns[:, inside], span.segments)
             else:
                 logits = whole[:, :, inside].float()
+            there = None if near is None else near(rows)
+            if there is not None:
+                logits += there[0]
             truth = self.classes(rows, chosen.of(span))
-            part, residual[:, :, inside] = loss_and_residual(logits, truth, self.shares(rows))
+            part, residual = loss_and_residual(logits, truth, self.shares(rows))
+            out[:, :, inside] = residual if there is None else residual.sub_(there[1])
             loss += part
-        return loss, residual
+        return loss, out
 
 
 def search_dtype(device: torch.device, flops: float = math.inf) -> torch.dtype:
