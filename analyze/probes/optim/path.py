@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.optim.curvature import ROWS_PER_NEURON, class_grams
-from probecache.analyze.probes.optim.fit_logistic import Trail, fit_after, fit_logistic
+from probecache.analyze.probes.optim.fit_logistic import LOOSE, Trail, fit_after, fit_logistic
 from probecache.analyze.probes.optim.lbfgs import Solution
 from probecache.analyze.probes.optim.logistic_start import precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
@@ -33,9 +33,10 @@ from probecache.analyze.probes.shared_state import (
 PLAIN, PLAIN_TOGETHER = 15, 40
 REUSE = 10.0  # ratio of penalties up to which one's factors serve the other: the history makes up for it
 NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
-# Below this penalty what a near start leaves lies in directions that hardly curve, of which a few steps tell
-# little: gaps were up to 4 times tol there, and are 0.9 with three tenths of it, in as many evaluations.
-TINY, OF_TINY = 1e-2, 0.3
+# Below these penalties, of tols from LOOSE up and of tighter ones, what a near start leaves lies in directions
+# that hardly curve, of which a few steps tell little: gaps were up to 5 times tol there, and are at most 1.4
+# with three tenths of it. A tight tol takes steps enough to know more: from 1e-3 up it needs none of this.
+TINY, TINY_TIGHTLY, OF_TINY = 1e-2, 1e-3, 0.3
 HARD = 12  # evaluations of a probe after which class Grams are made anew
 SHARES = (0.25, 0.5, 0.75)  # of the widest probe's columns: where class Grams of solutions change
 FOUND = ("objective", "grad_norm", "n_iter", "converged")
@@ -59,7 +60,8 @@ def fit_path(
         mine = torch.isin(batch.l2, at).nonzero()[:, 0]
         part = batch.part(mine)
         near = _foretold(done, l2)
-        tol = request.tol * (OF_TINY if near is not None and l2 < TINY else 1)
+        tiny = TINY if request.tol >= LOOSE else TINY_TIGHTLY
+        tol = request.tol * (OF_TINY if near is not None and l2 < tiny else 1)
         how: dict[str, Any] = {"tol": tol, "search": search_dtype(tasks[0].device)}
         alone = batch.panels.in_memory and len(tasks) == 1 and near is not None
         if batch.outputs == 1 and not alone:
