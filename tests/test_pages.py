@@ -152,6 +152,10 @@ def check(words: list[str]) -> None:
         assert found is not None
         assert found.origin is not None
         known = Path(found.origin).read_text()
+        for name in re.findall(
+            r"^from (benchmarks\.\S+) import", known, re.MULTILINE
+        ):  # whose flags it may add
+            known += Path(importlib.util.find_spec(name).origin).read_text()
         for flag in (word for word in words[3:] if word.startswith("--")):
             assert f'"{flag}"' in known, f"{words[2]} has no {flag}"
     elif words[0] == "make":

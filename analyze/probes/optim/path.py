@@ -33,7 +33,7 @@ from probecache.analyze.probes.shared_state import (
 PLAIN, PLAIN_TOGETHER = 15, 40
 REUSE = 10.0  # ratio of penalties up to which one's factors serve the other: the history makes up for it
 NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
-# Below these penalties, of tols from LOOSE up and of tighter ones, what a near start leaves lies in directions
+# Below these penalties, of tols from LOOSE up and of tighter ones, what a near start leaves is in directions
 # that hardly curve, of which a few steps tell little: gaps were up to 5 times tol there, and are at most 1.4
 # with three tenths of it. A tight tol takes steps enough to know more: from 1e-3 up it needs none of this.
 TINY, TINY_TIGHTLY, OF_TINY = 1e-2, 1e-3, 0.3
