@@ -155,7 +155,7 @@ def check(words: list[str]) -> None:
         for name in re.findall(
             r"^from (benchmarks\.\S+) import", known, re.MULTILINE
         ):  # whose flags it may add
-            known += Path(importlib.util.find_spec(name).origin).read_text()
+            known += Path(importlib.util.find_spec(module).origin).read_text()
         for flag in (word for word in words[3:] if word.startswith("--")):
             assert f'"{flag}"' in known, f"{words[2]} has no {flag}"
     elif words[0] == "make":
