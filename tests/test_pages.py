@@ -152,7 +152,7 @@ def check(words: list[str]) -> None:
         assert found is not None
         assert found.origin is not None
         known = Path(found.origin).read_text()
-        for name in re.findall(
+        for module in re.findall(
             r"^from (benchmarks\.\S+) import", known, re.MULTILINE
         ):  # whose flags it may add
             known += Path(importlib.util.find_spec(module).origin).read_text()
