@@ -34,7 +34,7 @@ def class_spread(results: xr.Dataset | str | Path, *, ax: "Axes | None" = None, 
             band = xr.Dataset({to: ("fraction", np.ravel(effects[name + end])) for to, end in ends.items()})
             draw_band(ax, fractions, band, i, label)
         log_fractions(ax, fractions)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=0, auto=None)  # a panel that shares the axis may reach higher
         ax.set_ylabel("spread over classes")
     return ax
 

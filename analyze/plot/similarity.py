@@ -26,7 +26,7 @@ def similarity(found: xr.Dataset, *, ax: "Axes | None" = None) -> "Axes":
             if values.sizes["seed"]:
                 draw_band(ax, found["fraction"], seed_band(values, within=bounds_of(name)), i, label)
         log_fractions(ax, found["fraction"].to_numpy())
-        ax.set_ylim(0, 1.03)
+        ax.set_ylim(min(0.0, float(ax.dataLim.y0)), 1.03)  # debiased CKA may be below 0
         ax.set_ylabel("linear CKA")
         ax.set_title(plain(found.attrs.get("layer", "")), loc="left", fontweight="bold")
     return ax

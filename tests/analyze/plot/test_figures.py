@@ -187,3 +187,28 @@ def test_wrong_input_is_one_line(call, says):
         call(synthetic_results())
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_panel_that_reaches_higher_is_not_cut_by_the_one_before_it():
+    from matplotlib import pyplot
+
+    results = synthetic_results()
+    even = results.assign(class_accuracy=xr.full_like(results.class_accuracy, 0.5))
+    figure, axes = pyplot.subplots(1, 2, sharey=True)
+    pc.plot.class_spread(even, ax=axes[0])
+    pc.plot.class_spread(results, ax=axes[1])
+    heights = [line.get_ydata().max() for line in axes[1].get_lines()]
+    bands = [band.get_paths()[0].vertices[:, 1].max() for band in axes[1].collections]
+    low, high = axes[0].get_ylim()
+    assert low == 0
+    assert high >= max(heights + bands) > 0
+    pyplot.close(figure)
+
+
+def test_debiased_cka_below_zero_is_shown():
+    values = xr.DataArray([[-0.2, -0.1], [0.9, 0.95]], {"fraction": [0.1, 1.0]}, ("fraction", "seed"))
+    found = xr.Dataset({"cka": abs(values), "cka_debiased": values})
+    found["cka_pair"] = ("fraction", "pair"), np.array([[0.1], [0.9]])
+    assert pc.plot.similarity(found).get_ylim()[0] <= -0.2
+    found["cka_debiased"] = abs(values)
+    assert pc.plot.similarity(found).get_ylim()[0] <= 0 < pc.plot.similarity(found).get_ylim()[1]
