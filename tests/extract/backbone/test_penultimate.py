@@ -23,8 +23,8 @@ def read(model, name="penultimate", pool="none", images=IMAGES):
 
 
 def made(build, *arguments, **options):
-    """The same weights each time, of modules among the arguments too: in one draw of 300, four outputs before a
-    ReLU have none below zero, and what a ReLU never does cannot be seen."""
+    """The same weights each time, of modules among the arguments too: in one draw of 300, four outputs before
+    a ReLU have none below zero, and what a ReLU never does cannot be seen."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for part in (part for one in arguments if isinstance(one, nn.Module) for part in one.modules()):
