@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probecache.analyze.probes.design import bfloat16_product
 from probecache.analyze.probes.design.design_matrix import Panels
+from probecache.analyze.probes.design.float32_sums import fast, product
 from probecache.analyze.tasks.matrix import row_blocks
 
 SMALL = 2.0**-40  # spread of a column; those below it and above its inverse are brought near 1
@@ -92,7 +93,8 @@ def moments(
     is not computed again. exact: else the Gram matrix is of rounded rows, where that is faster; nothing else
     is rounded.
     """
-    exact = exact or panels.device.type != "cpu" or not bfloat16_product.available()
+    on_cpu = panels.device.type == "cpu"
+    exact = exact or not (bfloat16_product.available() if on_cpu else fast(panels.device))
     d, device, outputs = panels.width - 1, panels.device, targets.shape[1]
     scale = None if panels.scale is None or panels.keep else torch.from_numpy(panels.scale).to(device)
     power = _powers(scale)
@@ -114,8 +116,11 @@ def moments(
             add_gram(gram, left, block.T, blocks=4 if block.is_cuda else 10)
         elif known is None:
             rounded = (block if weights is None else block * share.sqrt()).bfloat16().T
-            part = torch.zeros(d, d, device=device)
-            add_gram(part, rounded, rounded)
+            if on_cpu:
+                part = torch.zeros(d, d, device=device)
+                add_gram(part, rounded, rounded)
+            else:
+                part = product(rounded, rounded.T)
             gram += part
         own = y * share
         sums = block.T @ torch.cat([share, own], dim=1)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from probecache.analyze.probes.design import bfloat16_product
 from probecache.analyze.probes.design.design_matrix import CACHED, Panels, Strip
+from probecache.analyze.probes.design.float32_sums import aligned, fast, product
 from probecache.analyze.probes.design.gram import add_gram
 from probecache.analyze.probes.design.nested_matmul import forward, segments
 
@@ -25,6 +26,7 @@ ROWS_PER_NEURON = 6
 # A class with a smaller share of its wanted rows has the Gram matrix. A third still preconditions better:
 # 112 evaluations instead of 173 on 10,000 rows of 1,280 neurons.
 FEW = 1 / 12
+TOGETHER = 2**29  # bytes of rows that are gathered at a time on a GPU
 DENSE = 4  # rows for each one drawn up to which columns in memory are multiplied whole, not gathered
 
 
@@ -68,18 +70,52 @@ def class_grams(
             chance = (curvature * (count / (total * mean))).clamp_(max=1)
             scale = (curvature / chance).sqrt_()
             chosen = drawn < chance  # (c, rows)
-            seen += torch.stack([chosen.sum(dim=1), curvature.sum(dim=1, dtype=torch.float64)], dim=1)
-            for j in range(outputs):
-                rows = chosen[j].nonzero()[:, 0]
-                if len(rows):
-                    _add_weighted(blocks[j], strip, rows, scale[j, rows])
+            counts = chosen.sum(dim=1)
+            seen += torch.stack([counts, curvature.sum(dim=1, dtype=torch.float64)], dim=1)
+            # A device is waited for twice for all classes, not for each.
+            classes, rows = chosen.nonzero(as_tuple=True)
+            own, each = scale[classes, rows], counts.tolist()
+            if fast(device) and strip.whole is not None:
+                _add_together(blocks, strip.whole, (classes, rows), own, max(each))
+                continue
+            for j, (those, scales) in enumerate(zip(rows.split(each), own.split(each), strict=True)):
+                if len(those):
+                    _add_weighted(blocks[j], strip, those, scales)
     for blocks, seen, count in zip(grams, found, wanted, strict=True):
         blocks.div_(total)
-        few = seen[:, 0] < FEW * count
-        blocks[few] = (seen[few, 1] / total).float()[:, None, None] * gram[
-            : len(blocks[0]), : len(blocks[0])
-        ].float()
+        told = seen.cpu()
+        few, size = (told[:, 0] < FEW * count).nonzero()[:, 0], blocks.shape[1]
+        if len(few):
+            means = (told[few, 1] / total).float().to(device)[:, None, None]
+            blocks[few.to(device)] = means * gram[:size, :size].float()
     return grams
+
+
+def _add_together(
+    blocks: Tensor, whole: Tensor, drawn: tuple[Tensor, Tensor], scales: Tensor, most: int
+) -> None:
+    """Adds to each class's block (c, w, w) the Gram matrix of its rows of `whole` (1 + d, n), each times its
+    scale, rounded to bfloat16: many classes in one product.
+
+    drawn: classes and rows, int64 (a,) each, in order of the classes; scales: float32 (a,); most: rows of one
+    class at most. Classes with fewer have rows of nothing.
+    """
+    if not most:
+        return
+    (c, width, _), (classes, rows), device = blocks.shape, drawn, blocks.device
+    # Rows are gathered where their numbers lie side by side, at a width that is fast.
+    columns = torch.zeros(whole.shape[1], aligned(width), dtype=torch.bfloat16, device=device)
+    columns[:, :width] = whole[:width].T
+    first = torch.searchsorted(classes, torch.arange(c, device=device))
+    place = torch.arange(len(rows), device=device) - first[classes]
+    picked = torch.zeros(c, aligned(most), dtype=torch.int64, device=device)
+    weight = torch.zeros(c, aligned(most), device=device)
+    picked[classes, place], weight[classes, place] = rows, scales
+    step = max(1, TOGETHER // (2 * picked.shape[1] * columns.shape[1]))
+    for start in range(0, c, step):
+        part = slice(start, start + step)
+        a = columns[picked[part]].mul_(weight[part, :, None])  # (classes, rows, w)
+        blocks[part] += product(a.mT, a)[:, :width, :width]
 
 
 def _add_weighted(gram: Tensor, strip: Strip, rows: Tensor, scale: Tensor) -> None:
