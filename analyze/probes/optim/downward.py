@@ -23,7 +23,7 @@ from probecache.analyze.probes.design.task_panels import some_rows
 from probecache.analyze.probes.kind import ProbeRequest
 from probecache.analyze.probes.optim.cross_entropy import indicator
 from probecache.analyze.probes.optim.curvature import class_grams
-from probecache.analyze.probes.optim.fit_logistic import LOOSE, fit_logistic, search_roughly
+from probecache.analyze.probes.optim.fit_logistic import fit_logistic, search_roughly
 from probecache.analyze.probes.optim.lbfgs import Solution, lbfgs
 from probecache.analyze.probes.optim.lbfgs_history import History
 from probecache.analyze.probes.optim.multinomial import MANY, Batch, search_dtype
@@ -36,9 +36,6 @@ SAMPLE = 2048  # rows that tell it; a quarter of them where classes are a thousa
 TELLING = 2**18  # logits that are enough
 ROUGH = 0.3  # relative gap of the widest at which rows are weighted: softer weights serve narrower ones too
 LEAST = 1e-6  # weight of a row
-# Of a tol that the search itself must meet: a start so near has few steps of its own, and its gap is told
-# from a wider probe's (a thousand classes ended at 1.01 times 1e-2).
-CAREFUL = 0.8
 PLAIN = 40  # evaluations of the widest after which class Grams are made: where columns are much alike
 ROWS_PER_NEURON = 2  # for those of a solution: 6 save nothing more
 REPORTED = ("objective", "grad_norm", "gap", "n_iter", "converged")
@@ -72,8 +69,7 @@ def serves(batch: Batch, shared: SharedState) -> bool:
 def fit_downward(shared: SharedState, order: np.ndarray, batch: Batch, request: ProbeRequest) -> Solution:
     """Fit the batch of `serves`. Solution.x: (m, c, w), zero beyond each probe's columns."""
     x = torch.zeros(len(batch.l2), batch.outputs, batch.width)
-    tol = request.tol if request.tol < LOOSE else CAREFUL * request.tol
-    aim, known = Aim(tol, request.max_iter, search_dtype(x.device)), _known(shared, order)
+    aim, known = Aim(request.tol, request.max_iter, search_dtype(x.device)), _known(shared, order)
     widest = batch.part(slice(0, 1))  # alone: nothing is known before it
     last, factor = _fit_widest(widest, shared, known, aim)
     x[:1], parts = last.x, [last]

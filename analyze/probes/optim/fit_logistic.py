@@ -225,7 +225,7 @@ def _correct(
             torch.zeros_like(here.point),
             how.tol,
             (how.limit - found.n_iter)[probes].clamp(1, NEAR_MAX),
-            Rounding(NEAR_NOISE, how.search, margin=MARGIN),
+            Rounding(NEAR_NOISE, how.search, margin=1.0 if found.history.between else MARGIN),
             Known(found.history.pick(probes), (here.objective, here.gradient)),
         )
         assert steps.history is not None

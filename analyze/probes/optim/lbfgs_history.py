@@ -14,7 +14,8 @@ and what lies outside them, at most theta (g - Y a)'P^-1 (g - Y a) / 2, where th
 largest that the pairs have shown, over all of their span (a Ritz value). gamma in its place, as in the step,
 tells a typical direction, while what is left near the end lies in the softest ones. Where one preconditioner
 serves many classes, theta is ten to fifty times gamma, and their geometric mean tells what is left: 0.4 to
-1.6 times the true gap in 24 of 25 evaluations, where theta tells 1 to 7 times it.
+1.6 times the true gap in 24 of 25 evaluations, where theta tells 1 to 7 times it. On other tasks the true gap
+is up to ten times that mean, but seldom far above both it and what the decrements foretell.
 """
 
 from collections.abc import Callable
@@ -34,9 +35,10 @@ DEPENDENT = 0.003  # of a pair's own scale: what pairs must differ by, to be tol
 # 1.7 times with 4, 1.4 with 5, 1.1 with 6, and no more than they tell from 7 on.
 FEW, LEARNT = 2.6, 0.25
 SAFE = 1.5  # of the pairs' estimate: true gaps are 0.4 to 1.5 times it, in nineteen of twenty cases
-# Of the geometric mean's, chosen on the four tasks of many classes that docs/probes.md reports: with 1.5 gaps
-# end at up to 1.4 times tol there.
-BETWEEN = 3.0
+# Of the geometric mean's, by the steps taken: what a near start leaves lies in typical directions (0.4 times
+# the mean at the median, 1.1 at most), what steps leave in soft ones (0.8, 1.0, 1.3; at most 2.3, 3.0, 3.5).
+BETWEEN = (1.5, 2.0, 2.5, 3.0)
+LINE = 3.0  # of what the decrements foretell, which knows of soft directions that no pair has met
 KEPT = 0.7  # of the softest direction known of another problem, which is nearly the same
 
 
@@ -172,12 +174,14 @@ class History:
         and what the decrements up to this one foretell. All on the CPU.
         """
         foretold, counted = self._foretold(decrement)
+        if self.between:
+            steps = torch.isfinite(self.decrements).sum(dim=1).clamp(max=len(BETWEEN) - 1)
+            line = torch.where(counted, LINE, 1.0) * foretold
+            known = ~counted & (self.pairs >= LENGTH)  # pairs tell more than one or two decrements
+            return torch.maximum(torch.tensor(BETWEEN)[steps] * left, torch.where(known, 0.0, line))
         safe = torch.where(self.pairs < TOLD, (FEW - LEARNT * self.pairs).clamp(min=1), SAFE)
         # A start that is near has too few decrements of its own, and pairs of the one before.
-        return torch.maximum(
-            (BETWEEN if self.between else safe) * left,
-            torch.where((self.pairs < TOLD) | counted, foretold, 0.0),
-        )
+        return torch.maximum(safe * left, torch.where((self.pairs < TOLD) | counted, foretold, 0.0))
 
     def _foretold(self, decrement: Tensor) -> tuple[Tensor, Tensor]:
         """Where decrements shrink by r per step, what is left is their sum, decrement / (1 - r). r and a

@@ -227,3 +227,27 @@ def test_what_is_left_by_the_mean_of_two_directions_is_less_and_goes_with_the_pa
     assert bool((less < most).all())
     exact = 0.5 * np.einsum("mi,mi->m", g.numpy(), np.linalg.solve(hessian, g.numpy()[..., None])[..., 0])
     assert (exact < between.gap(torch.ones(2, dtype=torch.float64), less).numpy()).all()
+
+
+def test_the_mean_of_two_directions_is_believed_less_with_each_step_and_never_without_the_decrements():
+    told, one = History.empty(torch.zeros(1, 40)), torch.ones(1, dtype=torch.float64)
+    told.between = True
+    rng = np.random.default_rng(0)
+
+    def push(decrement):
+        s = torch.from_numpy(rng.normal(size=(1, 40))).float()
+        told.push(s, s, s, torch.full((1,), decrement, dtype=torch.float64))
+
+    for _ in range(LENGTH):  # of another problem
+        push(torch.nan)
+    gaps = [float(told.gap(1e-3 * one, one))]
+    for _ in range(3):
+        push(1e-3)
+        gaps.append(float(told.gap(1e-3 * one, one)))
+    assert gaps == pytest.approx([1.5, 2.0, 2.5, 3.0])
+    assert float(told.gap(1e-3 * one, 0 * one)) == pytest.approx(3 * 1e-3 / (1 - 0.98))  # they do not shrink
+    few = History.empty(torch.zeros(1, 40))
+    few.between = True
+    ones = torch.ones(1, 40)
+    few.push(ones, ones, ones, torch.full((1,), torch.nan, dtype=torch.float64))
+    assert float(few.gap(one, 0 * one)) == pytest.approx(20.0)  # few pairs, no decrements: slow until shown
