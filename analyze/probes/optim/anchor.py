@@ -54,8 +54,9 @@ class Anchor:
             for span in chosen.products:
                 columns, those = panel.of(span.group, dtype), _neighbours(here[span.probes])
                 near = partial(self._at, those)
-                part, moved = batch.residual(step[span.probes], columns, span, panel, chosen, near)
-                loss[span.probes] += part
+                moved = batch.residual(
+                    step[span.probes], columns, span, panel, chosen, loss[span.probes], near
+                )
                 backward(moved, columns, span.segments, change[span.probes])
         return batch.penalise(self.point[here] + step, chosen, loss, pull + change)
 

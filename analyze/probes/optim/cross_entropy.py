@@ -46,11 +46,10 @@ def loss_and_residual(logits: Tensor, truth: Tensor, weights: Tensor | None) -> 
         top = logits.amax(dim=1, keepdim=True)  # (m, 1, rows)
         z = logits.sub_(top)
         chosen = (z * truth).sum(dim=1)  # (m, rows), 0 where the true class leads
-        others = z.clamp_(min=LEAST).exp_().mul_(1 - truth)
-        rest = others.sum(dim=1)
-        loss = torch.where(chosen == 0, torch.log1p(rest), torch.log(rest + chosen.exp()) - chosen)
-        total = (rest + chosen.exp())[:, None]
-        residual = others.div_(total).addcmul_(truth, rest[:, None] / total, value=-1)
+        others = z.clamp_(min=LEAST).exp_()
+        others.addcmul_(others, truth, value=-1)
+        loss, total, wrong = _of_shares(others.sum(dim=1), chosen)
+        residual = others.div_(total[:, None]).addcmul_(truth, wrong[:, None], value=-1)
     if weights is not None:
         loss, residual = loss * weights, residual.mul_(weights)
     return loss.sum(dim=1, dtype=torch.float64), residual
@@ -61,8 +60,18 @@ def _of_labels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     z = logits.sub_(logits.amax(dim=1, keepdim=True))
     chosen = z.gather(1, labels)[:, 0]  # (m, rows), 0 where the true class leads
     others = z.clamp_(min=LEAST).exp_().scatter_(1, labels, 0.0)
-    rest, own = others.sum(dim=1), chosen.exp()
-    total = rest + own
-    loss = torch.where(chosen == 0, torch.log1p(rest), total.log() - chosen)
-    residual = others.mul_(total.reciprocal()[:, None]).scatter_(1, labels, -(rest / total)[:, None])
+    loss, total, wrong = _of_shares(others.sum(dim=1), chosen)
+    residual = others.mul_(total.reciprocal_()[:, None]).scatter_(1, labels, wrong.neg_()[:, None])
     return loss, residual
+
+
+def _of_shares(rest: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, the sum of all shares, and the wrong classes' part of it, (m, rows) each.
+
+    rest: the sum of the wrong classes' shares, of the leading class's; chosen: the true one's logarithm.
+    Where the true class leads, 1 + rest is never formed before its logarithm; elsewhere rest is at least 1.
+    """
+    more = torch.expm1(chosen).add_(rest)
+    loss = torch.log1p(more).sub_(chosen)
+    total = more.add_(1)
+    return loss, total, rest.div_(total)

@@ -191,7 +191,12 @@ def _cut(history: History, shape: torch.Size, batch: Batch, solver: Precondition
     unknown = torch.full((len(like),), torch.nan, dtype=torch.float64)
     slots = list(reversed(history.order))
     steps, changes = (
-        torch.cat([vectors[slot, -1].view(1, c, w)[:, :, : batch.width] * batch.mask for slot in slots])
+        torch.cat(
+            [
+                (vectors[slot, -1] * history.usable[-1, slot]).view(1, c, w)[:, :, : batch.width] * batch.mask
+                for slot in slots
+            ]
+        )
         for vectors in (history.steps, history.changes)
     )
     solved = solver.solve(changes, every.repeat(len(slots)))  # all at once: the factors are read once

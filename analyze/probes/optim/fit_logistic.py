@@ -174,7 +174,7 @@ def _level(found: Solution) -> None:
     assert found.history is not None
     if found.x.shape[1] > 1:
         found.x -= found.x.mean(dim=1, keepdim=True)
-        steps = found.history.steps.view(-1, *found.x.shape)
+        steps = found.history.steps.unflatten(2, found.x.shape[1:])
         steps -= steps.mean(dim=2, keepdim=True)
 
 

@@ -105,14 +105,7 @@ def lbfgs(
     used, stuck = torch.ones(m, dtype=torch.int64), torch.zeros(m, dtype=torch.bool)
     gain = torch.full_like(f, torch.inf)
     while True:
-        direction, left = history.direction(g, solved)
-        slope, left = torch.stack([dot(g, direction), left]).cpu()
-        # Rounding may spoil what the history says; the preconditioner alone descends.
-        lost = _where(slope >= 0)
-        if len(lost):
-            rows = lost.to(device)
-            direction[rows] = -solved[rows]
-            slope[lost] = dot(g[rows], direction[rows]).cpu()
+        direction, slope, left, still = history.direction(g, solved)
         decrement = -0.5 * slope
         # A decrement that stops at the rounding would look like slow progress.
         gap = decrement if rounding.coarse else history.gap(decrement, left)
@@ -122,7 +115,7 @@ def lbfgs(
         within = gap <= enough
         if rounding.coarse and history.order:
             within |= gain <= enough  # what rounding hides is left to a finer search
-        finished = within | stuck | (used >= limit) | ~torch.isfinite(slope)
+        finished = within | stuck | still | (used >= limit) | ~torch.isfinite(slope)
         if bool(finished.any()):
             ids, gone, keep = active[finished], _where(finished), _where(~finished)
             there, here = gone.to(device), keep.to(device)
@@ -147,7 +140,7 @@ def lbfgs(
         x, f, g, cost, stuck = _search(evaluate, active, line, rounding)
         used, gain = used + cost, old_f - f
         solved = solve(g, active)
-        history.push(x - old_x, g - old_g, solved - old_solved, decrement)
+        history.step((x, solved, g), (old_x, old_solved, old_g), decrement)
 
 
 def _where(chosen: Tensor) -> Tensor:
@@ -175,14 +168,14 @@ def _search(
     """One backtracking line search per problem, from step 1: (x, f, g, evaluations, stuck). What comes back
     but x and g lies on the CPU.
 
-    Only problems that did not descend are evaluated again. One whose step underflows keeps its x and is
-    stuck: the arithmetic sees no descent.
+    Only problems that did not descend are evaluated again. One that never does keeps its x and is stuck: the
+    arithmetic sees no descent. Nor does it where a step underflows, which the history tells.
     """
     x, f, direction, slope, grid = line.x, line.objective, line.direction, line.slope, rounding.grid
     t = torch.ones_like(f)
     new_x = _on_grid(x + direction, grid)
     objective, new_g = evaluate(new_x, active)
-    new_f, same = torch.stack([objective, _same(new_x, x).to(objective)]).cpu()
+    new_f = objective.cpu()
     used = torch.ones_like(f, dtype=torch.int64)
     slack = rounding.noise * f.abs()
     for _ in range(HALVINGS if grid is None else ON_GRID):
@@ -197,17 +190,12 @@ def _search(
         new_x[rows] = _on_grid(x[rows] + _spread(t[again], x) * direction[rows], grid)
         objective, new_g[rows] = evaluate(new_x[rows], active[again])
         new_f[again] = objective.cpu()
-        same[again] = _same(new_x[rows], x[rows]).to(objective).cpu()
         used[again] += 1
     stuck = ~(new_f <= f + ARMIJO * t * slope + slack)
     if bool(stuck.any()):
         rows = _where(stuck).to(x.device)
         new_x[rows], new_f[stuck], new_g[rows] = x[rows], f[stuck], line.gradient[rows]
-    return new_x, new_f, new_g, used, stuck | same.bool()
-
-
-def _same(new_x: Tensor, x: Tensor) -> Tensor:
-    return (new_x == x).flatten(1).all(dim=1)
+    return new_x, new_f, new_g, used, stuck
 
 
 def _on_grid(x: Tensor, grid: torch.dtype | None) -> Tensor:

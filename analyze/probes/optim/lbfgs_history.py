@@ -18,9 +18,10 @@ serves many classes, theta is ten to fifty times gamma, and their geometric mean
 is up to ten times that mean, but seldom far above both it and what the decrements foretell.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,20 +43,29 @@ LINE = 3.0  # of what the decrements foretell, which knows of soft directions th
 KEPT = 0.7  # of the softest direction known of another problem, which is nearly the same
 
 
+class Direction(NamedTuple):
+    """Where to go, (m, ...) on the device. On the CPU, float64 (m,): slope, the objective's along it; left,
+    what is left to the minimum as the pairs tell it. still: bool (m,), whose last pair is no step at all."""
+
+    vector: Tensor
+    slope: Tensor
+    left: Tensor
+    still: Tensor
+
+
 @dataclass
 class History:
     """Up to LENGTH pairs of m problems of `size` numbers each.
 
-    steps, changes, solved: s, y, v, (LENGTH, m, size), zero where a pair is missing or unusable. products,
-    scales: float64 (m, LENGTH, LENGTH), s_i'y_j and y_i'v_j, of such a pair the unit matrix's row and zeros.
-    usable: bool (m, LENGTH). decrements: float64 (m, LENGTH), on the CPU: half the slope of each step.
-    softest: float64 (m,), theta of the pairs so far. pairs: int64 (m,), on the CPU, how many there have been.
-    order: the slots in use, newest first. between: what is left is told by theta's and gamma's mean.
+    vectors: s, v, y of each pair, (LENGTH, 3, m, size). Else all lies on the CPU: a device makes inner
+    products and sums of vectors alone, and is waited for once for each direction. products, scales: float64
+    (m, LENGTH, LENGTH), s_i'y_j and y_i'v_j, of an unusable pair the unit matrix's row and zeros. usable:
+    bool (m, LENGTH). decrements: float64 (m, LENGTH), half the slope of each step. softest: float64 (m,),
+    theta of the pairs so far. pairs: int64 (m,), how many there have been. order: the slots in use, newest
+    first; they are the first ones. between: what is left is told by theta's and gamma's mean.
     """
 
-    steps: Tensor
-    changes: Tensor
-    solved: Tensor
+    vectors: Tensor
     products: Tensor
     scales: Tensor
     usable: Tensor
@@ -64,110 +74,177 @@ class History:
     pairs: Tensor
     order: list[int] = field(default_factory=list)
     between: bool = False
+    _untold: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def empty(cls, like: Tensor) -> "History":
         """No pairs yet, for problems (m, ...)."""
-        flat = like.flatten(1)
-        s, y, v = (flat.new_zeros(LENGTH, *flat.shape) for _ in range(3))
-        products, scales = (flat.new_zeros(len(flat), LENGTH, LENGTH, dtype=torch.float64) for _ in range(2))
+        m = len(like)
+        vectors = like.new_zeros(LENGTH, 3, m, like[0].numel())
+        products, scales = (torch.zeros(m, LENGTH, LENGTH, dtype=torch.float64) for _ in range(2))
         products.diagonal(dim1=1, dim2=2).fill_(1)
-        usable = torch.zeros(len(flat), LENGTH, dtype=torch.bool, device=flat.device)
-        decrements = torch.full((len(flat), LENGTH), torch.nan, dtype=torch.float64)
-        softest = torch.zeros(len(flat), dtype=torch.float64, device=flat.device)
-        pairs = torch.zeros(len(flat), dtype=torch.int64)
-        return cls(s, y, v, products, scales, usable, decrements, softest, pairs)
+        usable = torch.zeros(m, LENGTH, dtype=torch.bool)
+        decrements = torch.full((m, LENGTH), torch.nan, dtype=torch.float64)
+        softest = torch.zeros(m, dtype=torch.float64)
+        return cls(vectors, products, scales, usable, decrements, softest, torch.zeros(m, dtype=torch.int64))
+
+    @property
+    def steps(self) -> Tensor:
+        """s of the slots in use, (h, m, size)."""
+        return self.vectors[: len(self.order), 0]
+
+    @property
+    def solved(self) -> Tensor:
+        """v = P^-1 y of the slots in use."""
+        return self.vectors[: len(self.order), 1]
+
+    @property
+    def changes(self) -> Tensor:
+        """y of the slots in use."""
+        return self.vectors[: len(self.order), 2]
 
     def pick(self, keep: Tensor) -> "History":
         """The problems `keep`, positions on the CPU. All of them are not copied."""
         if len(keep) == len(self.decrements) and bool((keep == torch.arange(len(keep))).all()):
             return self
-        there = keep.to(self.steps.device)
-        s, y, v = (part[:, there] for part in (self.steps, self.changes, self.solved))
-        products, scales, usable = (part[there] for part in (self.products, self.scales, self.usable))
-        known = self.decrements[keep], self.softest[there], self.pairs[keep]
-        return History(s, y, v, products, scales, usable, *known, list(self.order), self.between)
+        self._settle()
+        known = replace(
+            self, vectors=self.vectors[:, :, keep.to(self.vectors.device)], order=list(self.order)
+        )
+        for name in ("products", "scales", "usable", "decrements", "softest", "pairs"):
+            setattr(known, name, getattr(self, name)[keep])
+        return known
 
     def of_another(self) -> "History":
         """The pairs, for problems that are nearly the same: what the steps brought down is not theirs."""
+        self._settle()
         nothing = torch.full_like(self.decrements, torch.nan)
         return replace(self, decrements=nothing, softest=KEPT * self.softest, order=list(self.order))
 
     def solve_again(self, solve: Callable[[Tensor], Tensor], shape: torch.Size) -> None:
         """Have the pairs of another preconditioner, in place; solve: its inverse, of what has this shape."""
-        for slot in self.order:
-            self.solved[slot] = solve(self.changes[slot].view(shape)).flatten(1)
-        for slot in self.order:
-            self.scales[:, slot] = self.scales[:, :, slot] = _dots(self.solved, self.changes[slot])
-            own = dot(self.solved[slot], self.changes[slot])
-            self.scales[:, slot, slot] = torch.where(self.usable[:, slot], own, 0.0)
+        self._settle()
+        for change, solved in zip(self.changes, self.solved, strict=True):
+            _ = solved.copy_(solve(change.view(shape)).flatten(1))
+        for slot, (change, solved) in enumerate(zip(self.changes, self.solved, strict=True)):
+            scales = self._of_usable(slot, _dots(self.solved, change).double().cpu())
+            scales[:, slot] = torch.where(self.usable[:, slot], dot(solved, change).cpu(), 0.0)
+            self.scales[:, slot, : len(self.order)] = self.scales[:, : len(self.order), slot] = scales
         self.softest = torch.zeros_like(self.softest)
 
     def put(self, rows: Tensor, part: "History") -> None:
         """The pairs of `part` as those of the problems `rows`, on the CPU, slot by slot, newest first."""
         if part is self:
             return
-        slots, there = part.order, rows.to(self.steps.device)
+        self._settle()
+        part._settle()
+        slots, there = part.order, rows.to(self.vectors.device)
         n = len(slots)
-        for mine, theirs in (
-            (self.steps, part.steps),
-            (self.changes, part.changes),
-            (self.solved, part.solved),
-        ):
-            for i, slot in enumerate(slots):  # all at once would be copied twice
-                mine[i].index_copy_(0, there, theirs[slot])
+        for i, slot in enumerate(slots):  # all at once would be copied twice
+            self.vectors[i].index_copy_(1, there, part.vectors[slot])
         for mine, theirs in ((self.products, part.products), (self.scales, part.scales)):
-            mine[there, :n, :n] = theirs[:, slots][:, :, slots]
-        self.usable[there, :n] = part.usable[:, slots]
+            mine[rows, :n, :n] = theirs[:, slots][:, :, slots]
+        self.usable[rows, :n] = part.usable[:, slots]
         self.decrements[rows, :n] = part.decrements[:, slots]
-        self.softest[there], self.pairs[rows] = part.softest, part.pairs
+        self.softest[rows], self.pairs[rows] = part.softest, part.pairs
         self.order, self.between = list(range(max(n, len(self.order)))), part.between
 
     def push(self, s: Tensor, y: Tensor, v: Tensor, decrement: Tensor) -> None:
         """Add a pair per problem in the place of the oldest: s, y and P^-1 y, each (m, ...)."""
-        slot = self.order.pop() if len(self.order) == LENGTH else len(self.order)
-        curvature, scale = dot(s, y), dot(y, v)
-        # Where rounding hides the curvature, a pair would spoil the directions.
-        usable = (curvature > 1e-10 * (dot(s, s) * dot(y, y)).sqrt()) & (scale > 0)
-        self.order.insert(0, slot)
-        s, y, v = s.flatten(1), y.flatten(1), v.flatten(1)
-        for whole, part in ((self.steps, s), (self.changes, y), (self.solved, v)):
-            torch.mul(part, usable[:, None], out=whole[slot])
-        self.usable[:, slot] = usable
-        self.decrements[:, slot] = decrement
-        self.pairs += 1
-        self.products[:, slot] = _dots(self.changes, self.steps[slot])
-        self.products[:, :, slot] = _dots(self.steps, self.changes[slot])
-        self.scales[:, slot] = self.scales[:, :, slot] = _dots(self.solved, self.changes[slot])
-        # Its own products decide the step's length, and are summed in float64.
-        self.products[:, slot, slot] = torch.where(usable, curvature, 1.0)
-        self.scales[:, slot, slot] = torch.where(usable, scale, 0.0)
+        for whole, part in zip(self._room(), (s, v, y), strict=True):
+            _ = whole.copy_(part.flatten(1))
+        self._learn(s.shape, decrement)
 
-    def direction(self, g: Tensor, solved: Tensor) -> tuple[Tensor, Tensor]:
-        """Minus the quasi-Newton inverse applied to g (m, ...), and what is left to the minimum as the pairs
-        tell it, float64 (m,); solved: P^-1 g."""
-        if not self.order:
-            return -solved, torch.full_like(self.softest, torch.inf)
-        flat, slots = g.flatten(1), _slots(tuple(self.order), g.device)
-        usable = self.usable[:, slots]
-        products = self.products[:, slots][:, :, slots]  # (m, h, h)
-        scales = self.scales[:, slots][:, :, slots]
-        own = products.diagonal(dim1=1, dim2=2)[..., None]  # (m, h, 1), 1 where a pair is unusable
+    def step(self, here: tuple[Tensor, ...], before: tuple[Tensor, ...], decrement: Tensor) -> None:
+        """`push` of the differences of x, P^-1 g and g, each (m, ...), here and before."""
+        for whole, new, old in zip(self._room(), here, before, strict=True):
+            torch.sub(new.flatten(1), old.flatten(1), out=whole)
+        self._learn(here[0].shape, decrement)
+
+    def _room(self) -> Tensor:
+        """The newest pair's vectors, (3, m, size), which are to be written."""
+        self._settle()
+        slot = self.order.pop() if len(self.order) == LENGTH else len(self.order)
+        self.order.insert(0, slot)
+        return self.vectors[slot]
+
+    def _learn(self, shape: torch.Size, decrement: Tensor) -> None:
+        """Ask the device for what the newest pair has to tell, which `_settle` takes from the answer."""
+        self.decrements[:, self.order[0]] = decrement
+        self.pairs += 1
+        pair = self.vectors[self.order[0]]
+        s, _, y = pair
+        # Its own products decide the step's length: they are summed in float64.
+        own = (pair * y).view(3, len(s), -1, shape[-1]).sum(dim=-1)
+        length = (s * s).view(len(s), -1, shape[-1]).sum(dim=-1)
+        self._untold = [*own, length, _dots(self.steps, y), _dots(self.changes, s), _dots(self.solved, y)]
+
+    def _settle(self, told: Sequence[Tensor] = ()) -> Tensor:
+        """Have what the newest pair tells: `told` by the device, which is asked for it else. bool (m,): whose
+        newest pair is no step."""
+        if not self._untold:
+            return torch.zeros_like(self.pairs, dtype=torch.bool)
+        if not told:
+            told = [part.cpu().double() for part in self._untold]
+        self._untold = []
+        slot, h = self.order[0], len(self.order)
+        curvature, scale, change, length = (part.sum(dim=1) for part in told[:4])
+        # Where rounding hides the curvature, a pair would spoil the directions.
+        self.usable[:, slot] = (curvature > 1e-10 * (length * change).sqrt()) & (scale > 0)
+        usable = self.usable[:, slot]
+        columns, rows, scales = (self._of_usable(slot, part) for part in told[4:])
+        columns[:, slot] = rows[:, slot] = curvature.masked_fill(~usable, 1.0)
+        scales[:, slot] = scale.masked_fill(~usable, 0.0)
+        self.products[:, slot, :h], self.products[:, :h, slot] = rows, columns
+        self.scales[:, slot, :h] = self.scales[:, :h, slot] = scales
+        return length == 0
+
+    def _of_usable(self, slot: int, numbers: Tensor) -> Tensor:
+        """Of numbers (m, h) of the pair in a slot with each pair, those of usable ones, else 0."""
+        both = self.usable[:, : len(self.order)] & self.usable[:, slot, None]
+        return numbers.masked_fill(~both, 0.0)
+
+    def direction(self, g: Tensor, solved: Tensor) -> Direction:
+        """Minus the quasi-Newton inverse applied to g (m, ...); solved: P^-1 g."""
+        flat, h = g.flatten(1), len(self.order)
+        asked = [*self._untold, (g * solved).reshape(len(g), -1, g.shape[-1]).sum(dim=-1)]
+        if h:
+            asked += [_dots(self.steps, flat), _dots(self.solved, flat)]
+        answer = torch.cat(asked, dim=1).cpu().double().split([part.shape[1] for part in asked], dim=1)
+        n = len(self._untold)
+        still, square = self._settle(answer[:n]), answer[n].sum(dim=1)
+        if not h:
+            return Direction(-solved, -square, torch.full_like(square, torch.inf), still)
+        newest, places = _slots(tuple(self.order))
+        usable = self.usable[:, newest]
+        missing = ~usable
+        products, scales = (part[:, newest[:, None], newest] for part in (self.products, self.scales))
+        own = products.diagonal(dim1=1, dim2=2)  # (m, h), 1 where a pair is unusable
         # One pair's ratio may be rounding; the median of three is not.
-        ratios = torch.where(usable, own[..., 0] / scales.diagonal(dim1=1, dim2=2), torch.nan)
-        gamma = ratios[:, :3].nanmedian(dim=1).values.nan_to_num(nan=1.0)[:, None, None]
-        lower = products.tril()
-        a = torch.linalg.solve_triangular(lower, _dots(self.steps, flat)[:, slots, None], upper=False)
-        met = _dots(self.solved, flat)[:, slots, None]
-        rest = met - scales @ a
-        b = torch.linalg.solve_triangular(lower.mT, own * a - gamma * rest, upper=True)
-        direction = solved.flatten(1) * gamma[..., 0].to(g.dtype)
-        direction -= _combine(gamma * a, self.solved, slots)
-        direction += _combine(b, self.steps, slots)
+        ratios = (own / scales.diagonal(dim1=1, dim2=2)).masked_fill_(missing, torch.nan)
+        gamma = ratios[:, :3].nanmedian(dim=1, keepdim=True).values.nan_to_num_(nan=1.0)
+        along, met = (part[:, newest].masked_fill_(missing, 0.0) for part in answer[n + 1 :])
+        a = torch.linalg.solve_triangular(products, along[..., None], upper=False)
+        rest = met - (scales @ a)[..., 0]
+        a = a[..., 0]
+        right = own * a - gamma * rest
+        b = torch.linalg.solve_triangular(products.mT, right[..., None], upper=True)[..., 0]
+        slope = -(gamma[:, 0] * (square - (met * a).sum(dim=1)) + (along * b).sum(dim=1))
         self.softest = torch.maximum(self.softest, _softest(products, scales, usable))
-        known, outside = (a * own * a).sum(dim=(1, 2)), dot(g, solved) - (a * (met + rest)).sum(dim=(1, 2))
-        soft = (self.softest * gamma[:, 0, 0]).sqrt() if self.between else self.softest
-        return direction.neg_().view_as(g), 0.5 * (known + soft * outside.clamp(min=0))
+        known, outside = (own * a * a).sum(dim=1), square - (a * (met + rest)).sum(dim=1)
+        soft = (self.softest * gamma[:, 0]).sqrt() if self.between else self.softest
+        left = 0.5 * (known + soft * outside.clamp_(min=0))
+        weights = torch.cat([-gamma, (gamma * a)[:, places], -b[:, places]], dim=1)
+        # Rounding may spoil what the history says; the preconditioner alone descends.
+        lost = slope >= 0
+        if bool(lost.any()):
+            weights[lost], slope[lost] = 0.0, -square[lost]
+            weights[lost, 0] = -1.0
+        there = weights.to(g.dtype).to(g.device, non_blocking=True)[:, None]  # (m, 1, 1 + 2 h)
+        vector = solved.flatten(1)[:, None] * there[..., :1]
+        vector.baddbmm_(there[..., 1 : 1 + h], self.solved.transpose(0, 1))
+        vector.baddbmm_(there[..., 1 + h :], self.steps.transpose(0, 1))
+        return Direction(vector.view_as(g), slope, left, still)
 
     def gap(self, decrement: Tensor, left: Tensor) -> Tensor:
         """The gap to the minimum, float64 (m,): the larger of what is left as the pairs tell it (`direction`)
@@ -186,36 +263,40 @@ class History:
     def _foretold(self, decrement: Tensor) -> tuple[Tensor, Tensor]:
         """Where decrements shrink by r per step, what is left is their sum, decrement / (1 - r). r and a
         smoothed decrement come from a line through their logarithms. Also whether there were enough."""
-        past = self.decrements[:, _slots(tuple(self.order), decrement.device)]
+        past = self.decrements[:, _slots(tuple(self.order))[0]]
         known = torch.cat([decrement[:, None], past], dim=1).clamp(min=1e-300)  # (m, 1 + h), newest first
-        age = torch.arange(known.shape[1], dtype=torch.float64, device=known.device)
-        weight = torch.isfinite(known).double()
-        count = weight.sum(dim=1)
-        height = torch.where(weight > 0, known, 1.0).log()
-        middle, level = (weight * age).sum(dim=1) / count, (weight * height).sum(dim=1) / count
-        spread = (weight * (age - middle[:, None]) ** 2).sum(dim=1)
-        slope = (weight * (age - middle[:, None]) * height).sum(dim=1) / spread.clamp(min=1e-300)
+        some = known < torch.inf  # NaN is not
+        height = known.log().masked_fill_(~some, 0.0)
+        powers = _powers(known.shape[1])
+        count, first, second = (some.double() @ powers).unbind(dim=1)
+        level, tilted = (height @ powers[:, :2]).unbind(dim=1)
+        middle, level = first / count, level / count
+        slope = (tilted - middle * level * count) / (second - middle * first).clamp_(min=1e-300)
         trusted = count >= FEWEST
-        rate = torch.where(trusted, (-slope).exp(), PRIOR).clamp(max=SLOWEST)
-        smooth = torch.where(trusted, (level - slope * middle).exp(), decrement)
+        rate = (-slope).exp_().masked_fill_(~trusted, PRIOR).clamp_(max=SLOWEST)
+        smooth = torch.where(trusted, (level - slope * middle).exp_(), decrement)
         return torch.maximum(decrement, smooth) / (1 - rate), trusted
+
+
+@cache
+def _powers(count: int) -> Tensor:
+    """Of the ages 0, 1, ... of so many decrements: their powers 0, 1 and 2, float64 (count, 3)."""
+    return torch.arange(count, dtype=torch.float64)[:, None] ** torch.arange(3)
 
 
 def _softest(products: Tensor, scales: Tensor, usable: Tensor) -> Tensor:
     """float64 (m,): the largest y'H^-1 y / y'P^-1 y over the span of the pairs' y, or a little more: S'Y is
     Y'H^-1 Y. products, scales: (m, h, h), as `History` has them of the pairs in use."""
-    own = scales.diagonal(dim1=1, dim2=2)
-    unit = torch.where(usable, own, 1.0).rsqrt()
-    unit = unit[:, :, None] * unit[:, None]
-    both = usable[:, :, None] & usable[:, None]
-    soft = torch.where(both, (products + products.mT) / 2 * unit, 0.0)
-    size = torch.where(both, scales * unit, 0.0)
+    unit = scales.diagonal(dim1=1, dim2=2).rsqrt().masked_fill_(~usable, 0.0)  # what is unusable counts 0
+    units = unit[:, :, None] * unit[:, None]
+    soft = (products + products.mT).mul_(units).div_(2)
+    size = scales * units
     size.diagonal(dim1=1, dim2=2).fill_(1 + DEPENDENT)
     factor, _ = torch.linalg.cholesky_ex(size)
     half = torch.linalg.solve_triangular(factor, soft, upper=False)
     power = torch.linalg.solve_triangular(factor, half.mT, upper=False)
     peak = power.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-300)
-    power = power / peak
+    power = power.div_(peak)
     for _ in range(3):
         power = power @ power
     # The eighth root of the sum of the eigenvalues' eighth powers: near the largest, without a decomposition.
@@ -228,18 +309,12 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _dots(vectors: Tensor, x: Tensor) -> Tensor:
-    """float64 (m, LENGTH): vectors (LENGTH, m, size) times x (m, size), per problem."""
-    return torch.bmm(x[:, None], vectors.permute(1, 2, 0))[:, 0].double()
+    """(m, h): vectors (h, m, size) times x (m, size), per problem."""
+    return torch.bmm(x[:, None], vectors.permute(1, 2, 0))[:, 0]
 
 
 @cache
-def _slots(order: tuple[int, ...], device: torch.device) -> Tensor:
-    """Slots as an index on the device: a list would be copied there each time, and waited for."""
-    return torch.tensor(order, dtype=torch.int64, device=device)
-
-
-def _combine(weights: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
-    """(m, size): the sum of the vectors in `slots`, each times its weight (m, h, 1)."""
-    spread = vectors.new_zeros(len(weights), 1, LENGTH)
-    spread[:, 0, slots] = weights[..., 0].to(vectors.dtype)
-    return torch.bmm(spread, vectors.permute(1, 0, 2))[:, 0]
+def _slots(order: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The slots, newest first, as an index; and where each slot is among them."""
+    newest = torch.tensor(order, dtype=torch.int64)
+    return newest, newest.argsort()

@@ -39,6 +39,11 @@ class Chosen:
     l2: Tensor
     targets: Tensor | None = None
 
+    @cached_property
+    def ridge(self) -> tuple[Tensor, Tensor]:
+        """The penalties as float32 (a, 1, 1), and half of them as float64 (a,)."""
+        return self.l2.float()[:, None, None], self.l2 / 2
+
     def of(self, span: Span) -> Tensor | None:
         """The targets of a span's probes."""
         return None if self.targets is None else self.targets[span.probes]
@@ -114,19 +119,18 @@ class Batch:
         for panel in self.panels:
             for span in chosen.products:
                 columns = panel.of(span.group, dtype)
-                part, residual = self.residual(x[span.probes], columns, span, panel, chosen)
-                loss[span.probes] += part
+                residual = self.residual(x[span.probes], columns, span, panel, chosen, loss[span.probes])
                 backward(residual, columns, span.segments, gradient[span.probes])
         return self.penalise(x, chosen, loss, gradient)
 
     def penalise(self, x: Tensor, chosen: Chosen, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Objective and gradient at x, from the sums over the rows of loss (a,) and gradient (a, c, w)."""
-        penalised = x.clone()
-        penalised[..., 0] = 0
-        gradient = gradient / self.total + penalised * chosen.l2.to(x.dtype)[:, None, None]
+        slopes, (ridge, half) = x[..., 1:], chosen.ridge
+        gradient = gradient / self.total
+        gradient[..., 1:].addcmul_(slopes, ridge)
         gradient *= chosen.mask
-        square = penalised.square().flatten(1).sum(dim=1, dtype=torch.float64)
-        return loss / self.total + 0.5 * chosen.l2 * square, gradient
+        square = slopes.square().flatten(1).sum(dim=1, dtype=torch.float64)
+        return torch.addcmul(loss / self.total, half, square), gradient
 
     def chosen(self, which: Tensor) -> Chosen:
         """Of the probes `which`, remembered while the same ones are asked for."""
@@ -183,17 +187,17 @@ class Batch:
         span: Span,
         panel: Panel,
         chosen: Chosen,
+        loss: Tensor,
         near: Callable[[slice], tuple[Tensor, Tensor]] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Loss float64 (a,) and residual (a, c, rows) in the columns' dtype, made strip by strip.
+    ) -> Tensor:
+        """Residual (a, c, rows) in the columns' dtype, made strip by strip; adds to the loss float64 (a,).
 
         near: logits and residuals (a, c, rows) of a point from which x is a step, by rows: these logits are
         added, and the residual is the difference to these.
         """
         x = x.to(columns.dtype)
         whole = rounded(x, columns, span.segments)  # logits, which residuals replace strip by strip
-        out = x.new_empty(*x.shape[:2], columns.shape[1]) if whole is None else whole
-        loss = torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
+        out, count = whole, columns.shape[1]
         for rows, inside in self.strips(panel, 0 if whole is None else whole.shape[0] * whole.shape[1]):
             if whole is None:
                 logits = forward(x, columns[:, inside], span.segments)
@@ -204,9 +208,16 @@ class Batch:
                 logits += there[0]
             truth = self.classes(rows, chosen.of(span))
             part, residual = loss_and_residual(logits, truth, self.shares(rows))
-            out[:, :, inside] = residual if there is None else residual.sub_(there[1])
             loss += part
-        return loss, out
+            if there is not None:
+                residual.sub_(there[1])
+            if out is None and residual.shape[2] == count:
+                return residual.to(columns.dtype)  # all in one strip, as on a GPU
+            if out is None:
+                out = x.new_empty(*x.shape[:2], count)
+            out[:, :, inside] = residual
+        assert out is not None
+        return out
 
 
 def search_dtype(device: torch.device, flops: float = math.inf) -> torch.dtype:

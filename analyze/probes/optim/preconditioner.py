@@ -66,14 +66,19 @@ class Preconditioner:
 
         which: on the CPU.
         """
+        pieces, width = self._pieces(which), gradient.shape[-1]
+        if len(pieces) == 1 and pieces[0].rows == slice(0, len(gradient)):  # one for all, as often
+            factor = self.factors[pieces[0].factor]
+            if factor is not None and factor.shape[-1] >= width:
+                return self._solve(factor[:, :width, :width], gradient, pieces[0].mask[:, :, :width])
         result = torch.zeros_like(gradient)
-        for piece in self._pieces(which):
+        for piece in pieces:
             rows, factor = piece.rows, self.factors[piece.factor]
             if factor is None:
                 result[rows] = gradient[rows]
                 result[rows, :, 0] *= (piece.mask.sum(dim=2) / INTERCEPT).clamp(min=1)
                 continue
-            w = min(factor.shape[-1], gradient.shape[-1])
+            w = min(factor.shape[-1], width)
             factor = self._cut(piece.factor, factor, w)
             result[rows, :, :w] = self._solve(factor, gradient[rows, :, :w], piece.mask[:, :, :w])
         return result
@@ -107,7 +112,7 @@ class Preconditioner:
             # Forward substitution never looks ahead: the prefix is right, what is beyond it is dropped.
             columns = (columns.mT.reshape(a, c, width) * mask).reshape(1, a * c, width).mT
             return self._back(factor, columns).mT.reshape(a, c, width)
-        columns = self._forward(factor, gradient.permute(1, 2, 0)) * mask.permute(1, 2, 0)  # (c, w, a)
+        columns = self._forward(factor, gradient.permute(1, 2, 0)).mul_(mask.permute(1, 2, 0))  # (c, w, a)
         return _without_shift(self._back(factor, columns))
 
     def _forward(self, factor: Tensor, columns: Tensor) -> Tensor:
@@ -131,11 +136,14 @@ class Piece:
 
 
 def _without_shift(columns: Tensor) -> Tensor:
-    """Columns (c, w, a) as (a, c, w), less their mean over the classes."""
+    """Columns (c, w, a) as (a, c, w), contiguous, less their mean over the classes."""
     solved = columns.permute(2, 0, 1)
+    if solved.shape[1] == 1:
+        return solved.contiguous()
     # Shifting all classes alike changes no probability: without the projection the factors, which do not
     # know that, would send steps into that flat direction.
-    return solved - solved.mean(dim=1, keepdim=True) if solved.shape[1] > 1 else solved
+    out = torch.empty(solved.shape, dtype=solved.dtype, device=solved.device)
+    return torch.sub(solved, solved.mean(dim=1, keepdim=True), out=out)
 
 
 def inverse(factor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch._subclasses.fake_tensor import unset_fake_temporarily as no_fakes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from probecache.analyze.probes import shared_state
 from probecache.analyze.probes.design.design_matrix import Panel, Panels
@@ -18,7 +19,7 @@ from probecache.analyze.probes.design.nested_matmul import Segment, backward, fo
 from probecache.analyze.probes.design.upload import to_device
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.probes.optim import lbfgs_history
-from probecache.analyze.probes.optim.lbfgs_history import LENGTH, History
+from probecache.analyze.probes.optim.lbfgs_history import History
 from probecache.analyze.probes.optim.multinomial import Batch, Chosen, search_dtype
 from probecache.analyze.probes.optim.preconditioner import Piece, Preconditioner, inverse
 from probecache.analyze.selections.subsets import permutation
@@ -109,10 +110,13 @@ def test_factors_are_inverted_on_a_gpu_alone():
 @pytest.fixture
 def cuda():
     """The device 'cuda' of fake tensors; what was remembered of it is forgotten."""
+    remembered = lbfgs_history._slots, lbfgs_history._powers
     with FakeTensorMode(allow_non_fake_inputs=True):
-        lbfgs_history._slots.cache_clear()
+        for each in remembered:
+            each.cache_clear()
         yield torch.device("cuda")
-    lbfgs_history._slots.cache_clear()
+    for each in remembered:
+        each.cache_clear()
 
 
 def test_fake_tensors_refuse_to_tell_their_values(cuda):
@@ -151,12 +155,28 @@ def test_a_solve_asks_the_device_for_nothing(cuda, factor):
     assert solved.is_cuda
 
 
-def test_a_direction_and_what_is_learnt_ask_the_device_for_nothing(cuda):
-    x = torch.empty(3, 4, 7, device=cuda)
+def test_a_direction_asks_the_device_once_and_what_is_learnt_not_at_all(cuda):
+    """Fake tensors refuse what depends on values: of what a device is to answer at once, that is the first
+    thing that it is asked for."""
+    x, ones = torch.empty(3, 4, 7, device=cuda), torch.ones(3, dtype=torch.float64)
     history = History.empty(x)
-    for _ in range(LENGTH + 2):
-        assert all(found.is_cuda for found in history.direction(x, x))
-        history.push(x, x, x, torch.ones(3, dtype=torch.float64))  # decrements lie on the CPU
+    history.push(x, x, x, ones)  # decrements lie on the CPU
+    assert all(part.is_cuda for part in history._untold)
+    with CountWaits() as waits, pytest.raises(DataDependentOutputException):
+        history.direction(x, x)  # whether what is told is a descent
+    assert waits.count == 1
+
+
+class CountWaits(TorchDispatchMode):
+    """Copies from the device 'cuda' to the CPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and args[0].is_cuda:
+            self.count += torch.device(kwargs.get("device", "cuda")).type == "cpu"
+        return func(*args, **kwargs)
 
 
 @pytest.mark.gpu

@@ -70,8 +70,8 @@ def test_pairs_under_another_preconditioner_are_those_it_would_have_given():
     kept.solve_again(lambda changes: new * changes, torch.Size((2, 6)))
     g = torch.ones(2, 6)
     got, want = kept.direction(g, new * g), fresh.direction(g, new * g)
-    torch.testing.assert_close(got[0], want[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(got[1], want[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.vector, want.vector, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.left, want.left, rtol=1e-4, atol=1e-5)
 
 
 def test_a_pair_without_curvature_is_skipped_for_its_problem_only():
@@ -80,7 +80,7 @@ def test_a_pair_without_curvature_is_skipped_for_its_problem_only():
     y = torch.tensor([[2.0, 0, 0], [-2.0, 0, 0]])  # the second problem's curvature is negative
     history.push(s, y, y, torch.ones(2))
     g = torch.ones(2, 3)
-    got, _ = history.direction(g, g)
+    got = history.direction(g, g).vector
     np.testing.assert_allclose(got[0].numpy(), [-0.5, -0.5, -0.5], rtol=1e-6)
     np.testing.assert_allclose(got[1].numpy(), [-1, -1, -1], rtol=1e-6)
 
@@ -108,7 +108,7 @@ def test_what_is_left_is_the_gap_where_pairs_span_everything_and_counts_the_soft
         y = s @ torch.from_numpy(hessian).float()
         history.push(s, y, y, torch.ones(1))  # preconditioned by nothing
         g = torch.from_numpy(rng.normal(size=(1, 4)).astype(np.float32))
-        _, left = history.direction(g, g)
+        left = history.direction(g, g).left
         softest = 1 / hessian[i, i]  # of the pairs so far: each is softer than the one before
         inverse = np.array([*(1 / np.diag(hessian)[: i + 1]), *[softest] * (3 - i)])
         gap = 0.5 * float(inverse @ g.double().numpy()[0] ** 2)
@@ -222,7 +222,7 @@ def test_what_is_left_by_the_mean_of_two_directions_is_less_and_goes_with_the_pa
         if not other.order:
             other.put(torch.arange(2), between)
         assert other.between
-    (direction, most), (same, less) = told.direction(g, g), between.direction(g, g)
+    (direction, _, most, _), (same, _, less, _) = told.direction(g, g), between.direction(g, g)
     torch.testing.assert_close(direction, same)
     assert bool((less < most).all())
     exact = 0.5 * np.einsum("mi,mi->m", g.numpy(), np.linalg.solve(hessian, g.numpy()[..., None])[..., 0])
