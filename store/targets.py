@@ -62,19 +62,23 @@ def make_target(
 ) -> Target:
     """The target that `values`, (rows,) or (rows, columns), are.
 
-    kind   default: text, booleans and whole numbers are classes, in two columns or more labels (0 or 1);
-           other numbers are numbers. Missing (None, NaN, -1 of a whole number) is unlabelled.
-    names  default: of classes their text in sorted order ("0" to the largest for whole numbers below 10,000);
-           of columns their numbers
+    kind   default: text, booleans, categories and whole numbers are classes, in two columns or more labels
+           (0 or 1); other numbers are numbers. Missing (None, NaN, text of no letter, -1 of a whole number)
+           is unlabelled.
+    names  default: of classes their text in sorted order ("0" to the largest for whole numbers below 10,000),
+           or the categories in theirs; of columns their numbers
 
     InputError for what could be read in two ways: -1 beside 1 only, whole numbers below -1.
     """
     check_target_name(name)
     values, names = _unnested(name, values, names)
+    if names is None and kind in (None, "classes"):
+        names = categories(values)
     cells = _cells(name, values, kind)
     whole = cells.dtype.kind in "iub"
     if kind is None:
-        kind = "numbers" if cells.dtype.kind == "f" else "classes" if cells.ndim == 1 else "labels"
+        one = cells.ndim == 1 or cells.shape[1] == 1
+        kind = "numbers" if cells.dtype.kind == "f" else "classes" if one else "labels"
     if kind not in KINDS:
         raise InputError(f"target {name!r}: kind {kind!r:.40}: allowed {', '.join(KINDS)}")
     if kind == "classes":
@@ -102,6 +106,12 @@ def make_target(
             f"target {name!r} holds {int(np.isinf(numbers).sum())} infinite values: numbers are finite"
         )
     return Target(name, kind, numbers, called)
+
+
+def categories(values: Any) -> list[str] | None:
+    """The categories of a categorical of pandas as texts, in their order; None of anything else."""
+    found = getattr(getattr(values, "dtype", None), "categories", None)
+    return None if found is None else [str(category) for category in found]
 
 
 def _unnested(name: str, values: Any, names: Sequence[str] | None) -> tuple[Any, Sequence[str] | None]:
@@ -136,6 +146,9 @@ def _cells(name: str, values: Any, kind: str | None) -> Array:
     if getattr(values, "is_floating_point", None) is not None:  # torch's
         values = values.detach().cpu().numpy()
     missing = getattr(values, "isna", None)  # pandas': its own missing values, categories, nullable numbers
+    if kind in (None, "classes") and (called := categories(values)) is not None:
+        codes = np.asarray(values.codes if hasattr(values, "codes") else values.cat.codes)
+        return np.array([called[code] if code >= 0 else None for code in codes], object)
     array = values.to_numpy(object) if missing is not None and not _plain(values) else np.asarray(values)
     if array.ndim not in (1, 2):
         raise InputError(f"target {name!r} has shape {array.shape}: use (samples,) or (samples, columns)")
@@ -153,7 +166,7 @@ def _cells(name: str, values: Any, kind: str | None) -> Array:
         return np.full(array.shape, np.nan)
     if all(isinstance(v, str) for v in known):
         known_or_none = array.copy()
-        known_or_none[gone] = None
+        known_or_none[gone | (array == "")] = None  # an empty cell, as in a table
         return known_or_none
     if all(isinstance(v, bool | np.bool_) for v in known) or all(
         isinstance(v, int | np.integer) and not isinstance(v, bool) for v in known
@@ -246,7 +259,8 @@ def _labels(name: str, columns: Array) -> Array:
     wrong = ~np.isin(values, (-1, 0, 1))
     if wrong.any():
         raise InputError(
-            f"target {name!r} holds {values[wrong][0]}: labels are 0 or 1 (-1 or empty: unlabelled)"
+            f"target {name!r} of {columns.shape[1]} columns holds {values[wrong][0]}: labels are 0 or 1 "
+            "(-1 or empty: unlabelled), one column each; classes are one column"
         )
     if (values == -1).any() and not (values == 0).any():
         raise InputError(

@@ -197,7 +197,10 @@ def _classes(
     if isinstance(labels, np.ma.MaskedArray) and np.ma.is_masked(labels):
         raise InputError("labels are a masked array: write -1 where a row is unlabelled")
     classes = np.asarray(labels)
-    if classes.dtype.kind in "OUTb":
+    nullable = hasattr(labels, "isna") and not isinstance(
+        getattr(labels, "dtype", labels), np.dtype
+    )  # pandas' own types
+    if classes.dtype.kind in "OUTb" or nullable:
         text = make_target("labels", labels, "classes", class_names)
         if class_names is None and set(text.names) <= set(known):
             text = make_target("labels", labels, "classes", known)
@@ -241,6 +244,14 @@ def _ahead(shard_bytes: int) -> int:
     return max(0, min(2, (1 << 29) // max(1, shard_bytes) - 1))
 
 
+def _plain_frame(frame: Any) -> Any:
+    """The values of a DataFrame of numbers, pandas' nullable types too, in which missing is NaN."""
+    kinds = {getattr(dtype, "kind", "O") for dtype in frame.dtypes}
+    if kinds <= set("fiu") and any(not isinstance(dtype, np.dtype) for dtype in frame.dtypes):
+        return frame.to_numpy(np.float64, na_value=np.nan)
+    return frame
+
+
 def _checked(activations: Any) -> Any:
     """What gives (samples, neurons) numbers by rows: an array, or what is like one but not in memory."""
     if isinstance(activations, np.ma.MaskedArray):
@@ -250,6 +261,12 @@ def _checked(activations: Any) -> Any:
                 "rows as failed with status"
             )
         activations = activations.data
+    if type(activations).__module__.startswith("scipy.sparse"):
+        raise InputError(
+            f"activations are a {type(activations).__name__} of scipy: make it dense (.toarray())"
+        )
+    if hasattr(activations, "to_numpy") and hasattr(activations, "columns"):
+        activations = _plain_frame(activations)
     lazy = all(hasattr(activations, name) for name in ("shape", "dtype", "__getitem__"))
     if lazy and isinstance(activations.dtype, np.dtype):
         values = activations

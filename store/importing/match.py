@@ -55,9 +55,13 @@ def match(samples: Sequence[str], keys: Sequence[str], where: str) -> Match:
     source = np.array([place.get(name, -1) for name in samples], np.int64)
     if not (source >= 0).any():
         got = ", ".join(repr(key)[:60] for key in keys[:2]) or "no row"
+        numbered = keys[0] == "0" and list(keys) == list(map(str, range(len(keys))))
+        todo = "name another key or rewrite it"
+        if numbered:  # the index that pandas makes where there is none
+            todo = "give the names as key, or arrays (.to_numpy()) of one value per row in the split's order"
         raise InputError(
             f"{where}: no row names a sample of the split: it has {got}, the split "
-            f"{', '.join(repr(str(name))[:60] for name in samples[:2])}: name another key or rewrite it"
+            f"{', '.join(repr(str(name))[:60] for name in samples[:2])}: {todo}"
         )
     known = set(samples)
     strange = [key for key in keys if key not in known]

@@ -52,9 +52,9 @@ def write_targets(
     targets : DataFrame or dict
         A DataFrame, each column one target; or {name: array, Series, or DataFrame of several columns}.
     key : str, list of str or None
-        The column that holds sample names, or the names themselves, one per row. None: the column "sample" if
-        there is one, else a DataFrame's index. Plain arrays without a key are in the order of the split's
-        rows.
+        The column or named index that holds sample names, or the names themselves, one per row. None: the
+        column "sample" if there is one, else a DataFrame's index. Plain arrays without a key are in the
+        order of the split's rows.
     kinds : str, {str: str} or None
         "classes" (int64 (n,)), "labels" (int8 (n, t), several 0 or 1 at once) or "numbers" (float64 (n,) or
         (n, t)), for all or by name. None: what the values say.
@@ -128,6 +128,8 @@ def _columns(targets: Any, key: str | Sequence[str] | None) -> tuple[list[str] |
     columns = {name: targets[name] for name in names}
     if frame and len(columns) < len(names):
         raise InputError("the DataFrame has two columns of one name: rename one")
+    if isinstance(key, str) and frame and key not in columns and key in targets.index.names:
+        key = targets.index.get_level_values(key)
     if isinstance(key, str) and key not in columns:
         raise InputError(f"no key column {key!r:.80}; {close_names(key, map(str, columns))}")
     if key is None and KEY in columns:
@@ -171,11 +173,8 @@ def as_keys(values: Any, where: str) -> list[str]:
 
 
 def _names(values: Any) -> list[str] | None:
-    """Column names of a DataFrame, categories of a categorical; None where there are none."""
-    if hasattr(values, "columns"):
-        return [str(name) for name in values.columns]
-    categories = getattr(getattr(values, "dtype", None), "categories", None)
-    return None if categories is None else [str(name) for name in categories]
+    """Column names of a DataFrame; None of anything else."""
+    return [str(name) for name in values.columns] if hasattr(values, "columns") else None
 
 
 def _placed(target: Target, source: Array) -> Target:

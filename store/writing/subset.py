@@ -80,11 +80,13 @@ def read_indices(path: str | Path, d: int) -> np.ndarray:
             indices = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             lines = read_text(path, "neuron numbers").splitlines()
+            if not any(line.partition("#")[0].strip() for line in lines):
+                raise InputError(f"{path} names no neuron; write neuron numbers to it, one a line")
             indices = np.loadtxt(lines, dtype=np.int64, ndmin=1)
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no list of neuron numbers ({first_line(error)})") from None
+        raise InputError(f"{path} is no list of neuron numbers, one a line ({first_line(error)})") from None
     return check_columns(indices, d, str(path))
 
 

@@ -3,7 +3,9 @@
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import xarray as xr
 import zarr
 
@@ -360,3 +362,28 @@ def test_what_the_dtype_rounds_is_said_once_unless_it_was_asked_for(tmp_path, ca
     ]
     assert "rounded to float32, by up to 5e-08 of a value; give dtype='float32'" in told[0]
     assert "rounded to float16, by up to 0.0005 of a value" in told[1]
+
+
+def test_labels_of_pandas_own_types(tmp_path):
+    x = np.ones((3, 2), np.float32)
+    given = {
+        "nullable": (pd.array([1, None, 0], dtype="Int64"), [1, -1, 0], ["0", "1"]),
+        "categories": (pd.Categorical([30, 10, None], [30, 20, 10]), [0, 2, -1], ["30", "20", "10"]),
+        "empty": (np.array(["cat", "", "dog"]), [0, -1, 1], ["cat", "dog"]),
+    }
+    for split, (labels, values, names) in given.items():
+        store = pc.write_arrays(tmp_path / split, split="s", layer="l", activations=x, labels=labels)
+        assert (store.labels("s").tolist(), list(store.class_names("s"))) == (values, names)
+
+
+def test_activations_of_pandas_nullable_types(tmp_path):
+    frame = pd.DataFrame({"a": [1.5, None], "b": [2, 3]}).convert_dtypes()
+    stored = pc.write_arrays(tmp_path / "s", split="s", layer="l", activations=frame).matrix("s", "l")
+    np.testing.assert_array_equal(stored, np.array([[1.5, 2], [np.nan, 3]], np.float32))
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_matrix, scipy.sparse.coo_array])
+def test_sparse_activations_are_refused_in_one_line(tmp_path, kind):
+    with pytest.raises(pc.InputError, match=r"of scipy: make it dense \(.toarray\(\)\)"):
+        pc.write_arrays(tmp_path / "s", split="s", layer="l", activations=kind(np.eye(3)))
+    assert not (tmp_path / "s").exists()

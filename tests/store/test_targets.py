@@ -447,3 +447,51 @@ def test_a_target_whose_document_is_damaged_is_said_to_be_that(tmp_path):
     assert (pc.open_store(path).target("a", "even").values == y).all()
     with pytest.raises(pc.InputError, match="has a layer of that name"):
         pc.write_targets(path, split="a", targets={"l": y})
+
+
+@pytest.mark.parametrize(
+    ("given", "values", "names"),
+    [
+        (pd.Categorical([30, 10, None]), [1, 0, -1], ("10", "30")),
+        (pd.Categorical([30, 10, None], [30, 20, 10]), [0, 2, -1], ("30", "20", "10")),
+        (
+            pd.Categorical(["lo", "hi", "lo"], ["lo", "mid", "hi"], ordered=True),
+            [0, 2, 0],
+            ("lo", "mid", "hi"),
+        ),
+        (pd.Series(pd.Categorical([True, None, False])), [1, -1, 0], ("False", "True")),
+        (pd.cut(pd.Series([0.5, 2.5, 1.5]), [0, 1, 2, 3]), [0, 2, 1], ("(0, 1]", "(1, 2]", "(2, 3]")),
+        (np.array(["cat", "", "dog"]), [0, -1, 1], ("cat", "dog")),
+        (np.array([[2], [0], [1]]), [2, 0, 1], ("0", "1", "2")),
+        (np.array([["cat"], ["dog"], [None]], object), [0, 1, -1], ("cat", "dog")),
+    ],
+)
+def test_categories_empty_texts_and_single_columns_are_classes(given, values, names):
+    target = make_target("t", given)
+    assert (target.kind, target.values.tolist(), target.names) == ("classes", values, names)
+
+
+def test_categories_asked_for_as_numbers_are_their_numbers():
+    target = make_target("t", pd.Categorical([30, 10, None]), "numbers")
+    np.testing.assert_array_equal(target.values[:, 0], [30, 10, np.nan])
+
+
+def test_rows_instead_of_columns_are_told_from_labels(store):
+    with pytest.raises(pc.InputError, match=f"of {N} columns holds 2: .* classes are one column"):
+        pc.write_targets(store, split="train", targets={"t": GIVEN["color"][None]})
+
+
+def test_pandas_without_names_is_told_what_to_give(store):
+    for given in ({"t": pd.Series(GIVEN["color"])}, pd.DataFrame({"t": GIVEN["color"]})):
+        with pytest.raises(pc.InputError, match=r"give the names as key, or arrays \(.to_numpy\(\)\)"):
+            pc.write_targets(store, split="train", targets=given)
+
+
+def test_a_key_may_be_the_name_of_an_index(store):
+    order = np.arange(N)[::-1]
+    names = pd.Index([f"cat/{i}.png" for i in order], name="file")
+    frame = pd.DataFrame({"t": GIVEN["color"][order]}, names)
+    done = pc.write_targets(store, split="train", targets=frame, key="file")
+    np.testing.assert_array_equal(done.targets[0].values, GIVEN["color"])
+    with pytest.raises(pc.InputError, match="no key column 'files'"):
+        pc.write_targets(store, split="train", targets=frame, key="files")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from probecache.store.errors import InputError
 from probecache.store.importing.formats.hdf5 import open_h5
+from probecache.store.importing.formats.matlab import open_mat
 from probecache.store.importing.formats.matrix import Joined, Matrix
 from probecache.store.importing.formats.numpy_files import open_npy, open_npz
 from probecache.store.importing.formats.parquet_matrix import open_parquet
@@ -24,6 +25,7 @@ FORMATS: dict[str, Callable[[Path, str | None], Matrix]] = {
     ".h5": open_h5,
     ".hdf5": open_h5,
     ".nc": open_h5,
+    ".mat": open_mat,
     ".parquet": open_parquet,
     ".zarr": open_zarr,
 }

@@ -54,13 +54,17 @@ def open_pt(path: Path, key: str | None) -> Matrix:
         if key is not None:
             raise InputError(f"{str(path)!r} holds one tensor: leave :{key} out")
     else:
+        if isinstance(found, list | tuple):
+            raise InputError(f"{str(path)!r} holds a {type(found).__name__}: save one tensor (torch.stack)")
         tensors = (
             {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)}
             if isinstance(found, dict)
             else {}
         )
         found = tensors[pick(list(tensors), key, repr(str(path)), "tensor")]
-    if found.is_sparse or found.is_quantized or found.layout != torch.strided:
+    if found.is_quantized:
+        raise InputError(f"{str(path)!r} holds a quantised tensor: save its .dequantize()")
+    if found.is_sparse or found.layout != torch.strided:
         raise InputError(f"{str(path)!r} holds a {found.layout} tensor: make it dense first")
     return Tensor(found, tuple(found.shape), _dtype(str(found.dtype).removeprefix("torch."), path))
 

@@ -12,6 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.io
+import scipy.sparse
 import torch
 import xarray as xr
 import zarr
@@ -107,7 +109,7 @@ NO_BFLOAT16 = ("npy", "npz", "h5", "zarr", "parquet")
 
 
 def test_every_format_is_tried():
-    assert {Path(name).suffix for name in WRITERS} == set(FORMATS) - {".pth", ".hdf5", ".nc"}
+    assert {Path(name).suffix for name in WRITERS} == set(FORMATS) - {".pth", ".hdf5", ".nc", ".mat"}
 
 
 @pytest.mark.parametrize("dtype", [*KEPT, *EXACT, *ROUNDED])
@@ -260,6 +262,7 @@ def bad_files(folder):
     torch.save(Bad(), folder / "code.pt")
     torch.save(torch.ones(4, 2).to_sparse(), folder / "sparse.pt")
     torch.save({"a": good, "b": 1}, folder / "arrays.pt")
+    torch.save([torch.ones(2), torch.ones(2)], folder / "list.pt")
     np.save(folder / "objects.npy", np.array([Bad()], object), allow_pickle=True)
     np.save(folder / "cube.npy", np.zeros((2, 3, 4), np.float32))
     np.save(folder / "complex.npy", np.zeros((2, 3), complex))
@@ -285,6 +288,7 @@ REFUSED = {
     "code.pt": "it holds more than tensors",
     "sparse.pt": "make it dense first",
     "arrays.pt": "holds more than tensors|has 0 tensors",
+    "list.pt": r"holds a list: save one tensor \(torch.stack\)",
     "objects.npy": "holds Python objects",
     "cube.npy": r"shape \(2, 3, 4\)",
     "complex.npy": "are complex128",
@@ -413,3 +417,55 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1 << 20, f"{int(done.stdout) >> 10} MiB"
+
+
+def matlab(path, **variables):
+    """What MATLAB writes up to version 7, or as 7.3: HDF5 with its axes turned, after a block of text."""
+    if path.stem != "new":
+        scipy.io.savemat(path, variables)
+        return
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, value in variables.items():
+            file[name] = np.atleast_2d(value).T
+            file[name].attrs["MATLAB_class"] = np.bytes_("double")
+        file["#refs#/a"] = 1
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file")
+
+
+@pytest.mark.parametrize("name", ["old.mat", "new.mat"])
+def test_matlab(tmp_path, name):
+    x, y = np.random.default_rng(0).normal(size=(N, D)), np.arange(N) % 3 + 1.0
+    matlab(tmp_path / name, X=x, y=y[:, None], y2=y[None], half=y / 2)
+    more = {"split": "s", "activations": f"{tmp_path / name}:X", "dtype": "float32", "shard_rows": R}
+    for labels in ("y", "y2"):
+        store = pc.import_features(tmp_path / labels, layer="l", labels=f"{tmp_path / name}:{labels}", **more)
+        np.testing.assert_array_equal(store.matrix("s", "l"), x.astype(np.float32))
+        assert store.labels("s").tolist() == y.tolist()
+    with pytest.raises(pc.InputError, match=r"labels are float64 \(90,\)"):
+        pc.import_features(tmp_path / "s", layer="l", labels=f"{tmp_path / name}:half", **more)
+    with pytest.raises(pc.InputError, match=r"4 variables .*: name one, FILE:KEY"):
+        pc.import_features(tmp_path / "s", split="s", layer="l", activations=tmp_path / name)
+
+
+def test_matlab_texts_and_what_is_no_matrix(tmp_path):
+    texts = np.array(["cat", "", "dog"], object)
+    matlab(tmp_path / "t.mat", X=np.eye(3), c=texts, deep={"a": 1}, few=scipy.sparse.csc_matrix(np.eye(3)))
+    store = pc.import_features(
+        tmp_path / "s",
+        split="s",
+        layer="l",
+        activations=f"{tmp_path}/t.mat:X",
+        labels=f"{tmp_path}/t.mat:c",
+        dtype="float32",
+    )
+    assert store.labels("s").tolist() == [0, -1, 1]
+    (tmp_path / "junk.mat").write_bytes(b"junk of another kind")
+    for what, says in {
+        "t.mat:few": "few is sparse: save it as a full matrix",
+        "t.mat:deep": "deep is struct",
+        "junk.mat": "is no MATLAB file",
+    }.items():
+        with pytest.raises(pc.InputError, match=says):
+            pc.import_features(tmp_path / "n", split="s", layer="l", activations=tmp_path / what)
+    assert not (tmp_path / "n").exists()
