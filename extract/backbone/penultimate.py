@@ -46,6 +46,8 @@ def find_penultimate(model: nn.Module, found: Survey) -> str:
     output = next(iter(found.output.values()))
     if output.ndim == 0 or output.shape[0] != 2:
         raise _unsure(model, found, "the model puts out no row per image")
+    if output.ndim == 1:  # one number per image, as a head that squeezes gives it
+        output = output[:, None]
     named = classifiers(model)
     last = _last(model, found, output, named)
     if last is not None and not _is_vector(output):
@@ -117,7 +119,7 @@ def _as_probabilities(result: Tensor) -> Iterator[Tensor]:
 def _same(a: Tensor, b: Tensor) -> bool:
     if a.numel() != b.numel() or a.shape[0] != b.shape[0]:
         return False
-    a, b = a.flatten(1).float(), b.flatten(1).float()
+    a, b = (values.reshape(len(values), -1).float() for values in (a, b))  # (n, 1) as well as (n,)
     return torch.allclose(a, b, rtol=1e-5, atol=1e-7, equal_nan=True)
 
 

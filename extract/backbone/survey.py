@@ -55,6 +55,10 @@ class Seen:
             self.problem = f"puts out {len(parts)} tensors ({shapes})" if parts else "puts out no tensor"
         elif output.ndim == 0 or output.shape[0] != 2:
             self.problem = f"puts out {tuple(output.shape)} for two images: no row per image"
+        elif output.layout != torch.strided:
+            self.problem = "puts out a sparse tensor"
+        elif output.ndim == 1:
+            self.problem = "puts out one number per image, no vector"
         elif not output.is_floating_point():
             self.problem = f"puts out {output.dtype}, no real numbers"
         else:
@@ -199,7 +203,10 @@ def _watch(model: nn.Module, names: Sequence[str], images: Tensor, classifiers: 
             output = output_tensors(run_model(model, images))
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         line = first_line(error)
-        todo = "see --img-size and --in-chans"
+        todo = (
+            "see --img-size and --in-chans; what a model makes of other inputs than images is streamed by "
+            "pc.open_writer (docs/cookbook/own_model.md)"
+        )
         if "input_ids" in line:
             todo = "what a model makes of text is streamed by pc.open_writer (docs/cookbook/text.md)"
         raise InputError(

@@ -25,6 +25,7 @@ IMAGE_KEYS = ("image", "img", "images", "pixel_values", "picture", "photo", "jpg
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "cls", "class_id", "category", "y")
 PIECE = 64 << 20  # bytes of pixels that are digested in one go
 _LIKE_LABELS = ("label", "class", "target", "categor")
+_KEPT_BESIDE = ("index", "idx", "id", "row", "number", "width", "height", "size", "frame", "time", "length")
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ class _Items:
             label = find_column(
                 list(item), self.choices.target_key, LABEL_KEYS, where, "label", "--target-key"
             )
-            near = [str(k) for k in item if k != image and any(w in str(k).lower() for w in _LIKE_LABELS)]
+            near = [str(k) for k in item if k != image and _may_be_label(str(k).lower(), item[k])]
             if label is None and near and self.choices.target_key is None:
                 raise InputError(
                     f"{where}: is {' or '.join(near)} the label? name it with --target-key, or none"
@@ -266,6 +267,12 @@ class _Items:
                 "counted from 0"
             )
         return item[int(key)]
+
+
+def _may_be_label(name: str, value: Any) -> bool:
+    """Whether an entry beside the image is called like a label, or is a whole number and no bookkeeping."""
+    kept = any(word in name.split("_") for word in _KEPT_BESIDE)
+    return any(word in name for word in _LIKE_LABELS) or (_is_class(value) and not kept)
 
 
 def _is_class(value: Any) -> bool:

@@ -266,3 +266,21 @@ def test_a_module_made_in_inference_mode(tmp_path):
 def test_a_device_that_holds_nothing_here_is_refused(tmp_path, device, why):
     with pytest.raises(InputError, match=f"device '{device}' {why}"):
         extract(Net(), tmp_path, device=device)
+
+
+def test_a_head_that_squeezes_to_one_number(tmp_path):
+    model = Net(lambda logits, features: logits.squeeze(-1), nn.Linear(8, 1)).eval()
+    np.testing.assert_allclose(extract(model, tmp_path), wanted(model), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="one number per image"):
+        extract(model, tmp_path / "o", "output")
+
+
+def test_a_sparse_output_is_refused(tmp_path):
+    model = Net(lambda logits, features: features.to_sparse()).eval()
+    with pytest.raises(InputError, match="puts out a sparse tensor"):
+        extract(model, tmp_path, "output")
+
+
+def test_a_model_of_sound_is_told_of_streams(tmp_path):
+    with pytest.raises(InputError, match=r"does not run on 3x.*pc\.open_writer"):
+        extract(nn.Sequential(nn.Conv1d(1, 4, 9)), tmp_path, "0")

@@ -162,7 +162,8 @@ def test_columns_are_found_or_asked_for():
     data = Items([1, 0], ("scan", "diagnosis"))
     with pytest.raises(InputError, match="no image among scan, diagnosis: name it with input_key"):
         open_images(data)
-    assert items_labels(data, input_key="scan")[1] == [-1, -1]
+    with pytest.raises(InputError, match="is diagnosis the label"):
+        open_images(data, choices=Choices(input_key="scan"))
     assert items_labels(data, input_key="scan", target_key="diagnosis")[1] == [1, 0]
     with pytest.raises(InputError, match="no column 'label'"):
         open_images(data, choices=Choices(input_key="scan", target_key="label"))
@@ -314,3 +315,17 @@ def test_what_is_no_sequence_of_items_is_refused(data, words):
 def test_classes_may_be_an_array():
     images, labels = items_labels(Items([1, 0], classes=np.array(["cat", "dog"])))
     assert (labels, images.classes) == ([1, 0], ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("key", "asked"), [("lbl", True), ("species", True), ("index", False), ("image_id", False)]
+)
+def test_a_whole_number_beside_the_image_is_a_label_or_is_asked_for(key, asked):
+    data = Items([1, 0], keys=("image", key))
+    if asked:
+        with pytest.raises(InputError, match=f"is {key} the label\\? name it with target_key, or none"):
+            open_images(data)
+        assert items_labels(data, target_key=key)[1] == [1, 0]
+        assert items_labels(data, target_key="none")[1] == [-1, -1]
+    else:
+        assert items_labels(data)[1] == [-1, -1]
