@@ -4,6 +4,7 @@ Each equals scikit-learn's function of that name wherever that one gives a numbe
 definitions and what happens where scikit-learn warns or refuses. One file per family, behind `Metric`.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -105,5 +106,21 @@ def register_metric(
     if not callable(function):
         raise InputError(f"got {type(function).__name__} for metric {name!r}; needed: a function")
     which = (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    METRICS[name] = Metric(name, OwnFunction(name, function, needs), needs, which, higher_is_better)
+    made = Metric(name, OwnFunction(name, function, needs), needs, which, higher_is_better)
+    _require_two(name, function)
+    METRICS[name] = made
     return METRICS[name]
+
+
+def _require_two(name: str, function: Callable[..., Any]) -> None:
+    """InputError, before any probe is fitted, for a function that does not take (truth, predictions)."""
+    try:
+        taken = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # builtins and some classes do not say
+    try:
+        taken.bind(None, None)
+    except TypeError as error:
+        raise InputError(
+            f"got a function {taken} for metric {name!r} ({error}); needed: function(truth, predictions)"
+        ) from None

@@ -55,9 +55,9 @@ def missing_in(path: str | Path | None, grid: Grid, settings: Mapping[str, Any])
         return np.ones(grid.shape, bool)
     _check_local(path)
     path = Path(path).expanduser()
-    if not path.exists():
+    if _is_new(path):
         return np.ones(grid.shape, bool)
-    attributes, present, damages = readable(path)
+    attributes, present, damages = _own(path)
     check_settings(path, attributes, settings)
     found = None if damages else check(path, wide=True)
     present = present if found is None else found.grid  # which another sweep may have made grow since
@@ -76,8 +76,8 @@ def read_grid(path: str | Path, grid: Grid) -> xr.Dataset:
 class Results:
     """RESULTS open for writing by this process, at least as large as `grid`; a context manager.
 
-    path: a folder that holds RESULTS of the same settings, or does not exist yet. `damages` says what of them
-    was damaged, and is computed again. about: further attributes, which name what was swept.
+    path: a folder that holds RESULTS of the same settings, is empty, or does not exist yet. `damages` says
+    what of them was damaged, and is computed again. about: further attributes, which name what was swept.
     Raises FingerprintMismatch with each differing setting, and InputError where the path holds something else
     or another process is writing.
     """
@@ -102,8 +102,8 @@ class Results:
         self.damages: list[Damage] = []
         try:
             recover_folder(self.path)
-            if self.path.exists():
-                attributes, _, _ = readable(self.path)
+            if not _is_new(self.path):
+                attributes, _, _ = _own(self.path)
                 check_settings(self.path, attributes, settings)
                 open_files(str(self.path)).sweep("")  # what a killed writer had not put in its place
                 self._take_up(grid, settings, about or {})
@@ -258,6 +258,21 @@ def _fitted(values: Any, variable: Variable, shape: tuple[int, ...]) -> Array:
 def _missing(found: Checked) -> Array:
     """Probes that are not done, or whose values are not what was written."""
     return (found.values["state"] != DONE) | (found.values["seal"] == 0) | found.lost
+
+
+def _is_new(path: Path) -> bool:
+    """Whether nothing is there, or a folder that holds nothing."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def _own(path: Path) -> tuple[dict[str, Any], Grid, list[Damage]]:
+    """What `readable` gives; InputError, with what to do, where a sweep's `out` is something else."""
+    try:
+        return readable(path)
+    except InputError as error:
+        if "holds no sweep results" not in str(error):
+            raise
+        raise InputError(f"got RESULTS {path}, which holds no sweep results; give another --out") from None
 
 
 def _check_local(path: str | Path) -> None:

@@ -195,7 +195,12 @@ def _labels(plan: SweepPlan, store: "Store", target: str) -> Labels:
     if found.kind not in kind.targets:
         raise InputError(
             f"got target {target!r}, which is {found.kind}, for a {kind.name} probe, which predicts "
-            f"{' or '.join(kind.targets)}; use another --probe"
+            f"{' or '.join(kind.targets)}; use another --probe, such as ridge"
+            + (
+                "; classes that came as numbers are written with --kind classes"
+                if found.kind == "numbers"
+                else ""
+            )
         )
     if found.kind == "classes":
         check_named(plan.class_weight, found.classes)
@@ -209,6 +214,7 @@ def _labels(plan: SweepPlan, store: "Store", target: str) -> Labels:
             raise InputError(
                 f"got metric {name!r} for target {target!r}, which is {found.kind}; it is for "
                 f"{' and '.join(metric.kinds)}"
+                + ("; sweep each kind by itself" if len(plan.target) > 1 else "")
             )
     # refused here rather than in every block
     check_both(found, target)

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,9 @@ import numpy as np
 import xarray as xr
 
 from probecache.analyze.arguments import memory_bytes
+from probecache.analyze.metrics import get_metric
+from probecache.analyze.metrics.own import OwnFunction
+from probecache.analyze.results.check import DONE
 from probecache.analyze.results.lock import may_write
 from probecache.analyze.results.write import Results, missing_in, read_grid
 from probecache.analyze.sweeps.blocks import Block
@@ -224,7 +227,20 @@ def execute(sized: Sized, how: Running) -> Ran:
             kind = InputError if all(outcome.wrong_input for outcome in failed) else ProbecacheError
             raise kind(f"all {len(failed)} blocks failed; the first, {failed[0].block}: {failed[0].error}")
         left = int(results.missing(sized.grid).sum()) - sum(outcome.block.n_probes for outcome in failed)
-        return Ran(results.read(sized.grid), len(blocks), tuple(failed), left)
+        found = results.read(sized.grid)
+        for line in _without_number(found, plan.metric):
+            how.tell(line)
+        return Ran(found, len(blocks), tuple(failed), left)
+
+
+def _without_number(results: xr.Dataset, metrics: Sequence[str]) -> Iterator[str]:
+    """A line for each metric of the user's own that gave NaN or infinities where probes were fitted."""
+    done = results["state"].values == DONE
+    for name in metrics:
+        if isinstance(get_metric(name).function, OwnFunction):
+            wrong = int((done & ~np.isfinite(results[name].values)).sum())
+            if wrong:
+                yield f"metric {name!r} gave NaN or an infinite number for {wrong:,} of {done.sum():,} probes"
 
 
 def _targets(results: Results, sized: Sized) -> str:

@@ -12,7 +12,7 @@ from scipy.special import expit, softmax
 from scipy.stats import rankdata, spearmanr
 
 import probecache as pc
-from probecache.analyze.metrics import METRICS, RESERVED, get_metric, register_metric
+from probecache.analyze.metrics import _NAMES, METRICS, RESERVED, get_metric, register_metric
 from probecache.analyze.metrics import metric as metric_module
 from probecache.analyze.results.grid import CHOSEN, VARIABLES
 from probecache.analyze.sweeps.plan import DIMS
@@ -309,7 +309,8 @@ def test_the_same_name_again_replaces_a_users_own(own):
 
 
 def test_a_metric_travels_to_other_processes(own):
-    for metric in (*METRICS.values(), own("kappa", sk.cohen_kappa_score)):
+    ours = [METRICS[name] for name in _NAMES]  # pages of the docs, run in this process, leave others
+    for metric in (*ours, own("kappa", sk.cohen_kappa_score)):
         back = pickle.loads(pickle.dumps(metric))
         assert back == metric
 
@@ -355,3 +356,25 @@ def test_a_gpu_gives_the_same_numbers(name):
     there = get_metric(name).compute(scores.cuda(), torch.from_numpy(truth), 8)
     assert there.is_cuda
     np.testing.assert_allclose(there.cpu().numpy(), one(name, scores, truth, 8), rtol=1e-12)
+
+
+@pytest.mark.parametrize("function", [lambda: 1, lambda y: 1, lambda a, b, c: 1, lambda *, y, p: 1, float])
+def test_a_function_of_another_signature_is_refused_before_any_probe(own, function):
+    with pytest.raises(pc.InputError, match=r"needed: function\(truth, predictions\)"):
+        own("odd", function)
+    assert "odd" not in METRICS
+
+
+def test_a_metric_that_gives_no_number_is_said(own, tmp_path):
+    own("empty", lambda y, p: np.nan)
+    own("full", lambda y, p, weight=None: 1.0)
+    y = np.arange(40) % 2
+    for split in ("train", "test"):
+        x = np.random.default_rng(0).normal(size=(40, 4)) + y[:, None]
+        store = pc.write_arrays(tmp_path / "s", split=split, layer="l", activations=x, labels=y)
+    plan = {"layer": "l", "fractions": [0.5, 1], "seeds": 2, "probe": "ridge"}
+    with pytest.warns(
+        RuntimeWarning, match="metric 'empty' gave NaN or an infinite number for 4 of 4 probes"
+    ):
+        pc.sweep(store, metric=["empty", "full"], **plan)
+    pc.sweep(store, metric="full", **plan)

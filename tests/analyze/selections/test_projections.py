@@ -134,6 +134,9 @@ def test_an_index_file_comes_first_then_the_rest(tmp_path):
     ("content", "says"),
     [
         ("7\nseven\n", "is no list of neuron numbers"),
+        ("7, 8", "is no list of neuron numbers, one a line"),
+        ("", "names no neuron; write neuron numbers to it, one a line"),
+        ("# none\n", "names no neuron"),
         ("7\n2.5\n", "is no list of neuron numbers"),
         ("7\n14\n", "names neuron 14; the layer has 0 to 13"),
         ("-1\n", "names neuron -1; the layer has 0 to 13"),

@@ -365,3 +365,26 @@ def test_a_finished_sweep_that_cannot_be_written_to_is_read(store, tmp_path, cou
     xr.testing.assert_identical(first, again)
     assert counted() == done
     assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_is_as_none(store, tmp_path):
+    (tmp_path / "r").mkdir()
+    pc.sweep(store, layer="wide", fractions=[0.5], seeds=1, probe="ridge", out=tmp_path / "r")
+    assert pc.open_results(tmp_path / "r").state.values.ravel().tolist() == [1]
+
+
+def test_what_is_no_results_asks_for_another_out(store, tmp_path):
+    with pytest.raises(InputError, match="which holds no sweep results; give another out"):
+        pc.sweep(store, layer="wide", fractions=[0.5], out=store.path)
+
+
+def test_numbers_for_a_probe_of_classes_say_what_else(store, tmp_path):
+    own = tmp_path / "s"
+    for split, rows in (("train", 300), ("test", 150)):
+        x = store.matrix(split, "narrow.1")
+        pc.write_arrays(own, split=split, layer="l", activations=x, labels=store.labels(split))
+        pc.write_targets(own, split=split, targets={"n": np.arange(rows) % 3 + 0.0})
+    with pytest.raises(InputError, match=r"such as ridge; classes that came as numbers .* kinds classes"):
+        pc.sweep(own, layer="l", fractions=[1], target="n")
+    with pytest.raises(InputError, match="sweep each kind by itself"):
+        pc.sweep(own, layer="l", fractions=[1], target=["label", "n"], metric="r2", probe="ridge")
