@@ -7,6 +7,7 @@ memory, so every nested probe multiplies a slice and nothing is gathered.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +24,13 @@ class Panel:
     """Rows start..start + rows of the matrix, in every column order that is asked of them.
 
     `base` is (1 + d, rows) with columns as stored; `of(g)` is the panel of order g, in any dtype,
-    remembered only where `held` is set.
+    remembered only where `held` is set, as are other forms of it.
     """
 
     start: int
     base: Tensor
     orders: tuple[Tensor, ...]  # int64 (1 + d',) panel rows, the intercept's first
-    held: dict[tuple[int, torch.dtype], Tensor] | None = None
+    held: dict[tuple[int, Any], Any] | None = None
 
     @property
     def rows(self) -> slice:
@@ -37,7 +38,8 @@ class Panel:
 
     def of(self, group: int, dtype: torch.dtype = torch.float32) -> Tensor:
         if self.held is not None and (group, dtype) in self.held:
-            return self.held[group, dtype]
+            found: Tensor = self.held[group, dtype]
+            return found
         panel = self.base[self.orders[group]].to(dtype) if self.orders else self.base.to(dtype)
         if self.held is not None:
             self.held[group, dtype] = panel

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.design import bfloat16_product
+from probecache.analyze.probes.design.float32_sums import ALIGNED
 
 MIN_SEGMENT = 256
 WASTE = 1.17  # of the columns' number, up to which one product of them all is faster than two
@@ -31,18 +32,21 @@ class Segment:
     probes: int  # the first `probes` of the batch reach it
 
 
-def segments(widths: list[int]) -> list[Segment]:
+def segments(widths: list[int], step: int = 1) -> list[Segment]:
     """Segments for probes of `widths` panel rows (1 + k each), which must not increase.
+
+    Cuts, but for the last, are multiples of `step`.
 
     >>> [(s.start, s.stop, s.probes) for s in segments([601, 401, 391, 201])]
     [(0, 401, 4), (401, 601, 1)]
     >>> [s.stop for s in segments(list(range(1281, 1, -64)))]  # close cuts, three segments
     [449, 897, 1281]
     """
-    if max(widths) * len(widths) <= WASTE * sum(widths):
-        return [Segment(0, max(widths), len(widths))]
+    widest = max(widths)
+    if widest * len(widths) <= WASTE * sum(widths):
+        return [Segment(0, widest, len(widths))]
     cuts = [0]
-    for width in sorted(set(widths)):
+    for width in sorted({min(-(-width // step) * step, widest) for width in widths}):
         near = len(cuts) > 1 and width - cuts[-1] < MIN_SEGMENT
         if near and width - cuts[-2] < 2 * MIN_SEGMENT:
             cuts[-1] = width
@@ -68,7 +72,8 @@ def spans(groups: Tensor, widths: Tensor, outputs: int, device: torch.device) ->
         members = (groups == group).nonzero()[:, 0]
         for run in runs(len(members), outputs, device):
             probes = slice(int(members[0]) + run.start, int(members[0]) + run.stop)
-            found.append(Span(group, probes, segments(widths[probes].tolist())))
+            step = ALIGNED if device.type == "cuda" else 1
+            found.append(Span(group, probes, segments(widths[probes].tolist(), step)))
     return found
 
 

@@ -59,7 +59,9 @@ def fit_logistic(
     a search in float32 does without.
     """
     how = How(tol, _limits(batch, max_iter), search)
-    if search == torch.float32:
+    if search == torch.float32 and batch.paired:
+        found = _in_pairs(batch, preconditioner, start, how)
+    elif search == torch.float32:
         found = lbfgs(batch.evaluate, preconditioner.solve, start, tol, how.limit)
     else:
         found = search_roughly(batch, preconditioner, start, tol, max_iter, search, history)
@@ -114,6 +116,17 @@ class How:
     tol: float
     limit: Tensor
     search: torch.dtype
+
+
+def _in_pairs(batch: Batch, preconditioner: Preconditioner, start: Tensor, how: How) -> Solution:
+    """By products of pairs of bfloat16 numbers, and from there in float32: one pass, as a rule, which finds
+    that nothing is left, and whose objective and gradient are reported."""
+    solve = preconditioner.solve
+    found = lbfgs(batch.evaluate_in_pairs, solve, start, how.tol, how.limit, Rounding(keep=True))
+    left = (how.limit - found.n_iter).clamp(min=1)
+    rest = lbfgs(batch.evaluate, solve, found.x, how.tol, left, known=Known(found.history))
+    rest.n_iter += found.n_iter
+    return rest
 
 
 def _limits(batch: Batch, max_iter: int) -> Tensor:

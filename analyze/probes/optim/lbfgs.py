@@ -51,7 +51,7 @@ class Rounding:
 
     noise: relative rounding of the objective; a rise below it does not fail a line search.
     grid: every iterate is rounded to this dtype, so that an evaluation may multiply in it and lose nothing of
-    x; the solution then has a history.
+    x; the solution then has a history, as it has with keep.
     coarse: rounding hides the last digits of what is found: a decrement or gain below tol ends it.
     margin: of tol, for points other than the start; first: for the start.
     """
@@ -61,6 +61,7 @@ class Rounding:
     coarse: bool = False
     margin: float = 1.0
     first: float = 1.0
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def lbfgs(
     m, device = start.shape[0], start.device
     zeros = torch.zeros(m, dtype=torch.float64)
     done = Solution(start.clone(), zeros, zeros.clone(), zeros.clone(), zeros.long(), zeros.bool())
-    grid = rounding.grid
+    grid, keeps = rounding.grid, rounding.keep or rounding.grid is not None
     active = torch.arange(m)
     limit = torch.as_tensor(max_iter).cpu().expand(m)
     history = History.empty(start) if known.history is None else known.history
@@ -123,9 +124,9 @@ def lbfgs(
             done.gap[ids] = (gap / f.abs().clamp(min=1e-300))[gone]
             done.grad_norm[ids] = dot(g[there], g[there]).sqrt().cpu()
             done.n_iter[ids], done.converged[ids] = used[gone], within[gone]
-            if grid is not None and len(gone) == m:
+            if keeps and len(gone) == m:
                 done.history = history  # all at once, as they often do: not copied
-            elif grid is not None:
+            elif keeps:
                 done.history = History.empty(start) if done.history is None else done.history
                 done.history.put(ids, history.pick(gone))
             if not len(keep):

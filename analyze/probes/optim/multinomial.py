@@ -16,8 +16,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from probecache.analyze.probes.design import paired_product
 from probecache.analyze.probes.design.design_matrix import Panel, Panels
 from probecache.analyze.probes.design.nested_matmul import Span, backward, forward, rounded, spans
+from probecache.analyze.probes.design.paired_product import Paired
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
 from probecache.analyze.probes.optim.newton import Problem
 
@@ -122,6 +124,27 @@ class Batch:
                 residual = self.residual(x[span.probes], columns, span, panel, chosen, loss[span.probes])
                 backward(residual, columns, span.segments, gradient[span.probes])
         return self.penalise(x, chosen, loss, gradient)
+
+    def evaluate_in_pairs(self, x: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """`evaluate` with products of pairs of bfloat16 numbers, of rows in memory, rounded to 2^-16."""
+        chosen = self.chosen(which)
+        gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        loss = torch.zeros_like(chosen.l2)
+        for panel in self.panels:
+            for span in chosen.products:
+                columns, shares = Paired.of(panel, span.group), self.shares(panel.rows)
+                logits = columns.forward(x[span.probes], span.segments)
+                truth = self.classes(panel.rows, chosen.of(span))
+                part, residual = loss_and_residual(logits, truth, shares)
+                loss[span.probes] += part
+                columns.backward(residual, span.segments, gradient[span.probes])
+        return self.penalise(x, chosen, loss, gradient)
+
+    @property
+    def paired(self) -> bool:
+        """Whether `evaluate_in_pairs` is what is faster here."""
+        logits = float(self.panels.n_samples) * len(self.widths) * self.outputs
+        return paired_product.serves(self.panels, self.flops, logits, self.width)
 
     def penalise(self, x: Tensor, chosen: Chosen, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Objective and gradient at x, from the sums over the rows of loss (a,) and gradient (a, c, w)."""

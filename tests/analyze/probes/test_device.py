@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily as no_fakes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from probecache.analyze.probes import shared_state
+from probecache.analyze.probes.design import paired_product
 from probecache.analyze.probes.design.design_matrix import Panel, Panels
 from probecache.analyze.probes.design.nested_matmul import Segment, backward, forward, spans
 from probecache.analyze.probes.design.upload import to_device
@@ -68,9 +69,9 @@ def test_another_target_of_the_same_rows_takes_those_on_the_device(monkeypatch):
 
 
 def counted(standardised, seen):
-    def wrapped(self, block):
+    def wrapped(self, block, *more):
         seen.append(len(block))
-        return standardised(self, block)
+        return standardised(self, block, *more)
 
     return wrapped
 
@@ -124,9 +125,9 @@ def test_fake_tensors_refuse_to_tell_their_values(cuda):
         bool(torch.ones(3, device=cuda).any())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", [torch.float32, torch.bfloat16, "pairs"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_an_evaluation_asks_the_device_for_nothing(cuda, dtype, weighted):
+def test_an_evaluation_asks_the_device_for_nothing(cuda, how, weighted):
     with no_fakes():
         which, widths = torch.arange(3), torch.tensor([12, 8, 5])
         zero = torch.zeros(3, dtype=torch.int64)
@@ -138,7 +139,8 @@ def test_an_evaluation_asks_the_device_for_nothing(cuda, dtype, weighted):
     batch.__dict__["total"] = 64.0  # known before the search begins
     mask = torch.ones(3, 1, 12, dtype=torch.bool, device=cuda)
     batch._last[:] = [(which, Chosen(products, mask, torch.ones(3, dtype=torch.float64, device=cuda)))]
-    loss, gradient = batch.evaluate(torch.empty(3, 3, 12, device=cuda), which, dtype)
+    x = torch.empty(3, 3, 12, device=cuda)
+    loss, gradient = batch.evaluate_in_pairs(x, which) if how == "pairs" else batch.evaluate(x, which, how)
     assert (loss.shape, loss.dtype, gradient.shape) == ((3,), torch.float64, (3, 3, 12))
     assert loss.is_cuda
     assert gradient.is_cuda
@@ -225,6 +227,22 @@ def test_sums_of_bfloat16_products_are_float32_on_a_gpu():
     logits = forward(weights.cuda(), rough, parts).cpu().double().view(6, -1)
     exact = weights.bfloat16().double().view(6, -1) @ panel.bfloat16().double()
     assert (logits - exact).norm() / exact.norm() < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("classes", [5, 40])
+def test_fits_by_pairs_and_class_grams_on_a_gpu_end_where_float32_does(monkeypatch, classes):
+    monkeypatch.setattr(paired_product, "FLOPS", 0.0)
+    task, sizes = blobs(n=20_003, d=310, classes=classes), np.array([310, 150, 20])
+    order = permutation(310, 0)[None]
+    calls = []
+    monkeypatch.setattr(Batch, "evaluate_in_pairs", counted(Batch.evaluate_in_pairs, calls))
+    found = fit_block(task, order, sizes, L2, device="cuda", tol=1e-4)
+    assert calls
+    assert found.converged.all()
+    best = fit_block(task, order, sizes, L2, device="cpu", tol=1e-7).objective
+    assert (found.objective / best - 1).max() < 2e-4
 
 
 @pytest.mark.gpu
