@@ -1,9 +1,8 @@
 """Scores of penalties on rows that the fits do not see, where only the best has to be known.
 
-From the largest penalty down every probe is fitted, loosely where fits are dear. One that falls far behind
-what larger penalties have reached is not followed to smaller ones, which cost the most; and only penalties
-whose loose score is so near the best that they could win are fitted to the request's tol. What wins is what
-would win if all were.
+From the least large penalty down, then up, every probe is fitted, loosely where fits are dear. One that falls
+far behind what other penalties have reached is not followed further; and only penalties whose loose score is
+so near the best that they could win are fitted to the request's tol. What wins is what would win if all were.
 
 How near: scores move by rows that change sides between a gap of `LOOSE` and the minimum, fewer the better
 the probes are. Eight penalties and 20 sizes of four tasks, of 147 to 4,000 such rows: the best penalty's
@@ -18,6 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
+from probecache.analyze.probes.design.kept_panels import KeptPanels
 from probecache.analyze.probes.kind import ProbeRequest
 from probecache.analyze.probes.optim.path import NEAR
 from probecache.analyze.probes.shared_state import SharedState
@@ -29,33 +29,43 @@ LOOSE = 1e-2  # tol of the first fits
 LARGE = 0.03  # penalty from which the first fit is the last
 OFF = 0.75  # standard errors that a loose score may be off by
 ROWS = 2  # by which it may be off, however few there are
-BEHIND = 2.0  # standard errors, beyond that, at which smaller penalties are given up
+BEHIND = 2.0  # standard errors, beyond that, at which penalties further out are given up
 
 
 def race(task: Task, shared: SharedState, request: ProbeRequest, path: np.ndarray, fit: Fit) -> np.ndarray:
     """Scores (s, f, p) on the task's test rows of fits with the penalties of a rising path; minus infinity
     for those that cannot be the best. request: of logistic probes, whose l2s do not matter."""
     plain = replace(request, return_coef=False, return_predictions=False, return_scores=False, metrics=())
-    together = isinstance(task.train, StoredRows) or shared.is_scarce
-    if together:  # on disk all share each pass; of few rows each starts from the others
+    if isinstance(task.train, StoredRows) or shared.is_scarce:
+        # On disk all share each pass; of few rows each starts from the others.
+        return fit(task, replace(plain, l2s=path), shared).score
+    kept, orders = replace(shared, kept=KeptPanels()), range(len(plain.orders))
+    return np.concatenate([_race(task, kept, plain.part(slice(s, s + 1)), path, fit) for s in orders])
+
+
+def _race(task: Task, shared: SharedState, plain: ProbeRequest, path: np.ndarray, fit: Fit) -> np.ndarray:
+    """`race` of one order in memory."""
+    if len(task.classes) == 2 and task.target_kind == "classes":  # in lock step, which fills products
         return fit(task, replace(plain, l2s=path), shared).score
     n = len(task.test_labels)
-    scores = np.full((len(plain.orders), len(plain.sizes), len(path)), -np.inf)
-    running = np.ones(scores.shape[:2], bool)
+    scores = np.full((1, len(plain.sizes), len(path)), -np.inf)
     loose, settled = replace(plain, tol=max(plain.tol, LOOSE)), path >= LARGE
     ends = np.cumsum([len(part) for part in near_penalties(path)])
     parts = np.split(np.arange(len(path)), ends[:-1])
-    for part in parts[::-1]:
-        for at, asked in _grids(plain if settled[part].any() else loose, running, path[part]):
-            found = fit(task, asked, shared)
-            scores[np.ix_(at[0], at[1], part)] = found.score
-            settled[part] = float(found.attrs.get("tol", asked.tol)) <= plain.tol
-        best = scores.max(axis=2)
-        error = np.sqrt(np.clip(best * (1 - best), 0, None) / n)
-        near = np.maximum(OFF * error, ROWS / n)
-        running &= scores[..., part].max(axis=2) >= best - near - BEHIND * error
-        if not running.any():
-            break
+    first = min(sum(not settled[part].any() for part in parts), len(parts) - 1)
+    for way in parts[first::-1], parts[first:]:  # down to the smallest, then up to the largest
+        running = np.ones(scores.shape[:2], bool)
+        for part in way:
+            new = running & np.isinf(scores[..., part]).all(axis=2)
+            for at, asked in _grids(plain if settled[part].any() else loose, new, path[part]):
+                found = fit(task, asked, shared)
+                scores[np.ix_(at[0], at[1], part)] = found.score
+                settled[part] = float(found.attrs.get("tol", asked.tol)) <= plain.tol
+            best, error, near = _best(scores, n)
+            running &= scores[..., part].max(axis=2) >= best - near - BEHIND * error
+            if not running.any():
+                break
+    best, _, near = _best(scores, n)
     scores[scores < (best - near)[..., None]] = -np.inf
     possible = np.isfinite(scores)
     possible &= (possible.sum(axis=2, keepdims=True) > 1) & ~settled
@@ -65,6 +75,13 @@ def race(task: Task, shared: SharedState, request: ProbeRequest, path: np.ndarra
             for at, asked in _grids(plain, possible[..., left].any(axis=2), path[left]):
                 scores[np.ix_(at[0], at[1], left)] = fit(task, asked, shared).score
     return scores
+
+
+def _best(scores: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best score (s, f) of n rows, its standard error, and how far behind one may be that could win."""
+    best = scores.max(axis=2)
+    error = np.sqrt(np.clip(best * (1 - best), 0, None) / n)
+    return best, error, np.maximum(OFF * error, ROWS / n)
 
 
 def near_penalties(path: np.ndarray, ratio: float = NEAR, most: int = 15) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.cross_validate import FOLDS, ridge_scores
+from probecache.analyze.probes.design.kept_panels import KeptPanels
 from probecache.analyze.probes.fit import fit_request, moments_for, task_moments
 from probecache.analyze.probes.folds import SEED, held_out_rows, split_task
 from probecache.analyze.probes.kind import Kind, ProbeRequest, claims
@@ -104,12 +105,15 @@ def refit(
     """Each probe with its own penalty: those of one penalty and the same sizes are fitted together."""
     if shared is None:
         shared = moments_for(task, request)
+    shared = replace(shared, kept=KeptPanels())
     groups: dict[tuple[float, tuple[int, ...]], list[int]] = defaultdict(list)
     for s, row in enumerate(chosen):
         for l2 in np.unique(row):
             groups[float(l2), tuple(np.flatnonzero(row == l2))].append(s)
     parts = []
-    for (l2, columns), rows in sorted(groups.items()):
+    for (l2, columns), rows in sorted(
+        groups.items(), key=lambda group: -max(group[0][1])
+    ):  # the widest first
         part = replace(request.part(np.array(rows)), sizes=request.sizes[list(columns)], l2s=np.array([l2]))
         parts.append((np.ix_(rows, columns), fit(task, part, shared)))
     return BlockResult.assemble(chosen.shape, parts)

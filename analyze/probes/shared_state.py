@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import Moments, moments
+from probecache.analyze.probes.design.kept_panels import KeptPanels
 from probecache.analyze.probes.design.task_panels import (
     resident,
     some_rows,
@@ -53,7 +54,8 @@ class SharedState:
     """Made by `share`. sample: some of the rows, as stored, or None where `rows` has them; sample_labels:
     int64, theirs. rows, test_rows: all of them on a GPU that has the room: they go there once per task.
 
-    share_curvature: whether penalties that are less alike share class Grams too (`_few`).
+    share_curvature: whether penalties that are less alike share class Grams too (`_few`). kept: training rows
+    in one column order, where many fits of it follow each other.
     gram_limit: bytes that the class Grams may take, of all penalties together. Where those of one l2 would
     take more, fewer are made; with none, the plain Gram matrix serves, or nothing where rows are scarce.
     """
@@ -69,6 +71,7 @@ class SharedState:
     rows: Panels | None = None
     test_rows: Panels | None = None
     share_curvature: bool = False
+    kept: KeptPanels | None = None
 
     @property
     def nbytes(self) -> int:
@@ -135,7 +138,9 @@ class SharedState:
     def panels(
         self, orders: list[np.ndarray] | None = None, keep: bool = False, test: bool = False
     ) -> Panels:
-        """`task_panels` of this task, from the rows that are on the device already."""
+        """`task_panels` of this task, from the rows that are on the device already, or that are kept."""
+        if keep and self.kept is not None and orders is not None and len(orders) == 1:
+            return self.kept.of(orders[0], lambda: replace(self, kept=None).panels(orders, keep, test))
         panels = task_panels(self.task, self.standardize, self.device, orders, keep, test)
         if test and self.test_rows is None and self.rows is not None:
             self.test_rows = resident(task_panels(self.task, self.standardize, self.device, test=True), None)

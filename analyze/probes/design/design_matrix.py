@@ -6,7 +6,7 @@ memory, so every nested probe multiplies a slice and nothing is gathered.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,15 @@ class Panels:
                 made.append(panel)
             yield panel
         self._held = made
+
+    def first(self, k: int) -> "Panels":
+        """The first k columns of one order that is kept, of what the first pass has arranged: no copy."""
+        part = replace(self, orders=[self.orders[0][:k]])
+        for panel in self:
+            every = (panel.held or {}).items()
+            held: dict[tuple[int, Any], Any] = {key: x[: 1 + k] for key, x in every if isinstance(x, Tensor)}
+            part._held.append(Panel(panel.start, panel.base[: 1 + k], (), held))
+        return part
 
     def _stored(self, ordered: bool) -> Iterator[tuple[int, Tensor]]:
         """(start, standardised rows (1 + d, rows) with columns as stored, or in the one order)."""

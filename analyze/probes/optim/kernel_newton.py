@@ -49,14 +49,24 @@ NOISE = 1e-7  # relative rounding of the objective
 
 @dataclass
 class Point:
-    """A probe in kernel form: rows (c, n) float32, which sum to zero over n, and intercept (c, 1)."""
+    """A probe in kernel form: rows (c, n) float32, which sum to zero over n, and intercept (c, 1).
+
+    inner: the rows times the kernel of the size that it is for, where that has been multiplied.
+    """
 
     rows: Tensor
     intercept: Tensor
+    inner: Tensor | None = None
 
     def times(self, scale: float) -> "Point":
         """With its weights, not its intercept, times a scale."""
-        return Point(scale * self.rows, self.intercept)
+        return Point(scale * self.rows, self.intercept, None if self.inner is None else scale * self.inner)
+
+    def on(self, problem: "KernelProblem") -> Tensor:
+        """`inner`, multiplied once."""
+        if self.inner is None:
+            self.inner = problem.logits(self.rows)
+        return self.inner
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class KernelProblem:
 
     def objective(self, point: Point) -> float:
         """Mean cross-entropy and penalty at a point."""
-        inner = self.logits(point.rows)
+        inner = point.on(self)
         entropy, _ = self.entropy(inner + point.intercept)
         return float(entropy) + 0.5 * self.l2 * float(dot(point.rows[None], inner[None]))
 
@@ -132,7 +142,7 @@ def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch
             if size != before:
                 factor = next(factors)
                 rough = factor.to(search)
-                wider = {at: point.times(before / size) for at, point in found.items()}
+                wider = {at: Point(p.rows * (before / size), p.intercept) for at, p in found.items()}
                 found = {}
             problem = KernelProblem(factor, rough, size / INTERCEPT, l2, batch.truth, share)
             begun, tried = _start(problem, wider, found)
@@ -162,7 +172,8 @@ def _start(problem: KernelProblem, wider: dict[float, Point], found: dict[float,
         starts += [near, *(near.times(longer) for longer in LONGER if l2 and longer * l2 <= last)]
         if l2 in wider and last in wider:
             step = wider[l2].rows - wider[last].rows, wider[l2].intercept - wider[last].intercept
-            starts.append(Point(near.rows + step[0], near.intercept + step[1]))
+            inner = near.on(problem) + wider[l2].on(problem) - wider[last].on(problem)
+            starts.append(Point(near.rows + step[0], near.intercept + step[1], inner))
     if not starts:
         c, n = problem.truth.shape
         return Point(torch.zeros(c, n, device=problem.truth.device), problem.truth.new_zeros(c, 1)), 0
@@ -197,7 +208,7 @@ def newton_cg(
 ) -> tuple[Point, int, float, bool]:
     """Minimise from `start`: the point, gradients and products used, the gap, whether it has converged."""
     rows, intercept, l2 = start.rows, start.intercept, problem.l2
-    inner = problem.logits(rows)
+    inner = start.on(problem).clone()
     used, products, gap = 0, 0, math.inf
     entropy, residual = problem.entropy(inner + intercept)
     square = float(dot(rows[None], inner[None]))
@@ -232,8 +243,8 @@ def newton_cg(
         square += 2 * length * cross + length**2 * own
         value, residual = found, trial
         if SAFETY * gap <= tol:
-            return Point(rows, intercept), used + products, gap, True
-    return Point(rows, intercept), used + products, gap, False
+            return Point(rows, intercept, inner), used + products, gap, True
+    return Point(rows, intercept, inner), used + products, gap, False
 
 
 def _conjugate_gradients(

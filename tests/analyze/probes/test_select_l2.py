@@ -1,15 +1,20 @@
 """Choosing l2 by held-out rows (logistic) and by folds of the moments (ridge), against plain loops."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import Ridge, RidgeClassifier
 
 import probecache as pc
 from probecache.analyze.probes.cross_validate import ridge_scores
+from probecache.analyze.probes.design.kept_panels import KeptPanels
 from probecache.analyze.probes.fit import fit_block, fit_request, task_moments
 from probecache.analyze.probes.folds import fold_numbers, held_out_rows, split_task
 from probecache.analyze.probes.kind import ProbeRequest
-from probecache.analyze.probes.race import LOOSE
+from probecache.analyze.probes.race import LOOSE, race
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.select_l2 import fit_chosen
 from probecache.analyze.selections.subsets import permutation
@@ -223,3 +228,35 @@ def test_losers_are_fitted_loosely_or_not_at_all_and_the_choice_is_that_of_full_
     assert min(min(l2s) for _, l2s in wide) > 1e-5  # far behind: not followed
     assert all(len(sizes) < 3 for tol, l2s, sizes, _ in tried if tol == 1e-7 and max(l2s) < 0.03)
     assert all(tol == 1e-7 for tol, *_, rows in asked if rows == 2400)
+
+
+def test_penalties_beyond_one_that_is_far_behind_are_not_fitted_on_either_side():
+    task = blobs(n=1000)
+    told = {1e-6: 0.9, 1e-5: 0.3, 1e-4: 0.6, 1e-3: 0.79, 1e-2: 0.8, 0.1: 0.79, 1.0: 0.6, 10.0: 0.9}
+    asked = []
+
+    def fit(part, request, shared):
+        asked.extend((l2, request.tol) for l2 in request.l2s.tolist())
+        score = np.array([told[l2] for l2 in request.l2s])
+        return SimpleNamespace(score=np.broadcast_to(score, (1, 1, len(score))), attrs={"tol": request.tol})
+
+    request = ProbeRequest(get_kind("logistic"), np.arange(20)[None], np.array([20]), PATH)
+    scores = race(task, task_moments(task), request, np.array(sorted(told)), fit)
+    # 1e-4 and 1 are far behind 0.8 of so many rows; what lies beyond is never seen, be it the best
+    assert [l2 for l2, _ in asked] == [0.1, 1e-2, 1e-3, 1e-4, 1.0, 1e-2, 1e-3]
+    assert [tol for l2, tol in asked if l2 == 1e-2] == [LOOSE, request.tol]
+    assert np.isfinite(scores[0, 0]).tolist() == [False, False, False, True, True, True, False, False]
+
+
+def test_rows_in_an_order_are_arranged_once_for_its_prefixes():
+    task, order = blobs(n=300), permutation(20, 1)
+    shared = replace(task_moments(task, device="cpu"), kept=KeptPanels())
+    (wide,) = shared.panels([order], keep=True)
+    wide.of(0, torch.bfloat16)
+    (part,) = shared.panels([order[:7]], keep=True)
+    assert part.of(0).data_ptr() == wide.of(0).data_ptr()
+    assert part.of(0, torch.bfloat16).data_ptr() == wide.of(0, torch.bfloat16).data_ptr()
+    (other,) = shared.panels([permutation(20, 2)], keep=True)
+    for panel, columns in ((part, order[:7]), (other, permutation(20, 2))):
+        z = (task.train - task.mean) / task.scale
+        np.testing.assert_allclose(panel.of(0)[1:], z[:, columns].T, atol=1e-5)

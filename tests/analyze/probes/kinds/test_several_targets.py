@@ -60,12 +60,29 @@ def test_a_single_attribute_left_to_its_class_gram(monkeypatch):
     how = {"l2s": np.array([1e-4]), "device": "cpu", "tol": 1e-7}
     shared = task_moments(task, device="cpu")
     plain = fit_block(task, ORDERS, SIZES, shared=shared, **how)
+    monkeypatch.setattr(path, "ROUGHLY", (2, 2))
+    again = fit_block(task, ORDERS, SIZES, shared=shared, **how)
     monkeypatch.setattr(path, "PLAIN", 2)
+    monkeypatch.setattr(path, "search_dtype", lambda device: torch.float32)
     curved = fit_block(task, ORDERS, SIZES, shared=shared, **how)
     assert shared.curvatures
-    assert plain.converged.all()
-    assert curved.converged.all()
-    np.testing.assert_allclose(plain.objective, curved.objective, rtol=1e-6)
+    for found in (plain, again, curved):
+        assert found.converged.all()
+        np.testing.assert_allclose(found.objective, curved.objective, rtol=1e-6)
+
+
+def test_far_penalties_of_two_classes_in_lock_step_are_scikit_learns():
+    x, y = attributes(seed=4)
+    task = Task(x[:600], y[:600, 1], x[600:], y[600:, 1])
+    l2s = np.array([1e-3, 1e-1, 10.0])
+    found = fit_block(task, ORDERS, SIZES, l2s, device="cpu", tol=1e-7)
+    assert found.converged.all()
+    for (s, f, p), objective in np.ndenumerate(found.objective):
+        columns, l2 = ORDERS[s][: SIZES[f]], l2s[p]
+        z = ((x[:600] - task.mean) / task.scale)[:, columns]
+        model = LogisticRegression(C=1 / (l2 * 600), tol=1e-8, max_iter=1000).fit(z, y[:600, 1])
+        best = entropy(z, y[:600, 1], model.coef_[0], model.intercept_, l2)
+        assert objective == pytest.approx(best, rel=1e-6)
 
 
 def test_a_path_starts_on_the_parabola_through_its_neighbours():

@@ -31,17 +31,23 @@ def test_each_penalty_of_a_fine_path_is_within_its_tol_of_the_minimum(classes, s
 
 
 def test_two_classes_go_on_where_only_narrow_probes_are_left(monkeypatch):
-    fit, widths = path.fit_logistic, []
+    search, made, widths = path.search_roughly, path.curved_by, []
 
-    def wide_ends(batch, *given, **how):
-        found = fit(batch, *given, **how)
-        widths.append(batch.width)
-        if len(widths) == 1:
-            found.converged[:] = torch.tensor([True, False])
+    def wide_ends(*given):
+        found = search(*given)
+        found.converged[:] = torch.tensor([True, False])
         return found
 
-    monkeypatch.setattr(path, "fit_logistic", wide_ends)
-    some = task(1500, 60, 2, 0.3)
-    found = fit_block(some, np.arange(60)[None], np.array([60, 6]), np.array([1e-3]), device="cpu")
-    assert widths == [61, 7]
+    def curved_by(batch, *given):
+        widths.append(batch.width)
+        return made(batch, *given)
+
+    some, sizes = task(1500, 60, 2, 0.3), np.array([60, 6])
+    how = {"device": "cpu", "tol": 1e-6}
+    plain = fit_block(some, np.arange(60)[None], sizes, np.array([1e-3]), **how)
+    monkeypatch.setattr(path, "search_roughly", wide_ends)
+    monkeypatch.setattr(path, "curved_by", curved_by)
+    found = fit_block(some, np.arange(60)[None], sizes, np.array([1e-3]), **how)
+    assert set(widths) <= {7}  # none where bfloat16 is not searched in
     assert found.converged.all()
+    np.testing.assert_allclose(found.objective, plain.objective, rtol=2e-6)
