@@ -19,7 +19,7 @@ import numpy as np
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.design.kept_panels import KeptPanels
 from probecache.analyze.probes.kind import ProbeRequest
-from probecache.analyze.probes.optim.path import NEAR
+from probecache.analyze.probes.optim.start import NEAR
 from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.task import Task

@@ -23,6 +23,7 @@ from probecache.analyze.probes.optim.lbfgs import Solution
 from probecache.analyze.probes.optim.logistic_start import precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
 from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner, cholesky
+from probecache.analyze.probes.optim.start import NEAR, Glance, foretold
 from probecache.analyze.probes.shared_state import (
     FEWEST,
     SharedState,
@@ -36,7 +37,6 @@ PLAIN, PLAIN_TOGETHER = 15, 40
 # rows at l2 1e-6 take 709, with (5,) 834, with (15,), and steps that then start anew, 1,135.
 ROUGHLY = (4, 8, 8)
 REUSE = 10.0  # ratio of penalties up to which one's factors serve the other: the history makes up for it
-NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other
 # Below these penalties, of tols from LOOSE up and of tighter ones, what a near start leaves is in directions
 # that hardly curve, of which a few steps tell little: gaps were up to 5 times tol there, and are at most 1.4
 # with three tenths of it. A tight tol takes steps enough to know more: from 1e-3 up it needs none of this.
@@ -59,11 +59,13 @@ def fit_path(
     factors = Factors(tasks, orders)
     trail: Trail | None = None
     penalties = batch.l2.unique().flip(0)
+    single = batch.panels.in_memory and len(tasks) == len(orders) == 1
+    glance = Glance.of(batch.part(batch.l2 == batch.l2[0])) if single and len(penalties) > 1 else None
     for at in [penalties] if _in_step(batch, penalties, tasks) else penalties.split(1):
         l2 = float(at[0])
         mine = torch.isin(batch.l2, at).nonzero()[:, 0]
         part = batch.part(mine)
-        near = _foretold(done, l2)
+        near = foretold(done, l2, glance)
         tiny = TINY if request.tol >= LOOSE else TINY_TIGHTLY
         tol = request.tol * (OF_TINY if near is not None and l2 < tiny else 1)
         how: dict[str, Any] = {"tol": tol, "search": search_dtype(tasks[0].device)}
@@ -158,24 +160,6 @@ def curved_by(batch: Batch, solutions: Tensor, gram: Tensor) -> Preconditioner:
         cholesky(own, float(l2), most=1e-2, least=NULL) for own, l2 in zip(grams, kinds[:, 0], strict=True)
     ]
     return Preconditioner(factors, which, batch.mask).for_products()
-
-
-def _foretold(done: list[tuple[float, Tensor]], l2: float) -> Tensor | None:
-    """Weights for a penalty from those of larger ones that are near, the nearest last; None without any."""
-    known: list[tuple[float, Tensor]] = []
-    after = l2
-    for value, weights in reversed(done):
-        if not 0 < value <= NEAR * after:
-            break
-        known.append((math.log(value), weights))
-        after = value
-    if not known:
-        return None
-    near = torch.zeros_like(known[0][1])
-    for i, (place, weights) in enumerate(known):  # the polynomial through them, as Lagrange writes it
-        others = [other for j, (other, _) in enumerate(known) if j != i]
-        near += weights * math.prod((math.log(l2) - other) / (place - other) for other in others)
-    return near
 
 
 def _fit_two_classes(

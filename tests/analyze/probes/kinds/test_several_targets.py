@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from probecache.analyze.probes.fit import fit_block, task_moments
-from probecache.analyze.probes.optim import path
+from probecache.analyze.probes.optim import path, start
 from probecache.analyze.tasks.task import Task
 
 SIZES, ORDERS = np.array([4, 11, 24]), np.stack([np.random.default_rng(s).permutation(24) for s in range(2)])
@@ -91,11 +91,11 @@ def test_a_path_starts_on_the_parabola_through_its_neighbours():
         return torch.tensor([[[1 + 2 * z - 0.5 * z**2]]], dtype=torch.float64)
 
     far, *near = [(l2, of(l2)) for l2 in (100.0, 8.0, 4.0, 2.0)]
-    np.testing.assert_allclose(path._foretold(near, 1.2), of(1.2))
-    np.testing.assert_allclose(path._foretold([far, near[2]], 1.0), of(2.0))  # too far apart for a line
-    assert path._foretold([far], 1.0) is None
-    assert path._foretold(near, 0.0) is None
-    assert path._foretold([], 1.0) is None
+    np.testing.assert_allclose(start.foretold(near, 1.2), of(1.2))
+    np.testing.assert_allclose(start.foretold([far, near[2]], 1.0), of(2.0))  # too far apart for a line
+    assert start.foretold([far], 1.0) is None
+    assert start.foretold(near, 0.0) is None
+    assert start.foretold([], 1.0) is None
 
 
 @pytest.mark.parametrize("hard", [path.HARD, 0])  # 0: class Grams of the solutions themselves
