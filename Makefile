@@ -39,7 +39,7 @@ docs: .venv/installed  ## the pages and the API reference into site/, strict
 
 bench: .venv/installed  ## benchmarks beside their peers, into benchmarks/results (tens of minutes)
 	$(BIN)/pip install --quiet --group bench
-	for name in store.speed extract.speed probes.fixed_tol; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in store.speed extract.speed probes.gap; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.tables
 
 .venv-cuml/installed: pyproject.toml

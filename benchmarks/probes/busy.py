@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.probes.fixed_tol import synthetic
+from benchmarks.probes.tasks import synthetic
 from benchmarks.record import record
 from probecache.analyze.threads import COUNTS, WAITING
 from probecache.store.importing.arrays import write_arrays

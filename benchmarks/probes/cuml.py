@@ -1,6 +1,9 @@
 """All 20 fractions in one batch against RAPIDS cuML, one fit at a time, on one GPU and the same features.
 
-    python -m benchmarks.probes.cuml --features DIR        # DIR as benchmarks.probes.fixed_tol takes it
+    python -m benchmarks.probes.cuml --features DIR
+
+DIR holds train.npy, test.npy (samples, neurons), train_labels.npy, test_labels.npy; `--prefix`, for example
+`cifar_{split}_penultimate`, names other files.
 
 cuML's LogisticRegression (qn) gets float32 columns that lie on the device; its time is that of `fit` alone,
 ours includes copying the matrix there and scoring the test rows. Objectives of both in float64, the same way.
@@ -21,8 +24,8 @@ import numpy as np
 import torch
 from cuml.linear_model import LogisticRegression
 
-from benchmarks.probes.fixed_tol import FRACTIONS, from_files
 from benchmarks.probes.peers import L2
+from benchmarks.probes.tasks import FRACTIONS, from_files
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.selections.subsets import permutation, sizes

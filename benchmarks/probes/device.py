@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.probes.fixed_tol import synthetic
 from benchmarks.probes.peers import L2, timed
+from benchmarks.probes.tasks import synthetic
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.probes.optim.multinomial import Batch

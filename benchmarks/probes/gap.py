@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.probes.fixed_tol import synthetic
 from benchmarks.probes.machine import add_machine, settle_machine
 from benchmarks.probes.peers import columns, fit_path, penalised_entropy, torch_lbfgs
+from benchmarks.probes.tasks import synthetic
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.selections.subsets import permutation, sizes

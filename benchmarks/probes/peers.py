@@ -1,4 +1,4 @@
-"""The peers of a fixed tol: scikit-learn, torch L-BFGS and himalaya, on the columns that we see."""
+"""The peers, scikit-learn and torch L-BFGS, on the columns that we see; and what their weights are worth."""
 
 import time
 from collections.abc import Callable
@@ -29,16 +29,6 @@ def penalised_entropy(
     top = z.max(axis=1)
     entropy = np.log(np.exp(z - top[:, None]).sum(axis=1)) + top - z[np.arange(len(y)), y]
     return float(entropy.mean() + l2 / 2 * (coef.astype(np.float64) ** 2).sum())
-
-
-def sklearn_logistic(solver: str, tol: float) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    from sklearn.linear_model import LogisticRegression
-
-    def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        model = LogisticRegression(C=1 / (L2 * len(x)), solver=solver, tol=tol, max_iter=10_000).fit(x, y)
-        return model.coef_, model.intercept_
-
-    return fit
 
 
 def torch_lbfgs(
@@ -73,15 +63,6 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - begun, value
-
-
-def himalaya_seconds(x: np.ndarray, y: np.ndarray, test: np.ndarray) -> float | None:
-    try:
-        from himalaya.ridge import Ridge
-    except ImportError:
-        return None
-    targets = (2 * np.eye(int(y.max()) + 1)[y] - 1).astype(np.float32)
-    return timed(lambda: Ridge(alpha=L2 * len(x), fit_intercept=True).fit(x, targets).predict(test))[0]
 
 
 def fit_path(

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from sklearn.linear_model import RidgeClassifier
 
-from benchmarks.probes.fixed_tol import synthetic
 from benchmarks.probes.machine import add_machine, settle_machine
 from benchmarks.probes.peers import columns
+from benchmarks.probes.tasks import synthetic
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.selections.subsets import permutation, sizes

@@ -1,38 +1,6 @@
-"""The tables of docs/probes.md: our seconds beside those of the peers."""
+"""The tables of probes: our seconds beside those of the peers."""
 
 from benchmarks.markdown import latest, source, table
-
-
-def probes() -> str:
-    """Our seconds beside each peer's, of both records: all threads, and one."""
-    parts = []
-    for name in ("probes-cpu", "probes-cpu-threads-1"):
-        entry = latest(name)
-        rows = []
-        for case, r in entry["results"].items():
-            if not isinstance(r, dict) or "peers" not in r:
-                continue
-            n, d, c = r["shape"]
-            for peer, told in r["peers"].items():
-                # A sum without the widest probes, which take longest, is only a lower bound.
-                least = "> " if told["rows"][-1][0] < d else ""
-                rows.append(
-                    [
-                        f"{case}, {n:,} x {d:,}, {c} classes",
-                        f"{r['one_seed_seconds']:.1f}",
-                        f"{r['seconds_per_seed']:.1f}" if "seconds_per_seed" in r else "",
-                        peer,
-                        f"{least}{told['seconds_20']:.0f}, {told['seconds_are']}",
-                        f"{least}{told['times_one_seed']:.1f}",
-                        f"{least}{told['times_many_seeds']:.1f}" if "times_many_seeds" in told else "",
-                        f"{r['largest_gap']:.0e}",
-                        f"{told['largest_gap']:.0e}",
-                    ]
-                )
-        head = ["20 probes", "ours, s", "per seed of 5", "peer", "peer, s", "times", "times, 5 seeds"]
-        threads = entry["results"].get("threads", "all")
-        parts.append(f"{source(entry)} Threads: {threads}.\n\n" + table([*head, "our gap", "its gap"], rows))
-    return "\n\n".join(parts)
 
 
 def ridge() -> str:
@@ -123,6 +91,17 @@ def gaps(name: str = "probes-gap") -> str:
     return f"{source(entry)} Threads: {told['threads']}, {told['clock']} clock.\n\n" + table(
         [*head, "times"], rows
     )
+
+
+def scaling() -> str:
+    """How seconds grow with probes, rows, neurons and classes."""
+    entry = latest("probes-scaling")
+    r, rows = entry["results"], []
+    for axis, points in r["seconds"].items():
+        told = "; ".join(f"{int(value):,}: {spent:.2f} s" for value, spent in points)
+        rows.append([axis, told])
+    told = f"Threads: {r['threads']}, {r['clock']} clock."
+    return f"{source(entry)} {told}\n\n" + table(["of", "seconds of all probes"], rows)
 
 
 def auto() -> str:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 import probecache as pc
-from benchmarks.probes.fixed_tol import synthetic
 from benchmarks.probes.machine import add_machine, settle_machine
 from benchmarks.probes.peers import columns
+from benchmarks.probes.tasks import synthetic
 from benchmarks.record import record
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.tasks.load import load_task

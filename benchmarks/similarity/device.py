@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 import probecache as pc
-from benchmarks.probes.fixed_tol import synthetic
 from benchmarks.probes.peers import timed
+from benchmarks.probes.tasks import synthetic
 from benchmarks.record import record
 from probecache.analyze.selections.subsets import permutation, sizes
 

@@ -14,7 +14,7 @@ import torch
 from distributed import Client, LocalCluster
 
 import probecache as pc
-from benchmarks.probes.fixed_tol import synthetic
+from benchmarks.probes.tasks import synthetic
 from benchmarks.record import record
 
 
