@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.probes.fixed_tol import synthetic
 from benchmarks.probes.gap import OURS
 from benchmarks.probes.peers import columns
+from benchmarks.probes.tasks import synthetic
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.selections.subsets import permutation, sizes
