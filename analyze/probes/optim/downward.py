@@ -37,6 +37,9 @@ TELLING = 2**18  # logits that are enough
 ROUGH = 0.3  # relative gap of the widest at which rows are weighted: softer weights serve narrower ones too
 LEAST = 1e-6  # weight of a row
 PLAIN = 40  # evaluations of the widest after which class Grams are made: where columns are much alike
+CARRIED = (
+    5  # pairs that a narrower probe gets: 4, 6 or 10 take as many evaluations, each costs a solve per probe
+)
 ROWS_PER_NEURON = 2  # for those of a solution: 6 save nothing more
 REPORTED = ("objective", "grad_norm", "gap", "n_iter", "converged")
 
@@ -184,12 +187,12 @@ def _weighted_factor(batch: Batch, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _cut(history: History, shape: torch.Size, batch: Batch, solver: Preconditioner) -> History:
-    """What the last problem of a history (m, c, w) knows, for each of the narrower probes of a batch."""
+    """The newest pairs of the last problem of a history (m, c, w), for each narrower probe of a batch."""
     _, c, w = shape
     like = torch.zeros(len(batch.l2), c, batch.width)
     cut, every = replace(History.empty(like), between=True), torch.arange(len(like))
     unknown = torch.full((len(like),), torch.nan, dtype=torch.float64)
-    slots = list(reversed(history.order))
+    slots = list(reversed(history.order[:CARRIED]))
     steps, changes = (
         torch.cat(
             [
@@ -203,4 +206,5 @@ def _cut(history: History, shape: torch.Size, batch: Batch, solver: Precondition
     parts = (part.split(len(like)) for part in (steps, changes, solved))
     for step, change, result in zip(*parts, strict=True):
         cut.push(step, change, result, unknown)
+    cut.pairs = history.pairs[-1:].repeat(len(like))
     return cut

@@ -58,7 +58,7 @@ class Batch:
     groups: int64 (m,), the column order of each; widths: int64 (m,), 1 + k; l2: float64 (m,); all three on
     the CPU, so that no device is asked what to multiply. truth: (c, n) from `cross_entropy.indicator`;
     weights: float32 (n,) or None. targets: None; or int64 (m,), on the CPU, the row of truth (t, n) that each
-    probe of two classes is to say.
+    probe of two classes is to say. labels: int64 (n,), which row of truth, known to parts of a batch of many.
     """
 
     panels: Panels
@@ -68,6 +68,7 @@ class Batch:
     truth: Tensor
     weights: Tensor | None = None
     targets: Tensor | None = None
+    labels: Tensor | None = None
     _last: list[tuple[Tensor, Chosen]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
@@ -101,7 +102,7 @@ class Batch:
         """Some of the probes."""
         groups, widths, l2 = self.groups[probes], self.widths[probes], self.l2[probes]
         targets = None if self.targets is None else self.targets[probes]
-        return replace(self, groups=groups, widths=widths, l2=l2, targets=targets)
+        return replace(self, groups=groups, widths=widths, l2=l2, targets=targets, labels=self._labels)
 
     def problem(self, probe: int) -> Problem:
         """One of the probes by itself."""
@@ -191,7 +192,9 @@ class Batch:
 
     @cached_property
     def _labels(self) -> Tensor | None:
-        return self.truth.argmax(dim=0) if self.outputs >= MANY else None
+        if self.labels is not None or self.outputs < MANY:
+            return self.labels
+        return self.truth.argmax(dim=0)
 
     def classes(self, rows: slice, targets: Tensor | None) -> Tensor:
         """What `loss_and_residual` takes for the truth of some rows, to probes of these targets."""

@@ -63,6 +63,24 @@ def test_every_size_is_within_tol_of_scikit_learns_minimum(spread, weighted, sta
     assert stages[:2] == [[61], [58, 31, 30, 7]]  # 256 weight vectors fill a product
 
 
+def test_parts_of_a_batch_share_their_labels_and_the_newest_pairs_go_down(monkeypatch):
+    labels, carried, fit = [], [], downward.fit_logistic
+
+    def noted(batch, *given, history=None, **how):
+        labels.append(batch.labels)
+        carried.append(history)
+        if history is not None and len(carried) > 1:
+            assert len(history.order) == downward.CARRIED < int(history.pairs.min())
+        return fit(batch, *given, history=history, **how)
+
+    monkeypatch.setattr(downward, "fit_logistic", noted)
+    some = task(2.0)
+    fit_block(some, ORDER[None], SIZES, np.array([L2]), tol=1e-3, device="cpu")
+    assert len(labels) == 2
+    assert labels[0] is labels[1]
+    assert torch.equal(labels[1], torch.from_numpy(some.train_labels))
+
+
 def test_a_search_in_float32_goes_down_too(monkeypatch):
     monkeypatch.setattr(downward, "search_dtype", lambda device: torch.float32)
     some = task(1.0)
