@@ -21,10 +21,12 @@ from probecache.extract.pipeline.batch_size import layer_batch_sizes
 from probecache.extract.pipeline.loader import batch_ranges, open_batches
 from probecache.extract.pipeline.loop import Forward
 from probecache.extract.prepare import Setup, build_features, prepare
-from probecache.extract.run import shard_rows
+from probecache.extract.run import shard_rows, split_spec
 from probecache.extract.settings import Options, Settings, show_options
 from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError
+from probecache.store.layout import Geometry
+from probecache.store.writer import pending_shards
 
 SECONDS = 5.0
 NEAR = 2.0
@@ -39,10 +41,12 @@ _REMEDIES = {
 @dataclass(frozen=True)
 class Projection:
     """Sizes in bytes, rates in images per second; `free` is None where the store is not on a local disk.
+    `left`: rows that this run would compute, of all; where it is 0, nothing was measured.
     `inventory`: a line for each kind of file that is left out."""
 
     features: tuple[tuple[str, str, int, int], ...]  # name, pool, neurons, bytes
     n_samples: int
+    left: int
     shards: int
     device: str
     batch_size: int
@@ -71,11 +75,11 @@ class Projection:
 
     @property
     def seconds(self) -> float:
-        return self.n_samples / self.rate
+        return self.left / self.rate if self.left else 0.0
 
     @property
     def fits(self) -> bool:
-        return self.free is None or self.total < self.free
+        return self.free is None or self.total * self.left / self.n_samples < self.free
 
 
 @show_options
@@ -97,7 +101,13 @@ def dry_run(
     """
     settings = Settings.of(**options)
     setup = prepare(model, dataset, settings, find_place(), out)
-    batch_size = max(layer_batch_sizes(setup, out).values())
+    batch_sizes = layer_batch_sizes(setup, out)
+    batch_size = max(batch_sizes.values())
+    geometry = Geometry(setup.n_samples, shard_rows(out, settings))
+    if settings.rows is not None:
+        geometry.require_whole_shards(settings.rows)
+    spec = split_spec(setup, geometry.shard_rows, batch_sizes)
+    pending = pending_shards(out, spec, rows=settings.rows)
     itemsize = DTYPES[settings.dtype].itemsize
     return Projection(
         features=tuple(
@@ -105,18 +115,23 @@ def dry_run(
             for feature in setup.features
         ),
         n_samples=setup.n_samples,
-        shards=-(-setup.n_samples // shard_rows(out, settings)),
+        left=sum(shard.rows for shard in pending),
+        shards=-(-setup.n_samples // geometry.shard_rows),
         device=str(setup.compute.device),
         batch_size=batch_size,
-        rates={
-            "decode": _decode_rate(setup, batch_size) * max(setup.workers, 1),
-            "copy": _copy_rate(setup, batch_size),
-            "forward": _forward_rate(setup, batch_size),
-            "write": _write_rate(setup, out, itemsize),
-        },
+        rates=_rates(setup, out, batch_size, itemsize) if pending else {},
         free=_free_space(out),
         inventory=tuple(setup.images.inventory.lines(None)),
     )
+
+
+def _rates(setup: Setup, out: str | Path, batch_size: int, itemsize: int) -> dict[str, float]:
+    return {
+        "decode": _decode_rate(setup, batch_size) * max(setup.workers, 1),
+        "copy": _copy_rate(setup, batch_size),
+        "forward": _forward_rate(setup, batch_size),
+        "write": _write_rate(setup, out, itemsize),
+    }
 
 
 def print_plan(plan: Projection) -> None:
@@ -126,6 +141,11 @@ def print_plan(plan: Projection) -> None:
     for name, pool, neurons, size in plan.features:
         print(f"{name:<24} {pool:<8} {neurons:>8} neurons  {_size(size):>10}")
     print(f"{plan.n_samples} rows in {plan.shards} shards, {_size(plan.total)} in all")
+    if not plan.left:
+        print("nothing is left to compute: the store holds all of it")
+        return
+    if plan.left < plan.n_samples:
+        print(f"{plan.left} of these rows are left for this run")
     each = ", ".join(f"{stage} {rate:,.1f}" for stage, rate in plan.rates.items())
     print(f"{plan.device}, batch size {plan.batch_size}, images/s: {each}")
     near = f" (near it: {', '.join(plan.near)})" if plan.near else ""

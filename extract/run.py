@@ -132,15 +132,7 @@ def extract_features(
     if rows is None:  # more processes than shards: the others make the store
         return wait_for_split(out, settings.split)
     batch_sizes = layer_batch_sizes(setup, out)
-    spec = SplitSpec(
-        split=settings.split,
-        n_samples=setup.n_samples,
-        layers=setup.specs(batch_sizes),
-        class_names=setup.images.class_names(),
-        fingerprint=setup.fingerprint(),
-        shard_rows=geometry.shard_rows,
-        compression=settings.compression,
-    )
+    spec = split_spec(setup, geometry.shard_rows, batch_sizes)
     writer = open_split_writer(out, spec, rows=rows, allow_saturated=settings.allow_saturated)
     with writer:
         shards = list(writer.pending())
@@ -171,6 +163,19 @@ def _say(setup: Setup, out: str | Path) -> None:
                 name,
                 out,
             )
+
+
+def split_spec(setup: Setup, shard_rows: int, batch_sizes: Mapping[str, int]) -> SplitSpec:
+    """What the run asks of the store."""
+    return SplitSpec(
+        split=setup.settings.split,
+        n_samples=setup.n_samples,
+        layers=setup.specs(batch_sizes),
+        class_names=setup.images.class_names(),
+        fingerprint=setup.fingerprint(),
+        shard_rows=shard_rows,
+        compression=setup.settings.compression,
+    )
 
 
 def shard_rows(out: str | Path, settings: Settings) -> int:

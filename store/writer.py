@@ -6,7 +6,7 @@ A shard of one layer is written in this order, each step replacing a whole file:
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,8 @@ from probecache.store.reading import commits
 from probecache.store.reading.read_index import indexed_commits, read_stamp
 from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import read_rows
-from probecache.store.storage.files import open_files
+from probecache.store.storage.files import Files, open_files
+from probecache.store.storage.rehearsal import Rehearsal
 from probecache.store.writing.create import grow_split, metadata_changed, open_layers, open_split
 from probecache.store.writing.layer_shards import cast_rows, encode_layer, finish_layer
 from probecache.store.writing.merge_rows import merged_rows, require_same_rows
@@ -50,20 +51,58 @@ def open_split_writer(
     More samples than the split has make it grow; only its last, partial shard is opened again. Another
     fingerprint, class list or layer setting raises FingerprintMismatch.
     """
-    files = open_files(path)
-    asked = Split(spec.split, spec.geometry, tuple(spec.class_names), dict(spec.fingerprint.data))
-    names = [layer.name for layer in spec.layers]
-    claims = Claims(files, spec.split)
+    claims = Claims(open_files(path), spec.split)
     try:
-        stored = open_split(files, asked, spec.fingerprint, spec.shard_rows, rows, names, claims.renew)
-        target = replace(stored, geometry=Geometry(spec.n_samples, stored.geometry.shard_rows))
-        if rows is not None:
-            target.geometry.require_whole_shards(rows)
-        opened = open_layers(files, stored, spec.layers, spec.compression, claims.renew)
-        return SplitWriter(claims, target, opened, stored.geometry, rows, resume, allow_saturated)
+        target, opened, stored = _open(claims.files, spec, rows, claims.renew)
+        return SplitWriter(claims, target, opened, stored, rows, resume, allow_saturated)
     except BaseException:
         claims.close()
         raise
+
+
+def pending_shards(
+    path: str | os.PathLike[str], spec: SplitSpec, *, rows: tuple[int, int] | None = None
+) -> list[Shard]:
+    """What `open_split_writer` would give to write, refused as it would be, without a change to the store.
+
+    Shards that another process is writing count as pending.
+    """
+    files = Rehearsal(open_files(path))
+    target, opened, _ = _open(files, spec, rows, lambda: None)
+    layers = {layer.spec.name: replace(layer, geometry=target.geometry) for layer in opened}
+    return _lacking(files, target, layers, list(target.geometry.shards(rows)))[0]
+
+
+def _open(
+    files: Files, spec: SplitSpec, rows: tuple[int, int] | None, begin: Callable[[], None]
+) -> tuple[Split, list[Layer], Geometry]:
+    """The split as asked for, its layers, and the geometry that is stored; made as needed, or refused."""
+    asked = Split(spec.split, spec.geometry, tuple(spec.class_names), dict(spec.fingerprint.data))
+    names = [layer.name for layer in spec.layers]
+    stored = open_split(files, asked, spec.fingerprint, spec.shard_rows, rows, names, begin)
+    target = replace(stored, geometry=Geometry(spec.n_samples, stored.geometry.shard_rows))
+    if rows is not None:
+        target.geometry.require_whole_shards(rows)
+    return target, open_layers(files, stored, spec.layers, spec.compression, begin), stored.geometry
+
+
+def _lacking(
+    files: Files, split: Split, layers: Mapping[str, Layer], shards: list[Shard]
+) -> tuple[list[Shard], set[tuple[str, int]]]:
+    """Those of `shards` that some layer lacks, a damaged commit counting as lacking; and the commits that are
+    there, good or not: owner, shard."""
+    lacking: dict[int, list[str]] = {}
+    there: set[tuple[str, int]] = set()
+    rows = indexed_commits(files, split, shards, commits.FEW)
+    for name, layer in layers.items():
+        found = indexed_commits(files, layer, shards, commits.FEW)
+        for s, mine, shared in zip(shards, found, rows, strict=True):
+            if any(isinstance(c, BadChunk) or c[0] < s.rows for c in (mine, shared)):
+                lacking.setdefault(s.index, []).append(name)
+            for owner, c in ((layer, mine), (split, shared)):
+                if isinstance(c, BadChunk) or c[0]:
+                    there.add((owner.key, s.index))
+    return [replace(s, layers=tuple(lacking[s.index])) for s in shards if s.index in lacking], there
 
 
 def open_writer(
@@ -98,7 +137,7 @@ class SplitWriter:
         self.layers = {layer.spec.name: replace(layer, geometry=split.geometry) for layer in layers}
         old = stored.n_samples if split.geometry.n_samples > stored.n_samples else 0
         self._reopened = old // stored.shard_rows if old % stored.shard_rows else None
-        self._there: set[tuple[str, int]] = set()  # commits that are there, good or not: owner, shard
+        self._there: set[tuple[str, int]] = set()  # commits: owner, shard
         self._staged: tuple[Shard, dict[str, Pieces], dict[str, Pieces]] | None = None
         self._shards = list(split.geometry.shards(rows))
         self._todo = self._missing(self._shards)
@@ -144,18 +183,9 @@ class SplitWriter:
         return touch(self.files, done)
 
     def _missing(self, shards: list[Shard]) -> list[Shard]:
-        """Those of `shards` that some layer lacks. A damaged commit counts as lacking."""
-        lacking: dict[int, list[str]] = {}
-        rows = indexed_commits(self.files, self.split, shards, commits.FEW)
-        for name, layer in self.layers.items():
-            found = indexed_commits(self.files, layer, shards, commits.FEW)
-            for s, mine, shared in zip(shards, found, rows, strict=True):
-                if any(isinstance(c, BadChunk) or c[0] < s.rows for c in (mine, shared)):
-                    lacking.setdefault(s.index, []).append(name)
-                for owner, c in ((layer, mine), (self.split, shared)):
-                    if isinstance(c, BadChunk) or c[0]:
-                        self._there.add((owner.key, s.index))
-        return [replace(s, layers=tuple(lacking[s.index])) for s in shards if s.index in lacking]
+        lacking, there = _lacking(self.files, self.split, self.layers, shards)
+        self._there |= there
+        return lacking
 
     def finished(self) -> Iterator[Shard]:
         """The shards of this writer's rows that were there when it was opened."""

@@ -197,3 +197,23 @@ def test_digits_are_written_once_and_alike(tmp_path, digits):
     before = (again / files[0]).stat().st_mtime_ns
     assert write_digits(again) == again
     assert (again / files[0]).stat().st_mtime_ns == before
+
+
+def test_dry_run_tells_what_is_left_and_refuses_what_the_run_would(capsys, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(dry_run, "SECONDS", 0.1)
+    out = tmp_path / "s.zarr"
+    plain = ["extract", *MODEL, "--data-dir", photos, "--out", out, "--layers", "layer1"]
+    shards = [*plain, "--shard-rows", "10"]
+    assert run(capsys, *shards, "--rows", "0:10")[0] == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert "14 of these rows are left for this run" in run(capsys, *shards, "--dry-run")[1]
+    assert "4 of these rows are left" in run(capsys, *shards, "--rows", "20:24", "--dry-run")[1]
+    assert "are left" not in run(capsys, *shards, "--layers", "layer2", "--dry-run")[1]
+    for other in (["--rows", "3:24"], ["--dtype", "float32"], ["--crop-pct", "0.5"], ["--shard-rows", "12"]):
+        refused = run(capsys, *shards, *other)
+        assert refused[0] == 2
+        assert run(capsys, *shards, *other, "--dry-run") == refused
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert run(capsys, *plain)[0] == 0
+    code, said, _ = run(capsys, *plain, "--dry-run")
+    assert (code, said.splitlines()[-1]) == (0, "nothing is left to compute: the store holds all of it")
