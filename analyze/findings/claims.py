@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from probecache.analyze.findings.chance_level import at_chance
 from probecache.analyze.findings.classes import class_effects, hardest_hit
 from probecache.analyze.findings.redundancy import redundancy
 from probecache.analyze.findings.score import full_scores, score_of
@@ -43,13 +44,14 @@ def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
     out: list[Finding] = []
     if "random" in selections:
         out += _headline(main, layers[-1])
-        out += _mass(main, layers[-1], delta)
-        out += _pca(main, selections)
-        out += _first(main, selections)
-        out += _others(main, selections)
+        if not _guesses(main).any():  # of nothing, every part is as good as the whole
+            out += _mass(main, layers[-1], delta)
+            out += _pca(main, selections)
+            out += _first(main, selections)
+            out += _others(main, selections)
+            out += _classes(main)
+            out += _others_dr(whole, layers[-1], delta)
         out += _layers(results, layers, delta)
-        out += _classes(main)
-        out += _others_dr(whole, layers[-1], delta)
     out += _health(whole)
     return out
 
@@ -61,6 +63,13 @@ def _headline(main: xr.Dataset, layer: str) -> Iterator[Finding]:
             "headline",
             f"The full {layer} has {_score(main, full)}{_on(main)}: no better than the targets' mean, so "
             "that no share of it can be kept.",
+        )
+        return
+    if _guesses(main).any():
+        yield Finding(
+            "headline",
+            f"The full {layer} has {_score(main, full)}{_on(main)}, no better than guessing: there is "
+            "nothing to keep, and no critical mass or DR means anything.",
         )
         return
     near = band.sel(fraction=0.2, method="nearest")
@@ -90,7 +99,7 @@ def _mass(main: xr.Dataset, layer: str, delta: float) -> Iterator[Finding]:
         return
     low, high = float(found["critical_mass_low"]), float(found["critical_mass_high"])
     span = f" (95% interval {low:.0f} to {high:.0f})" if np.isfinite(low) and low < high else ""
-    at_grid = share <= float(main["fraction"].min()) + 1e-9
+    at_grid = mass <= float(_sizes(main).min())  # of the sizes: a fraction's neurons are rounded
     bound = ", the smallest size measured, so the true one may be lower" if at_grid else ""
     yield Finding(
         "critical mass",
@@ -182,17 +191,21 @@ def _layers(results: xr.Dataset, layers: list[str], delta: float) -> Iterator[Fi
     if len(layers) < 2:
         return
     dr = redundancy(results, delta)["dr"].sel({"selection": "random"})
+    guessing = _guesses(results)
+    apart = [layer for layer in layers if guessing.sel(layer=layer).any()]
     known = dr.dropna("layer")
+    known = known.isel(layer=[str(layer) not in apart for layer in known["layer"].values])
     if known.sizes["layer"] < 2:
         return
     if float(known.max()) == float(known.min()):
         yield Finding("layers", f"All layers have the same DR at delta {delta:g}: {float(known[0]):.2f}.")
         return
     most, least = (str(known["layer"][int(i)].item()) for i in (known.argmax("layer"), known.argmin("layer")))
-    listed = ", ".join(f"{layer} {float(dr.sel(layer=layer)):.2f}" for layer in layers)
+    listed = ", ".join(f"{layer} {float(dr.sel(layer=layer)):.2f}" for layer in layers if layer not in apart)
+    left = f" No better than guessing, and left out: {', '.join(apart)}." if apart else ""
     yield Finding(
         "layers",
-        f"DR at delta {delta:g} by layer: {listed}. The most redundant is {most}, the least {least}.",
+        f"DR at delta {delta:g} by layer: {listed}. The most redundant is {most}, the least {least}.{left}",
         "earlier layers are redundant too",
         bool((known > 0).all()),
     )
@@ -275,6 +288,12 @@ def _unfinished(short: xr.DataArray, score: xr.DataArray, results: xr.Dataset) -
         f"{int(short.sum())} of {int(score.notnull().sum())} probes stopped before they met the solver's "
         f"tolerance ({'; '.join(places)}). Their accuracies are those of the last step."
     )
+
+
+def _guesses(results: xr.Dataset) -> xr.DataArray:
+    """bool: whether the full layer is at chance level, over what else there is but selections."""
+    found = at_chance(results)
+    return found.sel({"selection": "random"}) if "selection" in found.dims else found
 
 
 def _curve(main: xr.Dataset, selection: str) -> tuple[xr.Dataset, float]:

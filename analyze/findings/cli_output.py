@@ -6,6 +6,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from probecache.analyze.findings.chance_level import at_chance
 from probecache.analyze.findings.claims import findings
 from probecache.analyze.findings.probe_time import probe_time
 from probecache.analyze.findings.redundancy import redundancy
@@ -56,6 +57,7 @@ def tell_redundancy(
         print()
     elif score is not None:
         print(f"{score}, mean over seeds")
+    guessing = at_chance(data)  # False where it cannot be told
     fifth = values.sel({"fraction": 0.2}, method="nearest").mean("seed")
     share = f"at {float(fifth['fraction']):.0%}"
     print(f"{'delta':>6} {'full':>7} {share:>7} {'critical mass':>14} {'DR':>6}  {'95% interval':16}")
@@ -65,6 +67,7 @@ def tell_redundancy(
         scores = f"{float(_at(found['full_score'], where)):7.4f} {float(_at(fifth, where)):7.4f}"
         alone = [dim for dim in ("target", "shots") if found.sizes.get(dim, 1) == 1]
         name = ", ".join(str(v) for dim, v in where.items() if dim not in alone)
+        name += " (no better than guessing)" if bool(_at(guessing, where).any()) else ""
         for delta in deltas:
             at = found.sel({**where, "delta": delta})
             mass = float(at["critical_mass"])

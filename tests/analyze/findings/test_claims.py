@@ -154,3 +154,35 @@ def run(*line):
     return subprocess.run(
         [sys.executable, "-m", "probecache", *line], cwd=ROOT, env=os.environ, capture_output=True, text=True
     )
+
+
+def guessing(results, *layers):
+    """The class accuracies of these layers are those of a coin."""
+    results["class_accuracy"].loc[{"layer": list(layers)}] = 0.5
+    return results
+
+
+def test_a_layer_that_guesses_has_no_critical_mass_and_bears_no_claim_out():
+    results = guessing(curves(random=[0.5, 0.5, 0.5, 0.5], pca=[0.5, 0.5, 0.5, 0.5]), "penultimate")
+    told_all = findings(results)
+    assert [f.topic for f in told_all] == ["headline"]
+    assert told_all[0].text.startswith("The full penultimate has 50.0% accuracy, no better than guessing")
+    assert told_all[0].agrees is None
+
+
+def test_layers_that_guess_are_not_ranked_by_redundancy():
+    results = synthetic_results(layers=("blocks.1", "blocks.3", "penultimate"), n_classes=2)
+    results["class_accuracy"][:] = 0.9
+    results["accuracy"].loc[{"layer": "penultimate", "fraction": results.fraction[:-1]}] = 0.1
+    (finding,) = told(results, "layers")
+    assert "guessing" not in finding.text
+    (finding,) = told(guessing(results, "blocks.1"), "layers")
+    assert "blocks.1" not in finding.text.partition(" No better than guessing")[0]
+    assert finding.text.endswith("No better than guessing, and left out: blocks.1.")
+
+
+def test_the_smallest_size_measured_is_told_of_rounded_sizes_too():
+    results = curves(random=[0.79, 0.79, 0.8, 0.8])
+    results = results.assign_coords(fraction=[0.09, 0.2, 0.5, 1.0])  # 4 of 40 neurons are a tenth
+    (finding,) = told(results, "critical mass")
+    assert "the smallest size measured, so the true one may be lower" in finding.text
