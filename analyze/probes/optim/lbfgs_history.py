@@ -18,20 +18,19 @@ serves many classes, theta is ten to fifty times gamma, and their geometric mean
 is up to ten times that mean, but seldom far above both it and what the decrements foretell.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from probecache.analyze.probes.optim.small_systems import foretold, softest, weigh
+
 LENGTH = 10
-FEWEST = 4  # decrements that a rate is read from
-SLOWEST = 0.98
-PRIOR = 0.95  # the rate where fewer are known: a start that is near leaves what is slow
 TOLD = 12  # pairs, with those forgotten, from which on their own estimate of the gap serves
-DEPENDENT = 0.003  # of a pair's own scale: what pairs must differ by, to be told apart from rounding
 # Few pairs have not met the softest directions: of ten classes the true gap is 1.9 times what 3 pairs tell,
 # 1.7 times with 4, 1.4 with 5, 1.1 with 6, and no more than they tell from 7 on.
 FEW, LEARNT = 2.6, 0.25
@@ -126,10 +125,12 @@ class History:
         self._settle()
         for change, solved in zip(self.changes, self.solved, strict=True):
             _ = solved.copy_(solve(change.view(shape)).flatten(1))
+        used = len(self.order)
         for slot, (change, solved) in enumerate(zip(self.changes, self.solved, strict=True)):
-            scales = self._of_usable(slot, _dots(self.solved, change).double().cpu())
-            scales[:, slot] = torch.where(self.usable[:, slot], dot(solved, change).cpu(), 0.0)
-            self.scales[:, slot, : len(self.order)] = self.scales[:, : len(self.order), slot] = scales
+            scales = _dots(self.solved, change).cpu().double()
+            scales[:, slot] = dot(solved, change).cpu()
+            scales = scales.masked_fill(~(self.usable[:, :used] & self.usable[:, slot, None]), 0.0)
+            self.scales[:, slot, :used] = self.scales[:, :used, slot] = scales
         self.softest = torch.zeros_like(self.softest)
 
     def put(self, rows: Tensor, part: "History") -> None:
@@ -179,128 +180,91 @@ class History:
         length = (s * s).view(len(s), -1, shape[-1]).sum(dim=-1)
         self._untold = [*own, length, _dots(self.steps, y), _dots(self.changes, s), _dots(self.solved, y)]
 
-    def _settle(self, told: Sequence[Tensor] = ()) -> Tensor:
-        """Have what the newest pair tells: `told` by the device, which is asked for it else. bool (m,): whose
-        newest pair is no step."""
+    def _settle(self, told: np.ndarray | None = None) -> np.ndarray:
+        """Have what the newest pair tells: `told` by the device, float64 (m, numbers of `_untold`), which is
+        asked for it else. bool (m,): whose newest pair is no step."""
         if not self._untold:
-            return torch.zeros_like(self.pairs, dtype=torch.bool)
-        if not told:
-            told = [part.cpu().double() for part in self._untold]
+            return np.zeros(len(self.pairs), dtype=bool)
+        if told is None:
+            told = torch.cat(self._untold, dim=1).cpu().double().numpy()
         self._untold = []
-        slot, h = self.order[0], len(self.order)
-        curvature, scale, change, length = (part.sum(dim=1) for part in told[:4])
+        m, slot, h = len(told), self.order[0], len(self.order)
+        dots = told[:, -3 * h :].reshape(m, 3, h)
+        curvature, scale, change, length = told[:, : -3 * h].reshape(m, 4, -1).sum(axis=2).T
+        products, scales, usable = self.products.numpy(), self.scales.numpy(), self.usable.numpy()
         # Where rounding hides the curvature, a pair would spoil the directions.
-        self.usable[:, slot] = (curvature > 1e-10 * (length * change).sqrt()) & (scale > 0)
-        usable = self.usable[:, slot]
-        columns, rows, scales = (self._of_usable(slot, part) for part in told[4:])
-        columns[:, slot] = rows[:, slot] = curvature.masked_fill(~usable, 1.0)
-        scales[:, slot] = scale.masked_fill(~usable, 0.0)
-        self.products[:, slot, :h], self.products[:, :h, slot] = rows, columns
-        self.scales[:, slot, :h] = self.scales[:, :h, slot] = scales
-        return length == 0
-
-    def _of_usable(self, slot: int, numbers: Tensor) -> Tensor:
-        """Of numbers (m, h) of the pair in a slot with each pair, those of usable ones, else 0."""
-        both = self.usable[:, : len(self.order)] & self.usable[:, slot, None]
-        return numbers.masked_fill(~both, 0.0)
+        mine = (curvature > 1e-10 * np.sqrt(length * change)) & (scale > 0)
+        usable[:, slot] = mine
+        dots = np.where((usable[:, :h] & mine[:, None])[:, None], dots, 0.0)
+        dots[:, :2, slot] = np.where(mine, curvature, 1.0)[:, None]
+        dots[:, 2, slot] = np.where(mine, scale, 0.0)
+        products[:, :h, slot], products[:, slot, :h] = dots[:, 0], dots[:, 1]
+        scales[:, slot, :h] = scales[:, :h, slot] = dots[:, 2]
+        still: np.ndarray = length == 0
+        return still
 
     def direction(self, g: Tensor, solved: Tensor) -> Direction:
         """Minus the quasi-Newton inverse applied to g (m, ...); solved: P^-1 g."""
         flat, h = g.flatten(1), len(self.order)
-        asked = [*self._untold, (g * solved).reshape(len(g), -1, g.shape[-1]).sum(dim=-1)]
+        asked = [(g * solved).reshape(len(g), -1, g.shape[-1]).sum(dim=-1), *self._untold]
         if h:
             asked += [_dots(self.steps, flat), _dots(self.solved, flat)]
-        answer = torch.cat(asked, dim=1).cpu().double().split([part.shape[1] for part in asked], dim=1)
-        n = len(self._untold)
-        still, square = self._settle(answer[:n]), answer[n].sum(dim=1)
-        if not h:
-            return Direction(-solved, -square, torch.full_like(square, torch.inf), still)
-        newest, places = _slots(tuple(self.order))
-        usable = self.usable[:, newest]
-        missing = ~usable
-        products, scales = (part[:, newest[:, None], newest] for part in (self.products, self.scales))
-        own = products.diagonal(dim1=1, dim2=2)  # (m, h), 1 where a pair is unusable
-        # One pair's ratio may be rounding; the median of three is not.
-        ratios = (own / scales.diagonal(dim1=1, dim2=2)).masked_fill_(missing, torch.nan)
-        gamma = ratios[:, :3].nanmedian(dim=1, keepdim=True).values.nan_to_num_(nan=1.0)
-        along, met = (part[:, newest].masked_fill_(missing, 0.0) for part in answer[n + 1 :])
-        a = torch.linalg.solve_triangular(products, along[..., None], upper=False)
-        rest = met - (scales @ a)[..., 0]
-        a = a[..., 0]
-        right = own * a - gamma * rest
-        b = torch.linalg.solve_triangular(products.mT, right[..., None], upper=True)[..., 0]
-        slope = -(gamma[:, 0] * (square - (met * a).sum(dim=1)) + (along * b).sum(dim=1))
-        self.softest = torch.maximum(self.softest, _softest(products, scales, usable))
-        known, outside = (own * a * a).sum(dim=1), square - (a * (met + rest)).sum(dim=1)
-        soft = (self.softest * gamma[:, 0]).sqrt() if self.between else self.softest
-        left = 0.5 * (known + soft * outside.clamp_(min=0))
-        weights = torch.cat([-gamma, (gamma * a)[:, places], -b[:, places]], dim=1)
-        # Rounding may spoil what the history says; the preconditioner alone descends.
-        lost = slope >= 0
-        if bool(lost.any()):
-            weights[lost], slope[lost] = 0.0, -square[lost]
-            weights[lost, 0] = -1.0
+        answer = torch.cat(asked, dim=1).cpu().double().numpy()
+        square, rest = np.split(answer, [asked[0].shape[1]], axis=1)
+        with np.errstate(all="ignore"):  # what is not finite is not usable, and ends a search
+            still = self._settle(rest[:, : rest.shape[1] - 2 * h])
+            found = self._weights(square.sum(axis=1), rest[:, rest.shape[1] - 2 * h :])
+        weights, slope, left = (torch.from_numpy(part) for part in found)
         there = weights.to(g.dtype).to(g.device, non_blocking=True)[:, None]  # (m, 1, 1 + 2 h)
         vector = solved.flatten(1)[:, None] * there[..., :1]
-        vector.baddbmm_(there[..., 1 : 1 + h], self.solved.transpose(0, 1))
-        vector.baddbmm_(there[..., 1 + h :], self.steps.transpose(0, 1))
-        return Direction(vector.view_as(g), slope, left, still)
+        if h:
+            vector.baddbmm_(there[..., 1 : 1 + h], self.solved.transpose(0, 1))
+            vector.baddbmm_(there[..., 1 + h :], self.steps.transpose(0, 1))
+        return Direction(vector.view_as(g), slope, left, torch.from_numpy(still))
+
+    def _weights(self, square: np.ndarray, dots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights float64 (m, 1 + 2 h) of P^-1 g, and of v and s by slot, in a direction; its slope; what is
+        left. square: g'P^-1 g, (m,); dots: s'g and v'g by slot, (m, 2 h)."""
+        m, h = len(square), len(self.order)
+        if not h:
+            return np.full((m, 1), -1.0), -square, np.full(m, np.inf)
+        newest, places = _slots(tuple(self.order))
+        usable = self.usable.numpy()[:, newest]
+        products, scales = (part.numpy()[:, newest[:, None], newest] for part in (self.products, self.scales))
+        found = weigh(products, scales, usable, square, dots.reshape(m, 2, h)[:, :, newest])
+        theta = np.maximum(self.softest.numpy(), softest(products, scales, usable))
+        self.softest = torch.from_numpy(theta)
+        soft = np.sqrt(theta * found.gamma) if self.between else theta
+        left = 0.5 * (found.known + soft * np.maximum(found.outside, 0))
+        gamma, slope = found.gamma[:, None], found.slope
+        weights = np.concatenate([-gamma, (gamma * found.a)[:, places], -found.b[:, places]], axis=1)
+        # Rounding may spoil what the history says; the preconditioner alone descends.
+        lost = slope >= 0
+        if lost.any():
+            weights[lost], slope[lost] = 0.0, -square[lost]
+            weights[lost, 0] = -1.0
+        return weights, slope, left
 
     def gap(self, decrement: Tensor, left: Tensor) -> Tensor:
         """The gap to the minimum, float64 (m,): the larger of what is left as the pairs tell it (`direction`)
         and what the decrements up to this one foretell. All on the CPU.
         """
-        foretold, counted = self._foretold(decrement)
+        with np.errstate(all="ignore"):
+            found = self._told(decrement.double().numpy(), left.double().numpy())
+        return torch.from_numpy(found)
+
+    def _told(self, decrement: np.ndarray, left: np.ndarray) -> np.ndarray:
+        past = self.decrements.numpy()[:, _slots(tuple(self.order))[0]]
+        ahead, counted = foretold(np.concatenate([decrement[:, None], past], axis=1))
+        pairs = self.pairs.numpy()
         if self.between:
-            steps = torch.isfinite(self.decrements).sum(dim=1).clamp(max=len(BETWEEN) - 1)
-            line = torch.where(counted, LINE, 1.0) * foretold
-            known = ~counted & (self.pairs >= LENGTH)  # pairs tell more than one or two decrements
-            return torch.maximum(torch.tensor(BETWEEN)[steps] * left, torch.where(known, 0.0, line))
-        safe = torch.where(self.pairs < TOLD, (FEW - LEARNT * self.pairs).clamp(min=1), SAFE)
+            steps = np.isfinite(self.decrements.numpy()).sum(axis=1).clip(max=len(BETWEEN) - 1)
+            line = np.where(counted, LINE, 1.0) * ahead
+            known = ~counted & (pairs >= LENGTH)  # pairs tell more than one or two decrements
+            return np.maximum(np.array(BETWEEN)[steps] * left, np.where(known, 0.0, line))
+        safe = np.where(pairs < TOLD, np.maximum(FEW - LEARNT * pairs, 1), SAFE)
         # A start that is near has too few decrements of its own, and pairs of the one before.
-        return torch.maximum(safe * left, torch.where((self.pairs < TOLD) | counted, foretold, 0.0))
-
-    def _foretold(self, decrement: Tensor) -> tuple[Tensor, Tensor]:
-        """Where decrements shrink by r per step, what is left is their sum, decrement / (1 - r). r and a
-        smoothed decrement come from a line through their logarithms. Also whether there were enough."""
-        past = self.decrements[:, _slots(tuple(self.order))[0]]
-        known = torch.cat([decrement[:, None], past], dim=1).clamp(min=1e-300)  # (m, 1 + h), newest first
-        some = known < torch.inf  # NaN is not
-        height = known.log().masked_fill_(~some, 0.0)
-        powers = _powers(known.shape[1])
-        count, first, second = (some.double() @ powers).unbind(dim=1)
-        level, tilted = (height @ powers[:, :2]).unbind(dim=1)
-        middle, level = first / count, level / count
-        slope = (tilted - middle * level * count) / (second - middle * first).clamp_(min=1e-300)
-        trusted = count >= FEWEST
-        rate = (-slope).exp_().masked_fill_(~trusted, PRIOR).clamp_(max=SLOWEST)
-        smooth = torch.where(trusted, (level - slope * middle).exp_(), decrement)
-        return torch.maximum(decrement, smooth) / (1 - rate), trusted
-
-
-@cache
-def _powers(count: int) -> Tensor:
-    """Of the ages 0, 1, ... of so many decrements: their powers 0, 1 and 2, float64 (count, 3)."""
-    return torch.arange(count, dtype=torch.float64)[:, None] ** torch.arange(3)
-
-
-def _softest(products: Tensor, scales: Tensor, usable: Tensor) -> Tensor:
-    """float64 (m,): the largest y'H^-1 y / y'P^-1 y over the span of the pairs' y, or a little more: S'Y is
-    Y'H^-1 Y. products, scales: (m, h, h), as `History` has them of the pairs in use."""
-    unit = scales.diagonal(dim1=1, dim2=2).rsqrt().masked_fill_(~usable, 0.0)  # what is unusable counts 0
-    units = unit[:, :, None] * unit[:, None]
-    soft = (products + products.mT).mul_(units).div_(2)
-    size = scales * units
-    size.diagonal(dim1=1, dim2=2).fill_(1 + DEPENDENT)
-    factor, _ = torch.linalg.cholesky_ex(size)
-    half = torch.linalg.solve_triangular(factor, soft, upper=False)
-    power = torch.linalg.solve_triangular(factor, half.mT, upper=False)
-    peak = power.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-300)
-    power = power.div_(peak)
-    for _ in range(3):
-        power = power @ power
-    # The eighth root of the sum of the eigenvalues' eighth powers: near the largest, without a decomposition.
-    return peak[:, 0, 0] * power.diagonal(dim1=1, dim2=2).sum(dim=1) ** 0.125
+        return np.maximum(safe * left, np.where((pairs < TOLD) | counted, ahead, 0.0))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -314,7 +278,7 @@ def _dots(vectors: Tensor, x: Tensor) -> Tensor:
 
 
 @cache
-def _slots(order: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _slots(order: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The slots, newest first, as an index; and where each slot is among them."""
-    newest = torch.tensor(order, dtype=torch.int64)
+    newest = np.array(order, dtype=np.int64)
     return newest, newest.argsort()
