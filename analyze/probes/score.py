@@ -1,6 +1,7 @@
 """Scores of nested probes on the test rows: predictions, accuracies, metrics, a batch in one pass."""
 
 from collections.abc import Iterator
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -131,8 +132,10 @@ def _logits(
         return
     products = spans(groups, widths, x.shape[1], x.device)
     for panel in panels:
-        for span in products:
-            yield span.probes, panel.rows, forward(x[span.probes], panel.of(span.group), span.segments)
+        for group, those in groupby(products, key=lambda span: span.group):
+            columns = panel.of(group)  # arranged once for all of an order's probes
+            for span in those:
+                yield span.probes, panel.rows, forward(x[span.probes], columns, span.segments)
 
 
 def predict(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels, labels: bool = False) -> Tensor:

@@ -75,7 +75,8 @@ class KernelProblem:
 
     exact: float32, the kernel (n, n) of the centred columns, or the columns (k, n) where they are so few that
     two products with them are cheaper; rough: the same in the dtype of Hessian products. spread: the square
-    of the intercept's column; truth: (c, n); share: (n,), sample weights over their sum.
+    of the intercept's column; truth: as `loss_and_residual` takes it; share: (n,), sample weights over their
+    sum.
     """
 
     exact: Tensor
@@ -128,6 +129,7 @@ def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch
     converged = torch.zeros_like(used, dtype=torch.bool)
     weights = torch.ones(batch.panels.n_samples, device=device) if batch.weights is None else batch.weights
     share = weights / weights.sum(dtype=torch.float64).to(weights.dtype)
+    truth = batch.classes(slice(0, batch.panels.n_samples), None)
     for group in batch.groups.unique().tolist():
         columns = torch.cat([panel.of(group) for panel in batch.panels], dim=1)[1:]  # (d, n)
         mean = columns.mean(dim=1, keepdim=True)
@@ -144,8 +146,8 @@ def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch
                 rough = factor.to(search)
                 wider = {at: Point(p.rows * (before / size), p.intercept) for at, p in found.items()}
                 found = {}
-            problem = KernelProblem(factor, rough, size / INTERCEPT, l2, batch.truth, share)
-            begun, tried = _start(problem, wider, found)
+            problem = KernelProblem(factor, rough, size / INTERCEPT, l2, truth, share)
+            begun, tried = _start(problem, wider, found, torch.zeros_like(batch.truth))
             point, used[i], gap[i], converged[i] = newton_cg(problem, begun, tol, max_iter)
             used[i] += tried
             found[l2] = point
@@ -156,10 +158,13 @@ def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch
     return Solution(x, objective, dot(gradient, gradient).sqrt(), gap, used, converged)
 
 
-def _start(problem: KernelProblem, wider: dict[float, Point], found: dict[float, Point]) -> tuple[Point, int]:
+def _start(
+    problem: KernelProblem, wider: dict[float, Point], found: dict[float, Point], nothing: Tensor
+) -> tuple[Point, int]:
     """Where a probe starts, and the products that it took to tell.
 
-    wider: points of the next wider size, by penalty; found: of this size, of larger penalties. With both, the
+    wider: points of the next wider size, by penalty; found: of this size, of larger penalties; nothing: zeros
+    (c, n), which are the start without any. With both, the
     step that the wider size took from the penalty before leads on from this size's point there. The one of
     the least objective is taken.
     """
@@ -175,8 +180,7 @@ def _start(problem: KernelProblem, wider: dict[float, Point], found: dict[float,
             inner = near.on(problem) + wider[l2].on(problem) - wider[last].on(problem)
             starts.append(Point(near.rows + step[0], near.intercept + step[1], inner))
     if not starts:
-        c, n = problem.truth.shape
-        return Point(torch.zeros(c, n, device=problem.truth.device), problem.truth.new_zeros(c, 1)), 0
+        return Point(nothing, nothing[:, :1]), 0
     if len(starts) == 1:
         return starts[0], 0
     return min(starts, key=problem.objective), len(starts)
