@@ -22,6 +22,7 @@ from probecache.analyze.probes.optim.preconditioner import Preconditioner
 SEARCH_NOISE = 2e-4  # logits rounded to bfloat16 move the mean loss by a few 1e-5
 SEARCH_TOL = 5e-5
 SEARCH_MAX = 60  # a search that rounding has stalled is left to the finish
+PAIRED = 5e-3  # a tol below which pairs of bfloat16 save more than the float32 pass at their end costs
 LOOSE = 5e-4  # a tol that rounding does not hide: the search's own estimate of the gap serves
 PATIENCE = 150  # evaluations after which a probe of few parameters is left to Newton's method
 ROUNDS = 5  # float32 passes that correct; what is left then is iterated in float32
@@ -59,7 +60,7 @@ def fit_logistic(
     a search in float32 does without.
     """
     how = How(tol, _limits(batch, max_iter), search)
-    if search == torch.float32 and batch.paired:
+    if search == torch.float32 and tol < PAIRED and batch.paired:
         found = _in_pairs(batch, preconditioner, start, how)
     elif search == torch.float32:
         found = lbfgs(batch.evaluate, preconditioner.solve, start, tol, how.limit)

@@ -26,6 +26,7 @@ NULL = 1e-5
 # The same in the factor of a Gram matrix that may be of rows rounded to bfloat16: with 1e-5 a column that is
 # there three times started with weights of 12 that cancel each other.
 ROUGH = 1e-4
+BLOCK = 256  # columns of a factor that is inverted
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,20 @@ def _without_shift(columns: Tensor) -> Tensor:
 
 
 def inverse(factor: Tensor) -> Tensor:
-    """Of lower triangles (..., w, w). Its leading blocks are the inverses of the leading blocks."""
-    one = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, one.expand_as(factor), upper=False)
+    """Of lower triangles (..., w, w), by blocks, as products of their inverses. Its leading blocks are the
+    inverses of the leading blocks."""
+    out, width = torch.zeros_like(factor), factor.shape[-1]
+    for start in range(0, width, BLOCK):
+        here, before = slice(start, min(start + BLOCK, width)), slice(0, start)
+        square = factor[..., here, here]
+        one = torch.eye(square.shape[-1], dtype=factor.dtype, device=factor.device)
+        own = torch.linalg.solve_triangular(square, one.expand_as(square), upper=False)
+        out[..., here, here] = own
+        if start:
+            torch.neg(
+                own @ (factor[..., here, before] @ out[..., before, before]), out=out[..., here, before]
+            )
+    return out
 
 
 def gram_factor(moments: Moments, l2: float, n_classes: int) -> Tensor:

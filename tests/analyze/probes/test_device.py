@@ -19,6 +19,7 @@ from probecache.analyze.probes.design.design_matrix import Panel, Panels
 from probecache.analyze.probes.design.nested_matmul import Segment, backward, forward, spans
 from probecache.analyze.probes.design.upload import to_device
 from probecache.analyze.probes.fit import fit_block, task_moments
+from probecache.analyze.probes.optim import preconditioner
 from probecache.analyze.probes.optim.lbfgs_history import History
 from probecache.analyze.probes.optim.multinomial import Batch, Chosen, search_dtype
 from probecache.analyze.probes.optim.preconditioner import Piece, Preconditioner, inverse
@@ -75,8 +76,10 @@ def counted(standardised, seen):
     return wrapped
 
 
+@pytest.mark.parametrize("block", [5, 256])
 @pytest.mark.parametrize("classes", [1, 3])
-def test_inverse_factors_solve_as_substitution_does(classes):
+def test_inverse_factors_solve_as_substitution_does(monkeypatch, classes, block):
+    monkeypatch.setattr(preconditioner, "BLOCK", block)
     rng = np.random.default_rng(1)
     root = torch.from_numpy(rng.normal(size=(classes, 30, 12)))
     factor = torch.linalg.cholesky(root.mT @ root / 30 + torch.eye(12))
@@ -144,10 +147,10 @@ def test_an_evaluation_asks_the_device_for_nothing(cuda, how, weighted):
 def test_a_solve_asks_the_device_for_nothing(cuda, factor):
     mask = torch.ones(3, 1, 12, dtype=torch.bool, device=cuda)
     matrix = {"class": torch.empty(3, 12, 12, device=cuda), "gram": torch.empty(1, 12, 12, device=cuda)}
-    preconditioner = Preconditioner([matrix.get(factor)], torch.zeros(3), mask, inverted=True)
+    solver = Preconditioner([matrix.get(factor)], torch.zeros(3), mask, inverted=True)
     which = torch.arange(3)
-    preconditioner._last[:] = [(which, [Piece(0, slice(0, 3), mask)])]
-    solved = preconditioner.solve(torch.empty(3, 3, 12, device=cuda), which)
+    solver._last[:] = [(which, [Piece(0, slice(0, 3), mask)])]
+    solved = solver.solve(torch.empty(3, 3, 12, device=cuda), which)
     assert solved.is_cuda
 
 

@@ -74,7 +74,7 @@ def mixture(n, d, classes, spread):
     return Task(x[:n], y[:n], x[n:], y[n:])
 
 
-@pytest.mark.parametrize("tol", [1e-2, 5e-6])
+@pytest.mark.parametrize("tol", [1e-3, 5e-6])
 @pytest.mark.parametrize(
     ("classes", "weight", "l2"), [(6, None, 1e-4), (40, None, 1e-3), (6, {"1": 100.0}, 1e-5)]
 )
