@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -208,25 +209,7 @@ def _compute(
     forward = Forward(features, compute, batch_size)
 
     def write(full: GatheredShard) -> None:
-        shard, status, reasons = full.shard, full.status, full.reasons
-        if len(status) > 1 and (status == FAILED).all() and not settings.allow_failed:
-            raise ProbecacheError(
-                f"none of the images of rows {shard.start}:{shard.stop} could be read, first "
-                f"{images.names[shard.start]!r}: {reasons.get(shard.start, '')}"
-            )
-        if not settings.allow_saturated:
-            for name in shard.layers:
-                if name in full.losses:
-                    require_kept(name, full.losses[name], features.dtype)
-        names = list(images.names[shard.start : shard.stop])
-        writer.write(
-            shard,
-            activations={name: full.activations[name] for name in shard.layers},
-            labels=full.labels,
-            samples=names,
-            status=status,
-            statistics=gathered_statistics(full),
-        )
+        _write_shard(setup, writer, full, features.dtype)
 
     total = sum(shard.stop - shard.start for shard in shards)
     try:
@@ -259,6 +242,29 @@ def _compute(
         "inventory": images.inventory.summary(),
         "settings": _plain(asdict(settings)),
     }
+
+
+def _write_shard(setup: Setup, writer: SplitWriter, full: GatheredShard, dtype: torch.dtype) -> None:
+    """Commit one shard; ProbecacheError where none of its images was read, or its dtype loses values."""
+    settings, images = setup.settings, setup.images
+    shard, status, reasons = full.shard, full.status, full.reasons
+    if len(status) > 1 and (status == FAILED).all() and not settings.allow_failed:
+        raise ProbecacheError(
+            f"none of the images of rows {shard.start}:{shard.stop} could be read, first "
+            f"{images.names[shard.start]!r}: {reasons.get(shard.start, '')}"
+        )
+    if not settings.allow_saturated:
+        for name in shard.layers:
+            if name in full.losses:
+                require_kept(name, full.losses[name], dtype)
+    writer.write(
+        shard,
+        activations={name: full.activations[name] for name in shard.layers},
+        labels=full.labels,
+        samples=list(images.names[shard.start : shard.stop]),
+        status=status,
+        statistics=gathered_statistics(full),
+    )
 
 
 def _report_failures(setup: Setup, store: Store) -> None:

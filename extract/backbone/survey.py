@@ -8,8 +8,9 @@ rather than off names.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -133,85 +134,16 @@ def random_pair(a: int, b: int, channels: int, image: tuple[int, int], device: t
 
 
 def _watch(model: nn.Module, names: Sequence[str], images: Tensor, classifiers: set[str]) -> Survey:
-    _, channels, height, width = images.shape
-    image = (height, width)
-    modules = dict(model.named_modules())
+    """One pass over `images`, and what was seen of it."""
+    image = (images.shape[2], images.shape[3])
     recorder = _Recorder(_special_tokens(model), image)
-    seen = {name: Seen() for name in names}
-    leaves: list[str] = []
-    linear: dict[str, tuple[int, Tensor, Tensor]] = {}
-    dense: dict[str, Tensor] = {}
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            tensor = only_tensor(module, output)
-            parts = [] if tensor is not None else [tuple(t.shape) for t in output_tensors(output).values()]
-            seen[name].take(tensor, parts, len(recorder.joins))
-
-        return hook
-
-    def before(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            seen[name].take(only_input(args, kwargs), [], len(recorder.joins))
-
-        return hook
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            given, result = only_input(args, kwargs), only_tensor(module, output)
-            if given is not None and result is not None and result.numel() <= SMALL * 2:
-                calls = linear.pop(name, (0,))[0] + 1
-                linear[name] = calls, given.detach().clone(), result.detach().clone()
-
-        return hook
-
-    def weigh(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            given, result = only_input(args, kwargs), only_tensor(module, output)
-            if given is None or result is None or given.ndim != 2 or result.ndim != 2:
-                return
-            weighs = any(p.ndim > 1 for p in module.parameters(recurse=False))
-            if result.numel() <= SMALL * 2 and (weighs or given.shape[1] != result.shape[1]):
-                dense.pop(name, None)
-                dense[name] = result.detach().clone()
-
-        return hook
-
-    def ended(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            leaves.append(name)
-
-        return hook
-
-    handles: list[Any] = []
-    for name in names:
-        of_input = name not in modules
-        module = modules[name.removesuffix(".input") if of_input else name]
-        if of_input:
-            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
-        else:
-            handles.append(module.register_forward_hook(after(name)))
-    for name, module in modules.items():
-        if name in classifiers or isinstance(module, nn.Linear | nn.Conv2d):
-            handles.append(module.register_forward_hook(keep(name), with_kwargs=True))
-        elif name:
-            handles.append(module.register_forward_hook(weigh(name), with_kwargs=True))
-        if next(module.children(), None) is None:
-            handles.append(module.register_forward_hook(ended(name)))
+    notes = _Notes(names, recorder)
+    handles = notes.attach(dict(model.named_modules()), classifiers)
     try:
         with torch.no_grad(), recorder:
             output = output_tensors(run_model(model, images))
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
-        line = first_line(error)
-        todo = (
-            "see --img-size and --in-chans; what a model makes of other inputs than images is streamed by "
-            "pc.open_writer (docs/cookbook/own_model.md)"
-        )
-        if "input_ids" in line:
-            todo = "what a model makes of text is streamed by pc.open_writer (docs/cookbook/text.md)"
-        raise InputError(
-            f"the model does not run on {channels}x{height}x{width} images: {line}; {todo}"
-        ) from error
+        raise _does_not_run(images, error) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -219,19 +151,87 @@ def _watch(model: nn.Module, names: Sequence[str], images: Tensor, classifiers: 
     for key, tensor in output.items():
         outputs[key].take(tensor, [], len(recorder.joins))
     return Survey(
-        seen,
+        notes.seen,
         outputs,
         output,
-        channels,
+        images.shape[1],
         image,
-        leaves,
-        linear,
+        notes.leaves,
+        notes.linear,
         recorder.joins,
         recorder.maps,
         recorder.channels_last,
         list(recorder.products),
-        dense,
+        notes.dense,
     )
+
+
+def _does_not_run(images: Tensor, error: Exception) -> InputError:
+    _, channels, height, width = images.shape
+    line = first_line(error)
+    todo = (
+        "see --img-size and --in-chans; what a model makes of other inputs than images is streamed by "
+        "pc.open_writer (docs/cookbook/own_model.md)"
+    )
+    if "input_ids" in line:
+        todo = "what a model makes of text is streamed by pc.open_writer (docs/cookbook/text.md)"
+    return InputError(f"the model does not run on {channels}x{height}x{width} images: {line}; {todo}")
+
+
+class _Notes:
+    """What hooks note of one pass: the modules asked about, linear ones and others with weights, leaves."""
+
+    def __init__(self, names: Sequence[str], recorder: "_Recorder") -> None:
+        self.seen = {name: Seen() for name in names}
+        self.leaves: list[str] = []
+        self.linear: dict[str, tuple[int, Tensor, Tensor]] = {}
+        self.dense: dict[str, Tensor] = {}
+        self._recorder = recorder
+
+    def attach(self, modules: Mapping[str, nn.Module], classifiers: set[str]) -> list[Any]:
+        """Hooks on all modules; their handles."""
+        handles: list[Any] = []
+        for name in self.seen:
+            if name in modules:
+                handles.append(modules[name].register_forward_hook(partial(self._after, name)))
+            else:
+                module = modules[name.removesuffix(".input")]
+                hook = partial(self._before, name)
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        for name, module in modules.items():
+            if name in classifiers or isinstance(module, nn.Linear | nn.Conv2d):
+                handles.append(module.register_forward_hook(partial(self._keep, name), with_kwargs=True))
+            elif name:
+                handles.append(module.register_forward_hook(partial(self._weigh, name), with_kwargs=True))
+            if next(module.children(), None) is None:
+                handles.append(module.register_forward_hook(partial(self._ended, name)))
+        return handles
+
+    def _after(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        tensor = only_tensor(module, output)
+        parts = [] if tensor is not None else [tuple(t.shape) for t in output_tensors(output).values()]
+        self.seen[name].take(tensor, parts, len(self._recorder.joins))
+
+    def _before(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.seen[name].take(only_input(args, kwargs), [], len(self._recorder.joins))
+
+    def _keep(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        given, result = only_input(args, kwargs), only_tensor(module, output)
+        if given is not None and result is not None and result.numel() <= SMALL * 2:
+            calls = self.linear.pop(name, (0,))[0] + 1
+            self.linear[name] = calls, given.detach().clone(), result.detach().clone()
+
+    def _weigh(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        given, result = only_input(args, kwargs), only_tensor(module, output)
+        if given is None or result is None or given.ndim != 2 or result.ndim != 2:
+            return
+        weighs = any(p.ndim > 1 for p in module.parameters(recurse=False))
+        if result.numel() <= SMALL * 2 and (weighs or given.shape[1] != result.shape[1]):
+            self.dense.pop(name, None)
+            self.dense[name] = result.detach().clone()
+
+    def _ended(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        self.leaves.append(name)
 
 
 def _special_tokens(model: nn.Module) -> set[int]:
