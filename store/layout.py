@@ -56,6 +56,15 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def check_split_name(name: str) -> str:
+    """`name`, if it may name a split that is written: `check_name`, and no union of splits."""
+    if "+" in check_name(name, "split"):
+        raise InputError(
+            f"split {name!r:.80}: where probes are fitted, + joins splits (--train a+b): name it with _ or -"
+        )
+    return name
+
+
 @dataclass(frozen=True)
 class LayerSpec:
     """One layer as it is stored. `attrs` (module, pool, ...) are part of the layer's fingerprint."""
@@ -70,6 +79,8 @@ class LayerSpec:
         if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r:.40} of layer {self.name!r}: allowed {', '.join(DTYPES)}")
         limit = MAX_CHUNK_BYTES // DTYPES[self.dtype].itemsize
+        if isinstance(self.neurons, np.integer):
+            object.__setattr__(self, "neurons", int(self.neurons))
         if type(self.neurons) is not int or not 1 <= self.neurons <= limit:
             raise InputError(f"layer {self.name!r} has {self.neurons!r:.40} neurons: allowed 1 to {limit}")
         canonical(dict(self.attrs))
@@ -101,7 +112,7 @@ class SplitSpec:
             raise InputError(f"layers to write: {names}: name at least one, each once")
         if self.compression not in COMPRESSIONS:
             raise InputError(f"compression {self.compression!r:.40}: allowed none or zstd")
-        check_name(self.split, "split")
+        check_split_name(self.split)
         _ = self.geometry
 
     @property

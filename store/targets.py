@@ -114,6 +114,11 @@ def categories(values: Any) -> list[str] | None:
     return None if found is None else [str(category) for category in found]
 
 
+def has_own_missing(values: Any) -> bool:
+    """Whether these are of one of pandas' own types: categories, nullable numbers, texts."""
+    return hasattr(values, "isna") and not isinstance(getattr(values, "dtype", values), np.dtype)
+
+
 def _unnested(name: str, values: Any, names: Sequence[str] | None) -> tuple[Any, Sequence[str] | None]:
     """Lists in cells as columns: several texts are labels that a row has, several numbers columns of it."""
     several = list | tuple | set | frozenset | np.ndarray

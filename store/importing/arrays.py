@@ -3,8 +3,9 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from probecache.store.progress import Progress, check_progress, reporting
 from probecache.store.reader import Store
 from probecache.store.storage.files import open_files
 from probecache.store.streaming.batch import as_numpy, tell_rounding
-from probecache.store.targets import MAX_CLASSES, make_target
-from probecache.store.writer import open_split_writer
+from probecache.store.targets import MAX_CLASSES, has_own_missing, make_target
+from probecache.store.writer import SplitWriter, open_split_writer
 from probecache.store.writing.layer_shards import require_fits
 from probecache.store.writing.merge_rows import require_same_split
 
@@ -136,44 +137,72 @@ def write_arrays(
         rows=rows,
         allow_saturated=allow_saturated,
     ) as writer:
-
-        def write(shard: Shard, rows: Array) -> None:
-            at, known = slice(shard.start, shard.stop), names(shard.start, shard.stop)
-            states = None if status is None else np.asarray(status)[at]
-            writer.write(shard, {layer: rows}, classes[at], known, states)
-
-        pending = {shard.index: shard for shard in writer.pending()}
-        ahead = _ahead(writer.split.geometry.shard_rows * d * values.dtype.itemsize)
-        waiting: deque[Future[None]] = deque()
-        ordered = sorted([*writer.finished(), *pending.values()], key=lambda s: s.index)
-        done, total = 0, sum(shard.rows for shard in ordered)
-        untold = dtype is None
-        # two compute while one waits for the disk
-        with reporting(progress, "rows") as told, ThreadPoolExecutor(3) as pool:
-            for shard in ordered:
-                at = slice(shard.start, shard.stop)
-                rows_of = np.asarray(values[at])
-                if untold:
-                    untold = not tell_rounding(rows_of, own, f"layer {layer!r} of split {split!r}")
-                if shard.index in pending:
-                    waiting.append(pool.submit(write, pending[shard.index], rows_of))
-                else:
-                    writer.require_same(shard, layer, rows_of, classes[at], names(shard.start, shard.stop))
-                if len(waiting) > ahead:
-                    waiting.popleft().result()
-                done += shard.rows
-                if told is not None and done < total:
-                    told(done, total)
-            for future in waiting:
-                future.result()
-            if told is not None:
-                told(total, total)
+        with reporting(progress, "rows") as told:
+            _write_shards(writer, layer, values, _Rows(classes, names, status), dtype is None, told)
         store = writer.finish()
     if beyond := store.layer_info(split, layer).report.get("nonfinite", 0):
         LOGGER.warning(
             "layer %r of split %r: %d values are NaN or infinite, which probes refuse", layer, split, beyond
         )
     return store
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What identifies the rows: classes (n,), names of rows start:stop, and their states (None: all ok)."""
+
+    classes: Array
+    names: Callable[[int, int], list[str]]
+    status: Array | None
+
+
+def _write_shards(
+    writer: SplitWriter,
+    layer: str,
+    values: Any,
+    rows: _Rows,
+    untold: bool,
+    told: Callable[[int, int], None] | None,
+) -> None:
+    """Write the shards that are pending, and compare those that are there with what was given.
+
+    untold: say, once, where the dtype of the layer, which nobody asked for, rounds.
+    """
+    spec = writer.layers[layer].spec
+
+    def write(shard: Shard, block: Array) -> None:
+        at, known = slice(shard.start, shard.stop), rows.names(shard.start, shard.stop)
+        states = None if rows.status is None else np.asarray(rows.status)[at]
+        writer.write(shard, {layer: block}, rows.classes[at], known, states)
+
+    pending = {shard.index: shard for shard in writer.pending()}
+    ahead = _ahead(writer.split.geometry.shard_rows * spec.neurons * values.dtype.itemsize)
+    waiting: deque[Future[None]] = deque()
+    ordered = sorted([*writer.finished(), *pending.values()], key=lambda s: s.index)
+    done, total = 0, sum(shard.rows for shard in ordered)
+    with ThreadPoolExecutor(3) as pool:  # two compute while one waits for the disk
+        for shard in ordered:
+            at = slice(shard.start, shard.stop)
+            block = np.asarray(values[at])
+            if untold:
+                untold = not tell_rounding(
+                    block, spec.dtype, f"layer {layer!r} of split {writer.split.name!r}"
+                )
+            if shard.index in pending:
+                waiting.append(pool.submit(write, pending[shard.index], block))
+            else:
+                writer.require_same(
+                    shard, layer, block, rows.classes[at], rows.names(shard.start, shard.stop)
+                )
+            if len(waiting) > ahead:
+                waiting.popleft().result()
+            done += shard.rows
+            if told is not None and done < total:
+                told(done, total)
+        for future in waiting:
+            future.result()
+    if told is not None:
+        told(total, total)
 
 
 def _stored_split(path: str | os.PathLike[str], split: str) -> Split | None:
@@ -197,10 +226,7 @@ def _classes(
     if isinstance(labels, np.ma.MaskedArray) and np.ma.is_masked(labels):
         raise InputError("labels are a masked array: write -1 where a row is unlabelled")
     classes = np.asarray(labels)
-    nullable = hasattr(labels, "isna") and not isinstance(
-        getattr(labels, "dtype", labels), np.dtype
-    )  # pandas' own types
-    if classes.dtype.kind in "OUTb" or nullable:
+    if classes.dtype.kind in "OUTb" or has_own_missing(labels):
         text = make_target("labels", labels, "classes", class_names)
         if class_names is None and set(text.names) <= set(known):
             text = make_target("labels", labels, "classes", known)

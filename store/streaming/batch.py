@@ -10,6 +10,7 @@ import numpy as np
 from probecache.store.errors import InputError, first_line
 from probecache.store.importing.formats.tensors import numpy_of
 from probecache.store.layout import DTYPES, LayerSpec
+from probecache.store.targets import has_own_missing, make_target
 from probecache.store.writing.layer_shards import cast_rows
 
 Array = np.ndarray[Any, Any]
@@ -65,7 +66,7 @@ def as_batch(
     for name, array in kept.items():
         if array.shape != (rows,):
             raise InputError(f"column {name!r} has shape {array.shape}, not ({rows},): one number per row")
-    given = None if labels is None else as_numpy(labels, "labels")
+    given = None if labels is None else _numbered(labels)
     if given is not None and (
         given.shape != (rows,) or given.dtype.kind not in "iu" or given.min(initial=0) < -1
     ):
@@ -76,6 +77,20 @@ def as_batch(
     if names is not None and len(names) != rows:
         raise InputError(f"{len(names)} samples for {rows} rows")
     return Batch(rows, values, kept, None if given is None else given.astype(np.int64), names)
+
+
+def _numbered(labels: Any) -> Array:
+    """Labels as numbers, missing ones as -1; InputError for texts, whose classes are not known yet."""
+    if hasattr(labels, "detach"):
+        return as_numpy(labels, "labels")
+    if np.asarray(labels).dtype.kind not in "bOUT" and not has_own_missing(labels):
+        return as_numpy(labels, "labels")
+    if any(isinstance(label, str) for label in np.ravel(np.asarray(labels, object))):
+        raise InputError(
+            "labels are texts: a stream does not know all classes beforehand, so give their numbers, and the "
+            "names as class_names"
+        )
+    return make_target("labels", labels, "classes").values
 
 
 def as_numpy(value: Any, what: str) -> Array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.target_array import check_target_name
-from probecache.store.layout import SHARD_ROWS, Geometry, LayerSpec, check_name
+from probecache.store.layout import SHARD_ROWS, Geometry, LayerSpec, check_split_name
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Stream:
     allow_saturated: bool = False
 
     def __post_init__(self) -> None:
-        check_name(self.split, "split")
+        check_split_name(self.split)
         if not isinstance(self.layers, Mapping) or not self.layers:
             raise InputError("layers are {name: width} of what each batch holds: name at least one")
         strange = set(self.dtypes) - set(self.layers)

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -299,3 +300,33 @@ def test_a_stream_killed_by_sigkill_goes_on_to_the_same_bytes(tmp_path):
             tmp_path / "whole"
         )  # which say how often a claim was taken over
         assert list(verify(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "stored"),
+    [
+        ([0, None, 1], [0, -1, 1]),
+        (pd.array([0, None, 1], dtype="Int64"), [0, -1, 1]),
+        (np.array([True, False, True]), [1, 0, 1]),
+        ([torch.tensor(2), torch.tensor(0), torch.tensor(1)], [2, 0, 1]),
+    ],
+)
+def test_labels_as_write_arrays_takes_them(tmp_path, labels, stored):
+    with pc.open_writer(tmp_path / "s", split="t", layers={"l": np.int64(2)}) as stream:
+        stream.append({"l": np.ones((3, 2), np.float32)}, labels=labels)
+    assert pc.open_store(tmp_path / "s").labels("t").tolist() == stored
+
+
+def test_texts_in_a_stream_are_told_what_to_give(tmp_path):
+    with pc.open_writer(tmp_path / "s", split="t", layers={"l": 2}) as stream:
+        with pytest.raises(pc.InputError, match="give their numbers, and the names as class_names"):
+            stream.append({"l": np.ones((2, 2), np.float32)}, labels=["cat", "dog"])
+        stream.append({"l": np.ones((2, 2), np.float32)}, labels=[0, 1])
+
+
+def test_a_split_is_not_called_like_a_union(tmp_path):
+    with pytest.raises(pc.InputError, match=r"\+ joins splits \(train a\+b\): name it with _ or -"):
+        pc.open_writer(tmp_path / "s", split="a+b", layers={"l": 2})
+    with pytest.raises(pc.InputError, match="joins splits"):
+        pc.write_arrays(tmp_path / "s", split="a+b", layer="l", activations=np.eye(2))
+    assert not (tmp_path / "s").exists()
