@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import latest, source, table
-from benchmarks.probes.tables import auto, gaps, on_device, ridge, scaling, targets, targets_apart
+from benchmarks.probes.tables import auto, gaps, honest, on_device, ridge, scaling, targets, targets_apart
 from benchmarks.record import RESULTS
 from benchmarks.store.scale_tables import scale, scale_plans, scale_results
 from benchmarks.study.tables import (
@@ -194,6 +194,7 @@ def _ratio(case: str, found: dict[str, Any]) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "probes-gap": once_measured("probes-gap", gaps),
+    "probes-honest": once_measured("probes-honest", honest),
     "probes-auto": once_measured("probes-auto", auto),
     "probes-scaling": once_measured("probes-scaling", scaling),
     "ridge": ridge,

@@ -63,6 +63,20 @@ def targets_apart() -> str:
     return f"{source(entry)} {told}\n\n{table(['sweep', 'alone', 'each of all', 'share'], rows)}"
 
 
+def honest() -> str:
+    """Gaps over the tol that was asked for: the largest of ten sizes, the median, the share above 1."""
+    entry = latest("probes-honest")
+    rows: list[list[str]] = []
+    for case, found in entry["results"].items():
+        n, d, classes = found["shape"]
+        shape = f"{case} ({n:,} x {d:,}, {classes}, l2 {found['l2']:g})"
+        cells = [f"{t['largest']:.1f}, {t['median']:.1f}, {t['above']:.0%}" for t in found["tols"]]
+        rows.append([shape, *cells])
+    told = next(iter(entry["results"].values()))["tols"]
+    head = ["case (rows x neurons, classes, l2)", *(f"{one['tol']:g}" for one in told)]
+    return f"{source(entry)} Largest and median gap over tol, share above 1.\n\n" + table(head, rows)
+
+
 def gaps(name: str = "probes-gap") -> str:
     """Each of our tols beside the fastest peer that reaches our gap, case by case."""
     entry = latest(name)
