@@ -75,6 +75,16 @@ def stored(name: str, rows: int | None = None, clusters: int = 0) -> Make:
 
 
 CASES: dict[str, tuple[Make, float]] = {  # what makes the task, and its penalty
+    "two classes, soft": (made(6000, 512, 2, 1.0), 1e-5),
+    "two classes, noise": (made(6000, 256, 2, 6.0), 1e-6),
+    "5 classes, noise": (made(8000, 384, 5, 6.0), 1e-3),
+    "10 classes, soft": (made(5000, 256, 10, 1.0), 1e-2),
+    "10 classes, rare ones, balanced": (made(10_000, 256, 10, 1.5, 0.02, "balanced"), 1e-4),
+    "20 classes, narrow": (made(1500, 64, 20, 1.0), 1e-5),
+    "clusters 12": (stored("cifar10", 15_000, 12), 1e-5),
+    "cifar10, 3,000 rows": (stored("cifar10", 3000), 1e-3),
+    "cifar10, 6,000 rows": (stored("cifar10", 6000), 1e-6),
+    "cifar10, 1,500 rows": (stored("cifar10", 1500), 1e-4),
     "clusters 50": (stored("cifar10", 8000, 50), 1e-3),
     "clusters 100": (stored("cifar10", 12_000, 100), 1e-4),
     "clusters 200": (stored("cifar10", 8000, 200), 1e-5),

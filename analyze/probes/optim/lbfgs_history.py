@@ -39,6 +39,10 @@ SAFE = 1.5  # of the pairs' estimate: true gaps are 0.4 to 1.5 times it, in nine
 # the mean at the median, 1.1 at most), what steps leave in soft ones (0.8, 1.0, 1.3; at most 2.3, 3.0, 3.5).
 BETWEEN = (1.5, 2.0, 2.5, 3.0)
 LINE = 3.0  # of what the decrements foretell, which knows of soft directions that no pair has met
+# Steps after which a single estimate is not believed: progress is slow there, estimates swing three- to
+# fivefold, and the first one below tol is the luckiest. Their geometric mean, which forgets a fifth with each
+# step, is the gap within a third.
+SLOW, RECENT = 40, 0.2
 KEPT = 0.7  # of the softest direction known of another problem, which is nearly the same
 
 
@@ -60,8 +64,10 @@ class History:
     products and sums of vectors alone, and is waited for once for each direction. products, scales: float64
     (m, LENGTH, LENGTH), s_i'y_j and y_i'v_j, of an unusable pair the unit matrix's row and zeros. usable:
     bool (m, LENGTH). decrements: float64 (m, LENGTH), half the slope of each step. softest: float64 (m,),
-    theta of the pairs so far. pairs: int64 (m,), how many there have been. order: the slots in use, newest
-    first; they are the first ones. between: what is left is told by theta's and gamma's mean.
+    theta of the pairs so far. pairs: int64 (m,), how many there have been; taken: as many of them as are the
+    problem's own steps. level: float64 (m,), the mean logarithm of the last estimates of the gap. order: the
+    slots in use, newest first; they are the first ones. between: what is left is told by theta's and gamma's
+    mean.
     """
 
     vectors: Tensor
@@ -71,6 +77,8 @@ class History:
     decrements: Tensor
     softest: Tensor
     pairs: Tensor
+    taken: Tensor
+    level: Tensor
     order: list[int] = field(default_factory=list)
     between: bool = False
     _untold: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -84,8 +92,9 @@ class History:
         products.diagonal(dim1=1, dim2=2).fill_(1)
         usable = torch.zeros(m, LENGTH, dtype=torch.bool)
         decrements = torch.full((m, LENGTH), torch.nan, dtype=torch.float64)
-        softest = torch.zeros(m, dtype=torch.float64)
-        return cls(vectors, products, scales, usable, decrements, softest, torch.zeros(m, dtype=torch.int64))
+        softest, count = torch.zeros(m, dtype=torch.float64), torch.zeros(m, dtype=torch.int64)
+        level = torch.full_like(softest, torch.nan)
+        return cls(vectors, products, scales, usable, decrements, softest, count, count.clone(), level)
 
     @property
     def steps(self) -> Tensor:
@@ -110,15 +119,16 @@ class History:
         known = replace(
             self, vectors=self.vectors[:, :, keep.to(self.vectors.device)], order=list(self.order)
         )
-        for name in ("products", "scales", "usable", "decrements", "softest", "pairs"):
+        for name in ("products", "scales", "usable", "decrements", "softest", "pairs", "taken", "level"):
             setattr(known, name, getattr(self, name)[keep])
         return known
 
     def of_another(self) -> "History":
         """The pairs, for problems that are nearly the same: what the steps brought down is not theirs."""
         self._settle()
-        nothing = torch.full_like(self.decrements, torch.nan)
-        return replace(self, decrements=nothing, softest=KEPT * self.softest, order=list(self.order))
+        fresh = History.empty(self.vectors.new_zeros(len(self.pairs), 0))
+        own = {"decrements": fresh.decrements, "taken": fresh.taken, "level": fresh.level}
+        return replace(self, **own, softest=KEPT * self.softest, order=list(self.order))
 
     def solve_again(self, solve: Callable[[Tensor], Tensor], shape: torch.Size) -> None:
         """Have the pairs of another preconditioner, in place; solve: its inverse, of what has this shape."""
@@ -147,7 +157,8 @@ class History:
             mine[rows, :n, :n] = theirs[:, slots][:, :, slots]
         self.usable[rows, :n] = part.usable[:, slots]
         self.decrements[rows, :n] = part.decrements[:, slots]
-        self.softest[rows], self.pairs[rows] = part.softest, part.pairs
+        for name in ("softest", "pairs", "taken", "level"):
+            getattr(self, name)[rows] = getattr(part, name)
         self.order, self.between = list(range(max(n, len(self.order)))), part.between
 
     def push(self, s: Tensor, y: Tensor, v: Tensor, decrement: Tensor) -> None:
@@ -172,7 +183,7 @@ class History:
     def _learn(self, shape: torch.Size, decrement: Tensor) -> None:
         """Ask the device for what the newest pair has to tell, which `_settle` takes from the answer."""
         self.decrements[:, self.order[0]] = decrement
-        self.pairs += 1
+        self.pairs, self.taken = self.pairs + 1, self.taken + 1
         pair = self.vectors[self.order[0]]
         s, _, y = pair
         # Its own products decide the step's length: they are summed in float64.
@@ -247,11 +258,14 @@ class History:
 
     def gap(self, decrement: Tensor, left: Tensor) -> Tensor:
         """The gap to the minimum, float64 (m,): the larger of what is left as the pairs tell it (`direction`)
-        and what the decrements up to this one foretell. All on the CPU.
+        and what the decrements up to this one foretell; after SLOW steps no less than such estimates are on
+        average. All on the CPU.
         """
         with np.errstate(all="ignore"):
-            found = self._told(decrement.double().numpy(), left.double().numpy())
-        return torch.from_numpy(found)
+            told = torch.from_numpy(self._told(decrement.double().numpy(), left.double().numpy()))
+        height = told.clamp(min=1e-300).log()
+        self.level = torch.where(self.level.isfinite(), self.level.lerp(height, RECENT), height)
+        return torch.where(self.taken < SLOW, told, torch.maximum(told, self.level.exp()))
 
     def _told(self, decrement: np.ndarray, left: np.ndarray) -> np.ndarray:
         past = self.decrements.numpy()[:, _slots(tuple(self.order))[0]]
