@@ -11,7 +11,61 @@ The names below are imported when first used, so that reading a store never impo
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors see of the names that are imported when first used
+    from probecache.__main__ import main as main
+    from probecache.analyze import plot as plot
+    from probecache.analyze.attribution.attribution import attribution as attribution
+    from probecache.analyze.comparison.compare import compare as compare
+    from probecache.analyze.findings.critical.critical_mass import critical_mass as critical_mass
+    from probecache.analyze.findings.redundancy import redundancy as redundancy
+    from probecache.analyze.geometry.geometry import geometry as geometry
+    from probecache.analyze.metrics import register_metric as register_metric
+    from probecache.analyze.probes.deploy import fit_probe as fit_probe
+    from probecache.analyze.probes.estimators import (
+        LogisticProbe as LogisticProbe,
+    )
+    from probecache.analyze.probes.estimators import (
+        RidgeProbe as RidgeProbe,
+    )
+    from probecache.analyze.probes.estimators import (
+        RidgeRegressor as RidgeRegressor,
+    )
+    from probecache.analyze.probes.fitted import FittedProbe as FittedProbe
+    from probecache.analyze.probes.fitted import load_probe as load_probe
+    from probecache.analyze.probes.registry import register_probe as register_probe
+    from probecache.analyze.results.join import concat as concat
+    from probecache.analyze.results.join import open_results as open_results
+    from probecache.analyze.results.join import tidy as tidy
+    from probecache.analyze.similarity.cka import cka as cka
+    from probecache.analyze.similarity.compare import similarity as similarity
+    from probecache.analyze.sweeps.sweep import sweep as sweep
+    from probecache.extract.run import extract_features as extract_features
+    from probecache.store.errors import (
+        DamagedStore as DamagedStore,
+    )
+    from probecache.store.errors import (
+        FingerprintMismatch as FingerprintMismatch,
+    )
+    from probecache.store.errors import (
+        InputError as InputError,
+    )
+    from probecache.store.errors import (
+        NotAStore as NotAStore,
+    )
+    from probecache.store.errors import (
+        ProbecacheError as ProbecacheError,
+    )
+    from probecache.store.errors import (
+        UnfinishedSplit as UnfinishedSplit,
+    )
+    from probecache.store.importing.arrays import write_arrays as write_arrays
+    from probecache.store.importing.features import import_features as import_features
+    from probecache.store.importing.targets import write_targets as write_targets
+    from probecache.store.reader import Store as Store
+    from probecache.store.reader import open_store as open_store
+    from probecache.store.streaming.open import open_writer as open_writer
 
 __version__ = "0.2.0"
 
@@ -66,4 +120,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC, *_MODULES})
+    ours = {name for name in globals() if name.startswith("__")}
+    return sorted({*ours, *_PUBLIC, *_MODULES})

@@ -1,5 +1,6 @@
 """The public names: each has an example that runs as printed, and stands in docs/api.md."""
 
+import ast
 import doctest
 import inspect
 import operator
@@ -118,3 +119,20 @@ def test_the_reference_lists_every_public_name():
         if line.startswith("::: ")
     }
     assert listed == {f"probecache.{module}.{name}" for name, module in pc._PUBLIC.items()}
+
+
+def test_type_checkers_see_every_public_name():
+    """The imports that only they make are those that are made when a name is first used."""
+    tree = ast.parse((ROOT / "probecache" / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert isinstance(block.test, ast.Name)
+    assert block.test.id == "TYPE_CHECKING"
+    seen = {
+        alias.name: f"{node.module}"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    lazy = {name: f"probecache.{module}" for name, module in pc._PUBLIC.items()}
+    assert seen == lazy | {"plot": "probecache.analyze"}
+    assert {name for name in dir(pc) if not name.startswith("_")} == set(seen)

@@ -90,7 +90,7 @@ def steps(
     search = partial(pc.critical_mass, store, layer=late, seeds=seeds, **study.splits, **where, **fit)
     coarse = 0.05 if arguments.quick else 0.01
     mass = partial(search, delta=DELTAS, precision=coarse, out=out / "critical" / study.file)
-    own = [
+    own: list[tuple[str, Callable[[], object]]] = [
         ("critical mass", mass),
         ("CKA", partial(kept, out / "cka" / study.file, similarity, study, store, seeds, arguments.quick)),
         ("neurons", partial(kept, out / "attribution" / study.file, neurons, study, store)),

@@ -10,6 +10,7 @@ import probecache as pc
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format import metadata
 from probecache.store.format.chunks import decode_commit
+from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import LayerSpec, SplitSpec
 from probecache.store.reading import commits
 from probecache.store.reading.read_index import load_index
@@ -54,7 +55,8 @@ def path(original, tmp_path):
 def indexed(path):
     """Which owners of the split have an index that holds now."""
     store = pc.open_store(path)
-    owners = store.split_info("t"), *(store.layer_info("t", name) for name in store.layers_of("t"))
+    layers = [store.layer_info("t", name) for name in store.layers_of("t")]
+    owners: list[Split | Layer] = [store.split_info("t"), *layers]
     return {owner.key for owner in owners if load_index(store.files, owner) is not None}
 
 
