@@ -41,7 +41,9 @@ REUSE = 10.0  # ratio of penalties up to which one's factors serve the other: th
 # that hardly curve, of which a few steps tell little: gaps were up to 5 times tol there, and are at most 1.4
 # with three tenths of it. A tight tol takes steps enough to know more: from 1e-3 up it needs none of this.
 TINY, TINY_TIGHTLY, OF_TINY = 1e-2, 1e-3, 0.3
+SLOW, SOON = 60, 2.0  # evaluations of a probe from which they serve up to this one
 HARD = 12  # evaluations of a probe after which class Grams are made anew
+LONE = 2  # times the median of the evaluations, from which a probe's class Grams are its own
 SHARES = (0.25, 0.5, 0.75)  # of the widest probe's columns: where class Grams of solutions change
 FOUND = ("objective", "grad_norm", "n_iter", "converged")
 
@@ -80,7 +82,7 @@ def fit_path(
             trail = trail if near is not None else None
             solver, start = factors.at(part, near, done[-1][1] if done else None, trail)
             fit, trail = fit_after(part, solver, start, trail, max_iter=request.max_iter, **how)
-            factors.hardest = int(fit.n_iter.max())
+        factors.taken = fit.n_iter.cpu()
         x[mine] = fit.x
         done = [*done[-2:], (l2, fit.x)]
         for name in FOUND:
@@ -102,12 +104,12 @@ def _in_step(batch: Batch, penalties: Tensor, tasks: list[SharedState]) -> bool:
 class Factors:
     """The preconditioner along a path: factors of one penalty, and the penalty whose class Grams they hold.
 
-    hardest: evaluations of the probe that took the most of them at the last penalty.
+    taken: evaluations of each probe at the last penalty.
     """
 
     def __init__(self, tasks: list[SharedState], orders: list[np.ndarray]) -> None:
         self.tasks, self.orders = tasks, orders
-        self.hardest = 0
+        self.taken = torch.zeros(1, dtype=torch.int64)
         self._l2, self._grams_of = math.inf, math.inf
         self._held: Preconditioner | None = None
 
@@ -119,14 +121,16 @@ class Factors:
         before: solutions of the penalty before; trail: what they left, which learns of a new preconditioner.
         """
         l2 = float(batch.l2[0])
-        if self._held is not None and near is not None and self._l2 <= REUSE * l2:
+        reuse = REUSE if int(self.taken.max()) <= SLOW else SOON
+        if self._held is not None and near is not None and self._l2 <= reuse * l2:
             return self._held, near
         if near is None or before is None:
             self._held, start = precondition_and_start(self.tasks, self.orders, batch)
             self._grams_of = l2
-        elif (self.hardest > HARD or batch.outputs == 1) and len(self.orders) == 1:
+        elif (int(self.taken.max()) > HARD or batch.outputs == 1) and len(self.orders) == 1:
             gram = self.tasks[0].moments.take(self.orders[0]).gram
-            self._held, start = curved_by(batch, before, gram), near
+            alone = self.taken > (LONE * self.taken.median()).clamp(min=HARD)
+            self._held, start = curved_by(batch, before, gram, alone), near
         else:
             self._held, start = precondition_and_start(
                 self.tasks, self.orders, batch, near, alike=self._grams_of
@@ -138,12 +142,14 @@ class Factors:
         return self._held, start
 
 
-def curved_by(batch: Batch, solutions: Tensor, gram: Tensor) -> Preconditioner:
+def curved_by(batch: Batch, solutions: Tensor, gram: Tensor, alone: Tensor | None = None) -> Preconditioner:
     """Factors from the class Grams at solutions (m, c, w) of the batch's probes, or of a larger penalty,
     which are softer; of each penalty's widest probe in each of some ranges of width. gram: (w, w), of every
-    row, in the one column order."""
+    row, in the one column order. alone: bool (m,), probes that have class Grams of their own."""
     limits = torch.tensor([round(share * (batch.width - 1)) for share in SHARES])
     ranges = torch.bucketize(batch.widths - 1, limits)
+    if alone is not None:
+        ranges = torch.where(alone, len(SHARES) + 1 + torch.arange(len(ranges)), ranges)
     kinds, which = torch.stack([batch.l2, ranges.double()], dim=1).unique(dim=0, return_inverse=True)
     first = [int((which == i).nonzero()[0, 0]) for i in range(len(kinds))]
     widths = [int(batch.widths[probe]) for probe in first]
