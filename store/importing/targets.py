@@ -1,5 +1,6 @@
 """Labels that came by another way than the images: matched with a split's samples, stored as targets."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from probecache.store.targets import Target, make_target
 from probecache.store.writing.targets import store_targets
 
 Array = np.ndarray[Any, Any]
+LOGGER = logging.getLogger("probecache.store")
+_LIKE_MISSING = {"na", "n/a", "<na>", "nan", "none", "null", "nil", "?", "-"}  # how others write no value
 KEY = "sample"  # the column that names samples where no other is asked for
 
 
@@ -114,6 +117,14 @@ def store_matched(
         if not target.labelled.any():
             raise InputError(
                 f"target {target.name!r} labels no row of split {split!r}: every value is missing"
+            )
+    for target in placed:
+        odd = [name for name in target.names if name.strip().lower() in _LIKE_MISSING]
+        if target.kind == "classes" and odd:
+            LOGGER.warning(
+                "target %r: %s is a class like the others; where it means that there is none, leave it empty",
+                target.name,
+                " and ".join(map(repr, odd)),
             )
     store_targets(store.files, split, placed, overwrite)
     return Written(store, split, found, tuple(placed))

@@ -495,3 +495,11 @@ def test_a_key_may_be_the_name_of_an_index(store):
     np.testing.assert_array_equal(done.targets[0].values, GIVEN["color"])
     with pytest.raises(pc.InputError, match="no key column 'files'"):
         pc.write_targets(store, split="train", targets=frame, key="files")
+
+
+def test_classes_called_like_nothing_are_told(store, caplog):
+    values = np.array(["cat", "nan", "N/A", "dog"] * (N // 4))
+    pc.write_targets(store, split="train", targets={"t": values, "u": GIVEN["color"]})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("target 't': 'N/A' and 'nan' is a class like the others")
+    assert pc.open_store(store.path).target("train", "t").names == ("N/A", "cat", "dog", "nan")
