@@ -37,9 +37,9 @@ TELLING = 2**18  # logits that are enough
 ROUGH = 0.3  # relative gap of the widest at which rows are weighted: softer weights serve narrower ones too
 LEAST = 1e-6  # weight of a row
 PLAIN = 40  # evaluations of the widest after which class Grams are made: where columns are much alike
-CARRIED = (
-    5  # pairs that a narrower probe gets: 4, 6 or 10 take as many evaluations, each costs a solve per probe
-)
+WORTH = 4  # rows per column from which class Grams pay: solves with them cost forty evaluations of few rows
+# Pairs that a narrower probe gets: 4, 6 or 10 take as many evaluations, each costs a solve per probe.
+CARRIED = 5
 ROWS_PER_NEURON = 2  # for those of a solution: 6 save nothing more
 REPORTED = ("objective", "grad_norm", "gap", "n_iter", "converged")
 
@@ -106,7 +106,8 @@ def _fit_widest(batch: Batch, shared: SharedState, known: Known, aim: Aim) -> tu
     used, factor = found.n_iter, _weighted_factor(batch, found.x[0], aim.search)
     solver = Preconditioner([factor], which, batch.mask)
     _solve_again(found, solver)
-    if shared.gram_bytes <= shared.gram_limit and aim.max_iter > int(used) + PLAIN:
+    many_rows = batch.panels.n_samples >= WORTH * batch.width
+    if many_rows and shared.gram_bytes <= shared.gram_limit and aim.max_iter > int(used) + PLAIN:
         found = _search(batch, solver, found.x, replace(aim, max_iter=PLAIN), found.history)
         used = used + found.n_iter
         if not bool(found.converged):
@@ -206,5 +207,5 @@ def _cut(history: History, shape: torch.Size, batch: Batch, solver: Precondition
     parts = (part.split(len(like)) for part in (steps, changes, solved))
     for step, change, result in zip(*parts, strict=True):
         cut.push(step, change, result, unknown)
-    cut.pairs = history.pairs[-1:].repeat(len(like))
+    cut.pairs, cut.taken = history.pairs[-1:].repeat(len(like)), torch.zeros_like(cut.taken)
     return cut

@@ -127,8 +127,14 @@ class History:
         """The pairs, for problems that are nearly the same: what the steps brought down is not theirs."""
         self._settle()
         fresh = History.empty(self.vectors.new_zeros(len(self.pairs), 0))
-        own = {"decrements": fresh.decrements, "taken": fresh.taken, "level": fresh.level}
-        return replace(self, **own, softest=KEPT * self.softest, order=list(self.order))
+        return replace(
+            self,
+            decrements=fresh.decrements,
+            softest=KEPT * self.softest,
+            taken=fresh.taken,
+            level=fresh.level,
+            order=list(self.order),
+        )
 
     def solve_again(self, solve: Callable[[Tensor], Tensor], shape: torch.Size) -> None:
         """Have the pairs of another preconditioner, in place; solve: its inverse, of what has this shape."""
