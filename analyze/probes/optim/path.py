@@ -38,7 +38,7 @@ PLAIN, PLAIN_TOGETHER = 15, 40
 ROUGHLY = (4, 8, 8)
 REUSE = 10.0  # ratio of penalties up to which one's factors serve the other: the history makes up for it
 # Below these penalties, of tols from LOOSE up and of tighter ones, what a near start leaves is in directions
-# that hardly curve, of which a few steps tell little: gaps were up to 5 times tol there, and are at most 1.4
+# that hardly curve, of which a few steps tell little: gaps were up to 5 times tol there, and are at most 0.93
 # with three tenths of it. A tight tol takes steps enough to know more: from 1e-3 up it needs none of this.
 TINY, TINY_TIGHTLY, OF_TINY = 1e-2, 1e-3, 0.3
 SLOW, SOON = 60, 2.0  # evaluations of a probe from which they serve up to this one
