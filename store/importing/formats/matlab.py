@@ -10,6 +10,7 @@ from probecache.store.importing.formats.matrix import Matrix, missing_library, p
 
 Array = np.ndarray[Any, Any]
 _HDF5 = b"MATLAB 7.3"  # how the first bytes of such a file begin
+_NO_MATRIX = ("sparse", "struct", "object", "function", "opaque", "unknown")  # kinds that are not read
 
 
 class _Columns:
@@ -36,11 +37,8 @@ def open_mat(path: Path, key: str | None) -> Matrix:
     vector = np.asarray(found[slice(0, found.shape[0])]).ravel()
     if vector.dtype.kind == "O":
         return _texts(vector, where)
-    if (
-        vector.dtype.kind == "f"
-        and np.array_equal(vector, np.round(vector))
-        and np.abs(vector).max() < 1 << 53
-    ):
+    whole = vector.dtype.kind == "f" and np.array_equal(vector, np.round(vector))
+    if whole and np.abs(vector).max(initial=0) < 1 << 53:
         return vector.astype(np.int64)
     return vector
 
@@ -51,13 +49,13 @@ def _load(path: Path, key: str | None, where: str) -> Matrix:
     try:
         held = {name: kind for name, _, kind in scipy.io.whosmat(path)}
         name = pick(list(held), key, where, "variable")
-        found = scipy.io.loadmat(path, variable_names=[name])[name]
+        if held[name] in _NO_MATRIX:
+            raise InputError(f"{where}: {name} is {held[name]}: save it as a full matrix of numbers")
+        found: Array = scipy.io.loadmat(path, variable_names=[name])[name]
     except InputError:
         raise
     except Exception as error:  # bytes of another kind make the reader fail in any way
         raise InputError(f"{where} is no MATLAB file ({first_line(error):.120})") from None
-    if not isinstance(found, np.ndarray) or found.dtype.names:
-        raise InputError(f"{where}: {name} is {held[name]}: save it as a full matrix of numbers")
     return found
 
 

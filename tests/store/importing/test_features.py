@@ -450,7 +450,8 @@ def test_matlab(tmp_path, name):
 
 def test_matlab_texts_and_what_is_no_matrix(tmp_path):
     texts = np.array(["cat", "", "dog"], object)
-    matlab(tmp_path / "t.mat", X=np.eye(3), c=texts, deep={"a": 1}, few=scipy.sparse.csc_matrix(np.eye(3)))
+    few = scipy.sparse.csc_matrix(np.eye(3))
+    matlab(tmp_path / "t.mat", X=np.eye(3), c=texts, deep={"a": 1}, few=few, none=np.zeros((1, 0)))
     store = pc.import_features(
         tmp_path / "s",
         split="s",
@@ -464,6 +465,7 @@ def test_matlab_texts_and_what_is_no_matrix(tmp_path):
     for what, says in {
         "t.mat:few": "few is sparse: save it as a full matrix",
         "t.mat:deep": "deep is struct",
+        "t.mat:none": r"shape \(0,\)",
         "junk.mat": "is no MATLAB file",
     }.items():
         with pytest.raises(pc.InputError, match=says):
