@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import latest, source, table
-from benchmarks.probes.tables import auto, gaps, honest, on_device, ridge, scaling, targets, targets_apart
+from benchmarks.probes.tables import (
+    auto,
+    busy,
+    gaps,
+    honest,
+    on_device,
+    ridge,
+    scaling,
+    targets,
+    targets_apart,
+)
 from benchmarks.record import RESULTS
 from benchmarks.store.scale_tables import scale, scale_plans, scale_results
 from benchmarks.study.tables import (
@@ -62,12 +72,6 @@ def similarity() -> str:
     ]
     head = f"Linear CKA, {r['samples']:,} x {r['neurons']:,}. {source(entry)}"
     return head + "\n\n" + table(["", "faster than the direct computation"], rows)
-
-
-def extract_memory() -> str:
-    entry = latest("extract-memory")
-    rows = [[f"{int(n):,}", peak["main_mib"]] for n, peak in entry["results"]["peaks"].items()]
-    return f"{source(entry)}\n\n" + table(["images", "peak memory, MiB"], rows)
 
 
 def extraction(name: str) -> str:
@@ -200,9 +204,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ridge": ridge,
     "targets": targets,
     "targets-apart": targets_apart,
+    "busy": busy,
     "store": store,
     "similarity": similarity,
-    "extract-memory": extract_memory,
     "extract-cpu": lambda: extraction("extract-cpu"),
     "extract-cuda": lambda: extraction("extract-cuda"),
     "extract-decoded-cuda": decoded,

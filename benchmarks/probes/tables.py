@@ -1,5 +1,7 @@
 """The tables of probes: our seconds beside those of the peers."""
 
+from statistics import median
+
 from benchmarks.markdown import latest, source, table
 
 
@@ -129,6 +131,18 @@ def auto() -> str:
         times = found["times"]
         rows.append([case, f"{found['auto']:.1f}", f"{times[default]:.1f}", f"{times[most]:.1f} ({most})"])
     head = ["case", "l2 auto, s", "times the default, 1e-4", "times the one that most sizes chose"]
+    return f"{source(entry)}\n\n" + table(head, rows)
+
+
+def busy() -> str:
+    """A sweep beside processes that keep a core busy each."""
+    entry = latest("busy")
+    r = entry["results"]
+    rows = [
+        [foreign, f"{median(seconds):.1f}", f"{r['times'][foreign]:.2f}" if foreign in r["times"] else ""]
+        for foreign, seconds in r["seconds"].items()
+    ]
+    head = ["busy processes beside it", "seconds, median of five", "times the quiet one"]
     return f"{source(entry)}\n\n" + table(head, rows)
 
 
