@@ -141,8 +141,7 @@ def _search(
 
 def _solve_again(found: Solution, solver: Preconditioner) -> None:
     if found.history is not None:
-        every = torch.arange(len(found.x))
-        found.history.solve_again(lambda changes: solver.solve(changes, every), found.x.shape)
+        found.history.solve_again(solver.solve, found.x.shape)
         found.history.between = all(f is not None and len(f) == 1 for f in solver.factors)
 
 

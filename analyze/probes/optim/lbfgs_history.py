@@ -136,12 +136,14 @@ class History:
             order=list(self.order),
         )
 
-    def solve_again(self, solve: Callable[[Tensor], Tensor], shape: torch.Size) -> None:
-        """Have the pairs of another preconditioner, in place; solve: its inverse, of what has this shape."""
+    def solve_again(self, solve: Callable[[Tensor, Tensor], Tensor], shape: torch.Size) -> None:
+        """Have the pairs of another preconditioner, in place; solve: its inverse, as `lbfgs` takes it; shape:
+        of what a pair is made of."""
         self._settle()
-        for change, solved in zip(self.changes, self.solved, strict=True):
-            _ = solved.copy_(solve(change.view(shape)).flatten(1))
         used = len(self.order)
+        every = torch.arange(len(self.pairs)).repeat(used)
+        solved = solve(self.changes.reshape(-1, *shape[1:]), every)  # at once: the factors are read once
+        _ = self.solved.copy_(solved.view_as(self.solved))
         for slot, (change, solved) in enumerate(zip(self.changes, self.solved, strict=True)):
             scales = _dots(self.solved, change).cpu().double()
             scales[:, slot] = dot(solved, change).cpu()

@@ -222,13 +222,16 @@ class Batch:
         added, and the residual is the difference to these.
         """
         x = x.to(columns.dtype)
-        whole = rounded(x, columns, span.segments)  # logits, which residuals replace strip by strip
-        out, count = whole, columns.shape[1]
-        for rows, inside in self.strips(panel, 0 if whole is None else whole.shape[0] * whole.shape[1]):
-            if whole is None:
-                logits = forward(x, columns[:, inside], span.segments)
+        shares = rounded(x, columns, span.segments)
+        out = shares[0] if shares else None  # logits, which residuals replace strip by strip
+        count = columns.shape[1]
+        for rows, inside in self.strips(panel, x.shape[0] * x.shape[1] if shares else 0):
+            if shares:
+                logits = shares[0][:, :, inside].float()
+                for share in shares[1:]:
+                    logits[: len(share)] += share[:, :, inside].float()
             else:
-                logits = whole[:, :, inside].float()
+                logits = forward(x, columns[:, inside], span.segments)
             there = None if near is None else near(rows)
             if there is not None:
                 logits += there[0]

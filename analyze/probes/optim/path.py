@@ -9,7 +9,6 @@ they are of the solutions themselves, by width, since a pilot is like the widest
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -137,8 +136,7 @@ class Factors:
             )
         self._l2 = l2
         if trail is not None:
-            held, every = self._held, torch.arange(len(start))
-            trail.history.solve_again(lambda changes: held.solve(changes, every), start.shape)
+            trail.history.solve_again(self._held.solve, start.shape)
         return self._held, start
 
 
@@ -235,7 +233,7 @@ def _fit_alone(
         which[left] = len(solver.factors) + curved.which
         solver = replace(solver, factors=[*solver.factors, *curved.factors], which=which)
         if history is not None:
-            history.solve_again(partial(solver.solve, which=torch.arange(len(which))), start.shape)
+            history.solve_again(solver.solve, start.shape)
     fit = fit_logistic(batch, solver, start, max_iter=max_iter - sum(ROUGHLY), history=history, **how)
     fit.n_iter += used
     return fit

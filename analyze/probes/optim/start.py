@@ -12,7 +12,7 @@ from probecache.analyze.probes.design.gram import Moments
 from probecache.analyze.probes.design.nested_matmul import forward, segments
 from probecache.analyze.probes.design.task_panels import some_rows
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
-from probecache.analyze.probes.optim.multinomial import Batch
+from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
 from probecache.analyze.probes.optim.preconditioner import Preconditioner
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -98,10 +98,10 @@ class Glance:
         drawn = some_rows(n, GLANCE)
         rows = torch.arange(n) if drawn is None else torch.from_numpy(drawn)
         rows = rows.to(batch.truth.device)
-        parts = []
+        parts, dtype = [], search_dtype(rows.device, batch.flops)  # what it rounds, all starts have alike
         for panel in batch.panels:
             here = rows[(rows >= panel.rows.start) & (rows < panel.rows.stop)] - panel.start
-            parts.append(panel.of(group)[: batch.width, here])
+            parts.append(panel.of(group, dtype)[: batch.width, here])
         weights = None if batch.weights is None else batch.weights[rows]
         return cls(torch.cat(parts, dim=1), batch.truth[:, rows], weights, batch.widths)
 

@@ -221,7 +221,10 @@ def test_losers_are_fitted_loosely_or_not_at_all_and_the_choice_is_that_of_full_
     _, chosen = fit_chosen(task, request, fit=fit)
     part = split_task(task, held_out_rows(y))
     full = fit_block(part, order, ks, path, tol=1e-7).accuracy[0]
-    assert chosen[0, :, 0].tolist() == [max(path[row == row.max()]) for row in full]
+    best = [max(path[row == row.max()]) for row in full]
+    lost = [row.max() - row[path == l2][0] for row, l2 in zip(full, chosen[0, :, 0], strict=True)]
+    # another device may tell one row of 480 apart otherwise, where two penalties tie
+    assert chosen[0, :, 0].tolist() == best or max(lost) <= 1 / 480
     tried = [one for one in asked if one[3] == len(part.train)]
     assert {tol for tol, l2s, _, _ in tried if max(l2s) < 0.03} >= {LOOSE}
     wide = [(tol, l2s) for tol, l2s, sizes, _ in tried if 150 in sizes]

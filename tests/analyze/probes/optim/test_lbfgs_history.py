@@ -67,7 +67,7 @@ def test_pairs_under_another_preconditioner_are_those_it_would_have_given():
         y = torch.einsum("mij,mj->mi", torch.from_numpy(hessian).float(), s)
         kept.push(s, y, old * y, torch.ones(2))
         fresh.push(s, y, new * y, torch.ones(2))
-    kept.solve_again(lambda changes: new * changes, torch.Size((2, 6)))
+    kept.solve_again(lambda changes, which: new * changes, torch.Size((2, 6)))
     g = torch.ones(2, 6)
     got, want = kept.direction(g, new * g), fresh.direction(g, new * g)
     torch.testing.assert_close(got.vector, want.vector, rtol=1e-4, atol=1e-5)
