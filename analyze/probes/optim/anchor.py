@@ -87,7 +87,8 @@ def anchor(batch: Batch, probes: Tensor, point: Tensor) -> Anchor:
     for panel in batch.panels:
         for span in chosen.products:
             columns = panel.of(span.group)
-            for rows, inside in batch.strips(panel):
+            vectors = point[span.probes].shape[0] * point.shape[1]
+            for rows, inside in batch.strips(panel, vectors):
                 z = forward(point[span.probes], columns[:, inside], span.segments)
                 logits[span.probes, :, rows] = z
                 truth = batch.classes(rows, chosen.of(span))

@@ -173,7 +173,7 @@ def _weighted_factor(batch: Batch, x: Tensor, dtype: torch.dtype) -> Tensor:
     for panel in batch.panels:
         columns = panel.of(group, dtype)[:width]
         doubt = torch.empty(columns.shape[1])
-        for rows, inside in batch.strips(panel):
+        for rows, inside in batch.strips(panel, len(x)):
             p = torch.softmax(forward(x[None], columns[:, inside], parts)[0], dim=0)
             doubt[inside] = 1 - p.square_().sum(dim=0)
             shares = batch.shares(rows)

@@ -177,15 +177,13 @@ class Batch:
         free = (self.l2 == 0).to(objective.device)
         return free & (objective * self.total < math.log(2) * least)
 
-    def strips(self, panel: Panel, vectors: int = 0) -> Iterator[tuple[slice, slice]]:
+    def strips(self, panel: Panel, vectors: int, least: int = STRIP) -> Iterator[tuple[slice, slice]]:
         """A panel's rows, so many that their logits stay in cache: slices of all rows, and of the panel's.
 
-        vectors: of logits, where they are there already: no product waits for a strip to be long.
+        vectors: of logits; least: rows, of a product that is slow with fewer.
         """
         count = panel.base.shape[1]
-        step = count if panel.base.is_cuda else STRIP
-        if vectors and not panel.base.is_cuda:
-            step = max(STRIP // 2, min(STRIP, CACHED // vectors))
+        step = count if panel.base.is_cuda else max(least, CACHED // vectors)
         for start in range(0, count, step):
             stop = min(start + step, count)
             yield slice(panel.start + start, panel.start + stop), slice(start, stop)
@@ -225,7 +223,8 @@ class Batch:
         shares = rounded(x, columns, span.segments)
         out = shares[0] if shares else None  # logits, which residuals replace strip by strip
         count = columns.shape[1]
-        for rows, inside in self.strips(panel, x.shape[0] * x.shape[1] if shares else 0):
+        least = STRIP // 2 if shares else STRIP  # products are there already, or wait for a strip
+        for rows, inside in self.strips(panel, x.shape[0] * x.shape[1], least):
             if shares:
                 logits = shares[0][:, :, inside].float()
                 for share in shares[1:]:
