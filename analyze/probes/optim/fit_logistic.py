@@ -163,7 +163,7 @@ def search_roughly(
 ) -> Solution:
     """Minimise with products of `dtype` as far as its rounding allows. The solution has a history.
 
-    Iterates are rounded to the dtype, so only the data and the residuals are rounded in products.
+    Iterates are rounded to the dtype, so only the data, the logits and the residuals are rounded.
     """
     found = lbfgs(
         lambda x, which: batch.evaluate(x, which, dtype),
