@@ -24,8 +24,8 @@ from probecache.analyze.probes.design.task_panels import (
     units,
 )
 from probecache.analyze.probes.optim.cross_entropy import n_outputs
-from probecache.analyze.probes.optim.curvature import ROWS_PER_NEURON, class_grams
 from probecache.analyze.probes.optim.pilot import fit_pilots
+from probecache.analyze.probes.precondition.class_grams import ROWS_PER_NEURON, class_grams
 from probecache.analyze.tasks.matrix import Matrix
 from probecache.analyze.tasks.task import Task
 

@@ -15,8 +15,8 @@ from probecache.analyze.probes.design.gram import Moments
 from probecache.analyze.probes.design.nested_matmul import segments
 from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
-from probecache.analyze.probes.optim.blocked_cholesky import blocked_cholesky
-from probecache.analyze.probes.optim.preconditioner import cholesky
+from probecache.analyze.probes.precondition.blocked_cholesky import blocked_cholesky
+from probecache.analyze.probes.precondition.preconditioner import cholesky
 from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.size import LayerSize

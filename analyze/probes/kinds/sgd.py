@@ -20,8 +20,8 @@ from probecache.analyze.probes.design.nested_matmul import backward, forward, se
 from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.design.task_panels import task_panels, task_weights
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
+from probecache.analyze.probes.lbfgs.history import dot
 from probecache.analyze.probes.optim.cross_entropy import indicator, loss_and_residual
-from probecache.analyze.probes.optim.lbfgs_history import dot
 from probecache.analyze.probes.optim.multinomial import Batch
 from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.size import LayerSize

@@ -21,14 +21,14 @@ from probecache.analyze.probes.design.gram import Moments, add_gram
 from probecache.analyze.probes.design.nested_matmul import forward, runs, segments
 from probecache.analyze.probes.design.task_panels import some_rows
 from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.lbfgs.history import History
+from probecache.analyze.probes.lbfgs.lock_step import Solution, lbfgs
 from probecache.analyze.probes.optim.cross_entropy import indicator
-from probecache.analyze.probes.optim.curvature import class_grams
 from probecache.analyze.probes.optim.fit_logistic import fit_logistic, search_roughly
-from probecache.analyze.probes.optim.lbfgs import Solution, lbfgs
-from probecache.analyze.probes.optim.lbfgs_history import History
 from probecache.analyze.probes.optim.multinomial import MANY, Batch, search_dtype
-from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner, cholesky, gram_factor
 from probecache.analyze.probes.optim.start import best_scale, newton_start, without_columns
+from probecache.analyze.probes.precondition.class_grams import class_grams
+from probecache.analyze.probes.precondition.preconditioner import NULL, Preconditioner, cholesky, gram_factor
 from probecache.analyze.probes.shared_state import FEWEST, SharedState
 
 LONGER = (0.95, 1.0, 1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 1.8)  # what a cut probe may gain by

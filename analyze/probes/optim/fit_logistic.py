@@ -12,12 +12,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from probecache.analyze.probes.lbfgs.history import History, dot
+from probecache.analyze.probes.lbfgs.lock_step import Known, Rounding, Solution, lbfgs
 from probecache.analyze.probes.optim.anchor import Anchor, anchor
-from probecache.analyze.probes.optim.lbfgs import Known, Rounding, Solution, lbfgs
-from probecache.analyze.probes.optim.lbfgs_history import History, dot
 from probecache.analyze.probes.optim.multinomial import Batch
 from probecache.analyze.probes.optim.newton import newton
-from probecache.analyze.probes.optim.preconditioner import Preconditioner
+from probecache.analyze.probes.precondition.preconditioner import Preconditioner
 
 SEARCH_NOISE = 2e-4  # logits rounded to bfloat16 move the mean loss by a few 1e-5
 SEARCH_TOL = 5e-5

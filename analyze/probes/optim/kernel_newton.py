@@ -25,11 +25,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from probecache.analyze.probes.lbfgs.history import dot
+from probecache.analyze.probes.lbfgs.lock_step import Solution
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
-from probecache.analyze.probes.optim.lbfgs import Solution
-from probecache.analyze.probes.optim.lbfgs_history import dot
 from probecache.analyze.probes.optim.multinomial import Batch
-from probecache.analyze.probes.optim.preconditioner import INTERCEPT
+from probecache.analyze.probes.precondition.preconditioner import INTERCEPT
 
 MOST_ROWS = 4096  # K takes their square times 4 bytes
 FACTOR = 3  # rows per column from which two products with the columns are cheaper than one with the kernel

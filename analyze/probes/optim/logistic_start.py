@@ -8,8 +8,8 @@ from probecache.analyze.probes.design.gram import Moments
 from probecache.analyze.probes.design.task_panels import some_rows
 from probecache.analyze.probes.optim.cross_entropy import indicator
 from probecache.analyze.probes.optim.multinomial import Batch
-from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner, cholesky, gram_factor
 from probecache.analyze.probes.optim.start import best_scale, newton_start
+from probecache.analyze.probes.precondition.preconditioner import NULL, Preconditioner, cholesky, gram_factor
 from probecache.analyze.probes.shared_state import SharedState
 
 # Effective rank of the columns: 1.03 to 1.08 of random projections of 1,280 neurons, 31 to 98 of the neurons.

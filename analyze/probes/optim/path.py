@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
-from probecache.analyze.probes.optim.curvature import ROWS_PER_NEURON, class_grams
+from probecache.analyze.probes.lbfgs.lock_step import Solution
 from probecache.analyze.probes.optim.fit_logistic import LOOSE, Trail, fit_after, fit_logistic, search_roughly
-from probecache.analyze.probes.optim.lbfgs import Solution
 from probecache.analyze.probes.optim.logistic_start import precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
-from probecache.analyze.probes.optim.preconditioner import NULL, Preconditioner, cholesky
 from probecache.analyze.probes.optim.start import NEAR, Glance, foretold
+from probecache.analyze.probes.precondition.class_grams import ROWS_PER_NEURON, class_grams
+from probecache.analyze.probes.precondition.preconditioner import NULL, Preconditioner, cholesky
 from probecache.analyze.probes.shared_state import (
     FEWEST,
     SharedState,

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import Moments
+from probecache.analyze.probes.lbfgs.lock_step import lbfgs
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.fit_logistic import search_roughly
-from probecache.analyze.probes.optim.lbfgs import lbfgs
 from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
-from probecache.analyze.probes.optim.preconditioner import Preconditioner, gram_factor
 from probecache.analyze.probes.optim.start import newton_start
+from probecache.analyze.probes.precondition.preconditioner import Preconditioner, gram_factor
 
 TOL = 1e-2
 MAX_ITER = 100

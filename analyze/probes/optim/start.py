@@ -13,7 +13,7 @@ from probecache.analyze.probes.design.nested_matmul import forward, segments
 from probecache.analyze.probes.design.task_panels import some_rows
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
 from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
-from probecache.analyze.probes.optim.preconditioner import Preconditioner
+from probecache.analyze.probes.precondition.preconditioner import Preconditioner
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 NEAR = 4.0  # ratio of penalties up to which one's solution is the better start for the other

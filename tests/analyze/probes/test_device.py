@@ -19,10 +19,10 @@ from probecache.analyze.probes.design.design_matrix import Panel, Panels
 from probecache.analyze.probes.design.nested_matmul import Segment, backward, forward, spans
 from probecache.analyze.probes.design.upload import to_device
 from probecache.analyze.probes.fit import fit_block, task_moments
-from probecache.analyze.probes.optim import preconditioner
-from probecache.analyze.probes.optim.lbfgs_history import History
+from probecache.analyze.probes.lbfgs.history import History
 from probecache.analyze.probes.optim.multinomial import Batch, Chosen, search_dtype
-from probecache.analyze.probes.optim.preconditioner import Piece, Preconditioner, inverse
+from probecache.analyze.probes.precondition import preconditioner
+from probecache.analyze.probes.precondition.preconditioner import Piece, Preconditioner, inverse
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.tasks.task import Task
 

@@ -7,7 +7,7 @@ import torch
 from probecache.analyze.probes.design import bfloat16_product, stored_matmul
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import moments
-from probecache.analyze.probes.optim.blocked_cholesky import blocked_cholesky
+from probecache.analyze.probes.precondition.blocked_cholesky import blocked_cholesky
 from probecache.analyze.probes.score import first_largest
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from probecache.analyze.probes.optim.anchor import anchor
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.fit_logistic import fit_logistic
 from probecache.analyze.probes.optim.multinomial import Batch
-from probecache.analyze.probes.optim.preconditioner import Preconditioner, cholesky
+from probecache.analyze.probes.precondition.preconditioner import Preconditioner, cholesky
 
 WIDTHS, L2 = [31, 21, 6], 1e-3
 CPU = torch.device("cpu")

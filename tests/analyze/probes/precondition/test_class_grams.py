@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from probecache.analyze.probes.design.float32_sums import product
-from probecache.analyze.probes.optim import curvature
+from probecache.analyze.probes.precondition import class_grams
 
 
 @pytest.mark.parametrize("together", [1, 2**29])
 def test_rows_drawn_for_many_classes_are_added_to_each_classs_own_gram(monkeypatch, together):
-    monkeypatch.setattr(curvature, "TOGETHER", together)  # one class at a time, or all
+    monkeypatch.setattr(class_grams, "TOGETHER", together)  # one class at a time, or all
     rng = np.random.default_rng(0)
     whole = rng.normal(size=(13, 50)).astype(np.float32)
     rows = [np.array(own) for own in ([3, 7, 20, 49], [], [0], list(range(50)))]  # one class has none
@@ -18,7 +18,7 @@ def test_rows_drawn_for_many_classes_are_added_to_each_classs_own_gram(monkeypat
     blocks = torch.ones(4, 9, 9)  # narrower than the rows, and added to
     classes = np.repeat(np.arange(4), [len(own) for own in rows])
     drawn = torch.from_numpy(classes), torch.from_numpy(np.concatenate(rows).astype(np.int64))
-    curvature._add_together(
+    class_grams._add_together(
         blocks, torch.from_numpy(whole), drawn, torch.from_numpy(np.concatenate(scales)), 50
     )
     for j in range(4):
@@ -30,7 +30,7 @@ def test_rows_drawn_for_many_classes_are_added_to_each_classs_own_gram(monkeypat
 def test_nothing_drawn_is_nothing_added():
     none = torch.zeros(0, dtype=torch.int64)
     blocks = torch.zeros(2, 3, 3)
-    curvature._add_together(blocks, torch.ones(3, 5), (none, none), torch.zeros(0), 0)
+    class_grams._add_together(blocks, torch.ones(3, 5), (none, none), torch.zeros(0), 0)
     assert not blocks.any()
 
 

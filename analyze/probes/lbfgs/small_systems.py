@@ -1,6 +1,6 @@
 """The small systems of L-BFGS, as large as its history, of many problems at once: on the CPU, in float64.
 
-Vectors are told of by their inner products alone (`lbfgs_history.py`, whose formulas these are).
+Vectors are told of by their inner products alone (`lbfgs/history.py`, whose formulas these are).
 """
 
 from dataclasses import dataclass

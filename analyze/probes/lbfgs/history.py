@@ -27,22 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probecache.analyze.probes.optim.small_systems import foretold, softest, weigh
+from probecache.analyze.probes.lbfgs.gap_estimate import estimate, held_back
+from probecache.analyze.probes.lbfgs.small_systems import softest, weigh
 
 LENGTH = 10
-TOLD = 12  # pairs, with those forgotten, from which on their own estimate of the gap serves
-# Few pairs have not met the softest directions: of ten classes the true gap is 1.9 times what 3 pairs tell,
-# 1.7 times with 4, 1.4 with 5, 1.1 with 6, and no more than they tell from 7 on.
-FEW, LEARNT = 2.6, 0.25
-SAFE = 1.5  # of the pairs' estimate: true gaps are 0.4 to 1.5 times it, in nineteen of twenty cases
-# Of the geometric mean's, by the steps taken: what a near start leaves lies in typical directions (0.4 times
-# the mean at the median, 1.1 at most), what steps leave in soft ones (0.8, 1.0, 1.3; at most 2.3, 3.0, 3.5).
-BETWEEN = (1.5, 2.0, 2.5, 3.0)
-LINE = 3.0  # of what the decrements foretell, which knows of soft directions that no pair has met
-# Steps after which a single estimate is not believed: progress is slow there, estimates swing three- to
-# fivefold, and the first one below tol is the luckiest. Their geometric mean, which forgets a fifth with each
-# step, is the gap within a third.
-SLOW, RECENT = 40, 0.2
 KEPT = 0.7  # of the softest direction known of another problem, which is nearly the same
 
 
@@ -265,28 +253,14 @@ class History:
         return weights, slope, left
 
     def gap(self, decrement: Tensor, left: Tensor) -> Tensor:
-        """The gap to the minimum, float64 (m,): the larger of what is left as the pairs tell it (`direction`)
-        and what the decrements up to this one foretell; after SLOW steps no less than such estimates are on
-        average. All on the CPU.
-        """
-        with np.errstate(all="ignore"):
-            told = torch.from_numpy(self._told(decrement.double().numpy(), left.double().numpy()))
-        height = told.clamp(min=1e-300).log()
-        self.level = torch.where(self.level.isfinite(), self.level.lerp(height, RECENT), height)
-        return torch.where(self.taken < SLOW, told, torch.maximum(told, self.level.exp()))
-
-    def _told(self, decrement: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """The gap to the minimum, float64 (m,), as `gap_estimate.py` tells it from the decrement here and
+        what is left as the pairs tell it (`direction`). All on the CPU."""
         past = self.decrements.numpy()[:, _slots(tuple(self.order))[0]]
-        ahead, counted = foretold(np.concatenate([decrement[:, None], past], axis=1))
-        pairs = self.pairs.numpy()
-        if self.between:
-            steps = np.isfinite(self.decrements.numpy()).sum(axis=1).clip(max=len(BETWEEN) - 1)
-            line = np.where(counted, LINE, 1.0) * ahead
-            known = ~counted & (pairs >= LENGTH)  # pairs tell more than one or two decrements
-            return np.maximum(np.array(BETWEEN)[steps] * left, np.where(known, 0.0, line))
-        safe = np.where(pairs < TOLD, np.maximum(FEW - LEARNT * pairs, 1), SAFE)
-        # A start that is near has too few decrements of its own, and pairs of the one before.
-        return np.maximum(safe * left, np.where((pairs < TOLD) | counted, ahead, 0.0))
+        decrements = np.concatenate([decrement.double().numpy()[:, None], past], axis=1)
+        told = estimate(decrements, left.double().numpy(), self.pairs.numpy(), self.between)
+        held, level = held_back(told, self.level.numpy(), self.taken.numpy())
+        self.level = torch.from_numpy(level)
+        return torch.from_numpy(held)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

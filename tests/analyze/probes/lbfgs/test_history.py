@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probecache.analyze.probes.fit import fit_block
-from probecache.analyze.probes.optim.lbfgs import lbfgs
-from probecache.analyze.probes.optim.lbfgs_history import LENGTH, SLOW, History
+from probecache.analyze.probes.lbfgs.gap_estimate import SLOW
+from probecache.analyze.probes.lbfgs.history import LENGTH, History
+from probecache.analyze.probes.lbfgs.lock_step import lbfgs
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.tasks.task import Task
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from probecache.analyze.probes.optim.lbfgs_history import History, dot
+from probecache.analyze.probes.lbfgs.history import History, dot
 
 ARMIJO = 1e-4
 HALVINGS = 30

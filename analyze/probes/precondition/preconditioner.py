@@ -4,7 +4,7 @@ The factor L of a matrix is lower triangular, and its leading block is the facto
 block: one factor serves every nested subset. Two kinds, both approximate Hessians with l2 added,
 or none where a task has few rows per neuron:
 
-- class: one factor per class from `curvature.class_grams`. Close to the Hessian, so that a probe takes ten
+- class: one factor per class from `class_grams`. Close to the Hessian, so that a probe takes ten
   to twenty evaluations; c d^2 numbers per order and l2.
 - gram: the Gram matrix over the number of classes, one factor for all: the Hessian at zero weights.
 """

@@ -1,0 +1,1 @@
+"""Approximate inverse Hessians of nested probes: class Grams, and their factors."""
