@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probecache.analyze.probes.design.nested_matmul import backward, forward
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
-from probecache.analyze.probes.optim.multinomial import Batch
+from probecache.analyze.probes.optim.multinomial import Arithmetic, Batch
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Anchor:
     residual: Tensor
     _last: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def near(self, step: Tensor, which: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def near(self, step: Tensor, which: Tensor, how: Arithmetic) -> tuple[Tensor, Tensor]:
         """Objective and gradient of the probes `which` (a',) of these at point + step (a', c, w).
 
-        which: on the CPU; given again as the same tensor it is not looked at again. dtype: of the products'
-        inputs, which must hold `step` without rounding.
+        which: on the CPU; given again as the same tensor it is not looked at again. how: in a dtype that holds
+        `step` without rounding.
         """
         batch = self.batch
         if not self._last or self._last[0] is not which:
@@ -52,12 +52,9 @@ class Anchor:
         change = torch.zeros_like(pull)
         for panel in batch.panels:
             for span in chosen.products:
-                columns, those = panel.of(span.group, dtype), _neighbours(here[span.probes])
-                near = partial(self._at, those)
-                moved = batch.residual(
-                    step[span.probes], columns, span, panel, chosen, loss[span.probes], near
-                )
-                backward(moved, columns, span.segments, change[span.probes])
+                near = partial(self._at, _neighbours(here[span.probes]))
+                moved = batch.residual(step[span.probes], span, panel, chosen, loss[span.probes], how, near)
+                backward(moved, panel.of(span.group, how.dtype), span.segments, change[span.probes])
         return batch.penalise(self.point[here] + step, chosen, loss, pull + change)
 
     def _at(self, probes: slice | Tensor, rows: slice) -> tuple[Tensor, Tensor]:

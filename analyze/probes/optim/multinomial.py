@@ -52,6 +52,18 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Arithmetic:
+    """dtype: of the products' inputs. summed: logits of bfloat16 keep float32 sums; else products are rounded
+    once more, and take half of the time."""
+
+    dtype: torch.dtype = torch.float32
+    summed: bool = True
+
+
+EXACT = Arithmetic()
+
+
+@dataclass(frozen=True)
 class Batch:
     """m nested probes over panels, sorted by column order and, within it, by size, largest first.
 
@@ -110,20 +122,19 @@ class Batch:
         truth = self.truth if self.targets is None else self.truth[int(self.targets[probe])][None]
         return Problem(self.panels, group, width, l2, truth, self.weights)
 
-    def evaluate(self, x: Tensor, which: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    def evaluate(self, x: Tensor, which: Tensor, how: Arithmetic = EXACT) -> tuple[Tensor, Tensor]:
         """Objective float64 (a,) and gradient float32 (a, c, w) of the probes `which` (a,) at x (a, c, w).
 
-        which: on the CPU; what is known of them is remembered while they stay the same. dtype: of the
-        products' inputs. One pass over the rows for all probes.
+        which: on the CPU; what is known of them is remembered while they stay the same. One pass over the
+        rows for all probes.
         """
         chosen = self.chosen(which)
         gradient = torch.zeros_like(x, memory_format=torch.contiguous_format)
         loss = torch.zeros_like(chosen.l2)
         for panel in self.panels:
             for span in chosen.products:
-                columns = panel.of(span.group, dtype)
-                residual = self.residual(x[span.probes], columns, span, panel, chosen, loss[span.probes])
-                backward(residual, columns, span.segments, gradient[span.probes])
+                residual = self.residual(x[span.probes], span, panel, chosen, loss[span.probes], how)
+                backward(residual, panel.of(span.group, how.dtype), span.segments, gradient[span.probes])
         return self.penalise(x, chosen, loss, gradient)
 
     def evaluate_in_pairs(self, x: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,28 +218,28 @@ class Batch:
     def residual(
         self,
         x: Tensor,
-        columns: Tensor,
         span: Span,
         panel: Panel,
         chosen: Chosen,
         loss: Tensor,
+        how: Arithmetic,
         near: Callable[[slice], tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
-        """Residual (a, c, rows) in the columns' dtype, made strip by strip; adds to the loss float64 (a,).
+        """Residual (a, c, rows) in the products' dtype, made strip by strip; adds to the loss float64 (a,).
 
         near: logits and residuals (a, c, rows) of a point from which x is a step, by rows: these logits are
         added, and the residual is the difference to these.
         """
-        x = x.to(columns.dtype)
-        shares = rounded(x, columns, span.segments)
-        out = shares[0] if shares else None  # logits, which residuals replace strip by strip
+        x, columns = x.to(how.dtype), panel.of(span.group, how.dtype)
+        products = [] if how.summed else rounded(x, columns, span.segments)
+        out = products[0] if products else None  # logits, which residuals replace strip by strip
         count = columns.shape[1]
-        least = STRIP // 2 if shares else STRIP  # products are there already, or wait for a strip
+        least = STRIP // 2 if products else STRIP  # what is not there waits for a strip
         for rows, inside in self.strips(panel, x.shape[0] * x.shape[1], least):
-            if shares:
-                logits = shares[0][:, :, inside].float()
-                for share in shares[1:]:
-                    logits[: len(share)] += share[:, :, inside].float()
+            if products:
+                logits = products[0][:, :, inside].float()
+                for product in products[1:]:
+                    logits[: len(product)] += product[:, :, inside].float()
             else:
                 logits = forward(x, columns[:, inside], span.segments)
             there = None if near is None else near(rows)

@@ -20,7 +20,7 @@ from probecache.analyze.probes.design.nested_matmul import Segment, backward, fo
 from probecache.analyze.probes.design.upload import to_device
 from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.probes.lbfgs.history import History
-from probecache.analyze.probes.optim.multinomial import Batch, Chosen, search_dtype
+from probecache.analyze.probes.optim.multinomial import Arithmetic, Batch, Chosen, search_dtype
 from probecache.analyze.probes.precondition import preconditioner
 from probecache.analyze.probes.precondition.preconditioner import Piece, Preconditioner, inverse
 from probecache.analyze.selections.subsets import permutation
@@ -137,7 +137,10 @@ def test_an_evaluation_asks_the_device_for_nothing(cuda, how, weighted):
     mask = torch.ones(3, 1, 12, dtype=torch.bool, device=cuda)
     batch._last[:] = [(which, Chosen(products, mask, torch.ones(3, dtype=torch.float64, device=cuda)))]
     x = torch.empty(3, 3, 12, device=cuda)
-    loss, gradient = batch.evaluate_in_pairs(x, which) if how == "pairs" else batch.evaluate(x, which, how)
+    if how == "pairs":
+        loss, gradient = batch.evaluate_in_pairs(x, which)
+    else:
+        loss, gradient = batch.evaluate(x, which, Arithmetic(how))
     assert (loss.shape, loss.dtype, gradient.shape) == ((3,), torch.float64, (3, 3, 12))
     assert loss.is_cuda
     assert gradient.is_cuda

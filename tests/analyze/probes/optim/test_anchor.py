@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.optim.anchor import anchor
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
-from probecache.analyze.probes.optim.fit_logistic import fit_logistic
-from probecache.analyze.probes.optim.multinomial import Batch
+from probecache.analyze.probes.optim.fit_logistic import arithmetic, fit_logistic
+from probecache.analyze.probes.optim.multinomial import Arithmetic, Batch
 from probecache.analyze.probes.precondition.preconditioner import Preconditioner, cholesky
 
 WIDTHS, L2 = [31, 21, 6], 1e-3
@@ -66,7 +66,7 @@ def test_near_an_anchor_the_difference_alone_is_rounded(classes, weighted):
     for size in (1e-1, 1e-3):
         step = size * torch.randn(2, *point.shape[1:], generator=generator) * batch.mask[probes[which]]
         step = step.bfloat16().float()
-        objective, found = here.near(step, which, torch.bfloat16)
+        objective, found = here.near(step, which, Arithmetic(torch.bfloat16))
         for j, i in enumerate(which.tolist()):
             value, gradient = exactly(batch, x, labels, point[i] + step[j], int(probes[i]))
             mine = found[j, :, : gradient.shape[1]].double()
@@ -115,3 +115,22 @@ def test_evaluations_beyond_the_limit_are_not_made():
     found = fit_logistic(batch, nothing, start, tol=1e-12, max_iter=4, search=torch.bfloat16)
     assert not found.converged.any()
     assert (found.n_iter <= 2 * 4 + 2).all()  # of the search and of the finish, and the passes that report
+
+
+@pytest.mark.parametrize(
+    ("classes", "tol", "summed"), [(10, 5e-6, True), (10, 1e-3, False), (40, 5e-6, False)]
+)
+def test_logits_keep_float32_sums_where_a_rounded_pair_would_tell_a_gap_that_is_none(classes, tol, summed):
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(80, 6)).astype(np.float32), np.arange(80) % classes
+    shared = task_moments(Task(x, labels, x, labels), device="cpu")
+    orders, one = [np.arange(6)], torch.zeros(1, dtype=torch.int64)
+    truth = indicator(torch.from_numpy(labels), classes)
+    batch = Batch(shared.panels(orders), one, one + 7, torch.ones(1, dtype=torch.float64), truth)
+    how = arithmetic(batch, tol, torch.bfloat16)
+    assert (how.dtype, how.summed) == (torch.bfloat16, summed)
+    weights = torch.randn(1, classes, 7, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    loss, gradient = batch.evaluate(weights, one, how)
+    exact = batch.evaluate(weights, one)
+    torch.testing.assert_close(loss, exact[0], rtol=2e-3, atol=0)
+    assert (gradient - exact[1]).norm() < 2e-2 * exact[1].norm()
