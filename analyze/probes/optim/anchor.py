@@ -40,8 +40,8 @@ class Anchor:
     def near(self, step: Tensor, which: Tensor, how: Arithmetic) -> tuple[Tensor, Tensor]:
         """Objective and gradient of the probes `which` (a',) of these at point + step (a', c, w).
 
-        which: on the CPU; given again as the same tensor it is not looked at again. how: in a dtype that holds
-        `step` without rounding.
+        which: on the CPU; given again as the same tensor it is not looked at again. how: of a dtype that
+        holds `step` without rounding.
         """
         batch = self.batch
         if not self._last or self._last[0] is not which:

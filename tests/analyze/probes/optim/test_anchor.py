@@ -117,20 +117,15 @@ def test_evaluations_beyond_the_limit_are_not_made():
     assert (found.n_iter <= 2 * 4 + 2).all()  # of the search and of the finish, and the passes that report
 
 
-@pytest.mark.parametrize(
-    ("classes", "tol", "summed"), [(10, 5e-6, True), (10, 1e-3, False), (40, 5e-6, False)]
-)
-def test_logits_keep_float32_sums_where_a_rounded_pair_would_tell_a_gap_that_is_none(classes, tol, summed):
-    rng = np.random.default_rng(0)
-    x, labels = rng.normal(size=(80, 6)).astype(np.float32), np.arange(80) % classes
-    shared = task_moments(Task(x, labels, x, labels), device="cpu")
-    orders, one = [np.arange(6)], torch.zeros(1, dtype=torch.int64)
-    truth = indicator(torch.from_numpy(labels), classes)
-    batch = Batch(shared.panels(orders), one, one + 7, torch.ones(1, dtype=torch.float64), truth)
+@pytest.mark.parametrize(("classes", "tol"), [(10, 5e-6), (10, 1e-3), (40, 5e-6)])
+def test_logits_keep_float32_sums_where_rounded_ones_would_spoil_the_gap(classes, tol):
+    batch, _, _ = make(classes, weighted=False)
     how = arithmetic(batch, tol, torch.bfloat16)
-    assert (how.dtype, how.summed) == (torch.bfloat16, summed)
-    weights = torch.randn(1, classes, 7, generator=torch.Generator().manual_seed(0)).bfloat16().float()
-    loss, gradient = batch.evaluate(weights, one, how)
-    exact = batch.evaluate(weights, one)
+    assert (how.dtype, how.summed) == (torch.bfloat16, (classes, tol) == (10, 5e-6))
+    which, generator = torch.tensor([0, 1, 4]), torch.Generator().manual_seed(0)
+    weights = torch.randn(3, classes, batch.width, generator=generator).bfloat16().float()
+    weights *= batch.mask[which]
+    loss, gradient = batch.evaluate(weights, which, how)
+    exact = batch.evaluate(weights, which)
     torch.testing.assert_close(loss, exact[0], rtol=2e-3, atol=0)
     assert (gradient - exact[1]).norm() < 2e-2 * exact[1].norm()
