@@ -6,7 +6,7 @@ DIR holds stores cifar10*.zarr, flowers102*.zarr and pets37*.zarr with a layer `
 and test; a case whose store is not there is left out, and said to be.
 
 Tasks of up to 20 classes tuned nothing but SLOW (cifar10, 6,000 rows); those of more chose BETWEEN and LINE,
-all of `lbfgs/history.py`.
+all of `lbfgs/gap_estimate.py`.
 
 Each case is ten fractions of one order of the columns. The *gap* is relative to the least objective that any
 of our runs found, one at tol 1e-8 among them, or scikit-learn's newton-cg in float64 on the narrowest sizes,

@@ -54,7 +54,7 @@ class Anchor:
             for span in chosen.products:
                 near = partial(self._at, _neighbours(here[span.probes]))
                 moved = batch.residual(step[span.probes], span, panel, chosen, loss[span.probes], how, near)
-                backward(moved, panel.of(span.group, how.dtype), span.segments, change[span.probes])
+                backward(*moved, span.segments, change[span.probes])
         return batch.penalise(self.point[here] + step, chosen, loss, pull + change)
 
     def _at(self, probes: slice | Tensor, rows: slice) -> tuple[Tensor, Tensor]:

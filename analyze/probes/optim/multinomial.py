@@ -133,8 +133,8 @@ class Batch:
         loss = torch.zeros_like(chosen.l2)
         for panel in self.panels:
             for span in chosen.products:
-                residual = self.residual(x[span.probes], span, panel, chosen, loss[span.probes], how)
-                backward(residual, panel.of(span.group, how.dtype), span.segments, gradient[span.probes])
+                found = self.residual(x[span.probes], span, panel, chosen, loss[span.probes], how)
+                backward(*found, span.segments, gradient[span.probes])
         return self.penalise(x, chosen, loss, gradient)
 
     def evaluate_in_pairs(self, x: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,8 +224,9 @@ class Batch:
         loss: Tensor,
         how: Arithmetic,
         near: Callable[[slice], tuple[Tensor, Tensor]] | None = None,
-    ) -> Tensor:
-        """Residual (a, c, rows) in the products' dtype, made strip by strip; adds to the loss float64 (a,).
+    ) -> tuple[Tensor, Tensor]:
+        """Residual (a, c, rows) in the products' dtype, made strip by strip, and the columns that it was
+        multiplied with, which panels that are not kept put in order anew; adds to the loss float64 (a,).
 
         near: logits and residuals (a, c, rows) of a point from which x is a step, by rows: these logits are
         added, and the residual is the difference to these.
@@ -251,12 +252,12 @@ class Batch:
             if there is not None:
                 residual.sub_(there[1])
             if out is None and residual.shape[2] == count:
-                return residual.to(columns.dtype)  # all in one strip, as on a GPU
+                return residual.to(columns.dtype), columns  # all in one strip, as on a GPU
             if out is None:
                 out = x.new_empty(*x.shape[:2], count)
             out[:, :, inside] = residual
         assert out is not None
-        return out
+        return out, columns
 
 
 def search_dtype(device: torch.device, flops: float = math.inf) -> torch.dtype:

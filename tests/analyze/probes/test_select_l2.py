@@ -223,8 +223,10 @@ def test_losers_are_fitted_loosely_or_not_at_all_and_the_choice_is_that_of_full_
     full = fit_block(part, order, ks, path, tol=1e-7).accuracy[0]
     best = [max(path[row == row.max()]) for row in full]
     lost = [row.max() - row[path == l2][0] for row, l2 in zip(full, chosen[0, :, 0], strict=True)]
-    # another device may tell one row of 480 apart otherwise, where two penalties tie
-    assert chosen[0, :, 0].tolist() == best or max(lost) <= 1 / 480
+    if torch.cuda.is_available():  # a device may tell one row of 480 apart otherwise, where two penalties tie
+        assert max(lost) < 1.5 / 480
+    else:
+        assert chosen[0, :, 0].tolist() == best
     tried = [one for one in asked if one[3] == len(part.train)]
     assert {tol for tol, l2s, _, _ in tried if max(l2s) < 0.03} >= {LOOSE}
     wide = [(tol, l2s) for tol, l2s, sizes, _ in tried if 150 in sizes]
