@@ -206,7 +206,7 @@ def test_what_cannot_be_chosen_is_one_line(store, change, message):
     assert "\n" not in str(caught.value)
 
 
-def test_losers_are_fitted_loosely_or_not_at_all_and_the_choice_is_that_of_full_fits():
+def test_losers_are_fitted_loosely_or_not_at_all_and_no_choice_is_a_row_worse_than_full_fits_best():
     rng = np.random.default_rng(3)
     y = np.arange(2400) % 4
     x = (0.25 * rng.normal(size=(4, 150))[y] + rng.normal(size=(2400, 150))).astype(np.float32)
@@ -221,12 +221,9 @@ def test_losers_are_fitted_loosely_or_not_at_all_and_the_choice_is_that_of_full_
     _, chosen = fit_chosen(task, request, fit=fit)
     part = split_task(task, held_out_rows(y))
     full = fit_block(part, order, ks, path, tol=1e-7).accuracy[0]
-    best = [max(path[row == row.max()]) for row in full]
+    # Rows near a tie of two classes change sides with the processor's sums: one of 480 may decide.
     lost = [row.max() - row[path == l2][0] for row, l2 in zip(full, chosen[0, :, 0], strict=True)]
-    if torch.cuda.is_available():  # a device may tell one row of 480 apart otherwise, where two penalties tie
-        assert max(lost) < 1.5 / 480
-    else:
-        assert chosen[0, :, 0].tolist() == best
+    assert max(lost) < 1.5 / 480
     tried = [one for one in asked if one[3] == len(part.train)]
     assert {tol for tol, l2s, _, _ in tried if max(l2s) < 0.03} >= {LOOSE}
     wide = [(tol, l2s) for tol, l2s, sizes, _ in tried if 150 in sizes]
