@@ -177,9 +177,13 @@ class Dispatch:
         number, block = self.blocks[future]
         try:
             error = future.exception(timeout=SILENT)
-            values = None if error else future.result(timeout=SILENT)
         except TimeoutError:
             self.finished.put(future)
+            return None
+        try:
+            values = None if error else future.result(timeout=SILENT)
+        except TimeoutError:  # computed, but the worker that holds it is silent, and it alone has it
+            self._again(future)
             return None
         if isinstance(error, UnfitWorker):
             self.blocks.pop(future)

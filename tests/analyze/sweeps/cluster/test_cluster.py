@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 
 import probecache as pc
 from probecache.analyze.sweeps.cluster import start
+from probecache.analyze.sweeps.cluster.execute import Dispatch
 from probecache.analyze.sweeps.cluster.start import connect
 from probecache.analyze.sweeps.resolved_plan import machine_for
 from probecache.store.errors import InputError
@@ -319,6 +320,33 @@ def test_a_worker_that_is_stopped_in_the_midst_of_a_block_is_set_aside(
 
             with pytest.warns(RuntimeWarning, match="has not answered for .* its blocks go to others"):
                 results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r", progress=stop_one)
+    finally:
+        end(running)
+    assert stopped
+    assert_same_probes(results, here)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_while_it_alone_holds_a_result_is_set_aside(
+    store, here, tmp_path, monkeypatch, small_blocks
+):
+    monkeypatch.setattr("probecache.analyze.sweeps.cluster.execute.SILENT", 6.0)
+    take, stopped = Dispatch._outcome, []
+
+    def stop_first(self, future):
+        if not stopped:
+            holder = next(iter(self.client.who_has(future).values()))[0]
+            stopped.append(self.client.run(os.getpid, workers=[holder])[holder])
+            os.kill(stopped[0], signal.SIGSTOP)
+        return take(self, future)
+
+    monkeypatch.setattr(Dispatch, "_outcome", stop_first)
+    address, running = scheduler_and_workers(tmp_path, workers=2)
+    try:
+        with connect(scheduler=address) as client:
+            client.wait_for_workers(2, timeout=PATIENCE)
+            with pytest.warns(RuntimeWarning, match="has not answered for .* its blocks go to others"):
+                results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r")
     finally:
         end(running)
     assert stopped
