@@ -60,7 +60,7 @@ class Rounding:
     grid: torch.dtype | None = None
     coarse: bool = False
     margin: float = 1.0
-    first: float = 1.0
+    first: float | Tensor = 1.0
     keep: bool = False
 
 
@@ -99,6 +99,7 @@ def lbfgs(
     grid, keeps = rounding.grid, rounding.keep or rounding.grid is not None
     active = torch.arange(m)
     limit = torch.as_tensor(max_iter).cpu().expand(m)
+    first = torch.as_tensor(rounding.first, dtype=torch.float64).expand(m)
     history = History.empty(start) if known.history is None else known.history
     x = _on_grid(start.clone(), grid)
     objective, g = evaluate(x, active) if known.first is None else known.first
@@ -112,7 +113,7 @@ def lbfgs(
         gap = decrement if rounding.coarse else history.gap(decrement, left)
         if not history.order:  # without a step, a gradient has no scale
             gap = torch.full_like(gap, torch.inf)
-        enough = tol * f.abs() * torch.where(used > 1, rounding.margin, rounding.first)
+        enough = tol * f.abs() * torch.where(used > 1, rounding.margin, first[active])
         within = gap <= enough
         if rounding.coarse and history.order:
             within |= gain <= enough  # what rounding hides is left to a finer search

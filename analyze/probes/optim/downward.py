@@ -22,7 +22,7 @@ from probecache.analyze.probes.design.nested_matmul import forward, runs, segmen
 from probecache.analyze.probes.design.task_panels import some_rows
 from probecache.analyze.probes.kind import ProbeRequest
 from probecache.analyze.probes.lbfgs.history import History
-from probecache.analyze.probes.lbfgs.lock_step import Solution, lbfgs
+from probecache.analyze.probes.lbfgs.lock_step import Known, Rounding, Solution, lbfgs
 from probecache.analyze.probes.optim.cross_entropy import indicator
 from probecache.analyze.probes.optim.fit_logistic import fit_logistic, search_roughly
 from probecache.analyze.probes.optim.multinomial import MANY, Batch, search_dtype
@@ -54,7 +54,7 @@ class Aim:
 
 
 @dataclass(frozen=True)
-class Known:
+class Outset:
     """Before a row is read: moments in the order of the columns; some rows (1 + d, a), and their classes
     (c, a)."""
 
@@ -86,16 +86,16 @@ def fit_downward(shared: SharedState, order: np.ndarray, batch: Batch, request: 
     return Solution(x, **told)
 
 
-def _known(shared: SharedState, order: np.ndarray) -> Known:
+def _known(shared: SharedState, order: np.ndarray) -> Outset:
     index = torch.from_numpy(np.concatenate([[0], order + 1]))
     rows = min(SAMPLE, max(SAMPLE // 4, TELLING // len(shared.task.classes)))
     chosen = some_rows(len(shared.sample_labels), rows)
     labels = shared.sample_labels if chosen is None else shared.sample_labels[torch.from_numpy(chosen)]
     truth = indicator(labels, len(shared.task.classes))
-    return Known(shared.moments.take(order), shared.sampled(chosen)[index], truth)
+    return Outset(shared.moments.take(order), shared.sampled(chosen)[index], truth)
 
 
-def _fit_widest(batch: Batch, shared: SharedState, known: Known, aim: Aim) -> tuple[Solution, Tensor]:
+def _fit_widest(batch: Batch, shared: SharedState, known: Outset, aim: Aim) -> tuple[Solution, Tensor]:
     """The widest probe, roughly with the Gram matrix, then with its rows weighted, and with class Grams where
     that is slow; the factor (1 or c, w, w) that it ended with."""
     which, l2 = torch.zeros(1, dtype=torch.int64), float(batch.l2[0])
@@ -126,6 +126,7 @@ def _fit_widest(batch: Batch, shared: SharedState, known: Known, aim: Aim) -> tu
         max_iter=max(1, aim.max_iter - int(used)),
         search=aim.search,
         history=found.history,
+        keep=True,
     )
     fit.n_iter += used
     return fit, factor
@@ -135,7 +136,8 @@ def _search(
     batch: Batch, solver: Preconditioner, start: Tensor, aim: Aim, history: History | None
 ) -> Solution:
     if aim.search == torch.float32:
-        return lbfgs(batch.evaluate, solver.solve, start, aim.tol, aim.max_iter)
+        how = Rounding(keep=True), Known(history)
+        return lbfgs(batch.evaluate, solver.solve, start, aim.tol, aim.max_iter, *how)
     return search_roughly(batch, solver, start, aim.tol, aim.max_iter, aim.search, history)
 
 
@@ -145,7 +147,7 @@ def _solve_again(found: Solution, solver: Preconditioner) -> None:
         found.history.between = all(f is not None and len(f) == 1 for f in solver.factors)
 
 
-def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, aim: Aim) -> Solution:
+def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Outset, aim: Aim) -> Solution:
     """Probes of some sizes from the last of the next wider ones."""
     solver = Preconditioner([factor], torch.zeros_like(part.groups), part.mask)
     if len(factor) == 1:
@@ -153,7 +155,9 @@ def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, ai
     else:  # leading blocks of class Grams would be copied, for what an evaluation gives
         start = wider.x[-1:, :, : part.width] * part.mask
     start = best_scale(start, part.widths, part.l2, known.sample[: part.width], known.truth, LONGER)
-    history = None if wider.history is None else _cut(wider.history, wider.x.shape, part, solver)
+    history = None
+    if wider.history is not None and wider.history.order:  # none, where one evaluation was the limit
+        history = _cut(wider.history, wider.x.shape, part, solver)
     return fit_logistic(
         part,
         solver,
@@ -162,6 +166,7 @@ def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Known, ai
         max_iter=aim.max_iter,
         search=aim.search,
         history=history,
+        keep=True,
     )
 
 

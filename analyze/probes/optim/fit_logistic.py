@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.lbfgs.history import History, dot
-from probecache.analyze.probes.lbfgs.lock_step import Known, Rounding, Solution, lbfgs
+from probecache.analyze.probes.lbfgs.lock_step import EXACT, NOTHING, Known, Rounding, Solution, lbfgs
 from probecache.analyze.probes.optim.anchor import Anchor, anchor
 from probecache.analyze.probes.optim.multinomial import MANY, Arithmetic, Batch
 from probecache.analyze.probes.optim.newton import newton
@@ -29,6 +29,7 @@ ROUNDS = 5  # float32 passes that correct; what is left then is iterated in floa
 NEAR_NOISE = 1e-5  # relative rounding of an objective near an anchor
 NEAR_MAX = 20  # evaluations near an anchor: what is not done then is too far for bfloat16's differences
 MARGIN = 0.5  # of tol, near an anchor: the float32 pass that follows should find it
+LENT = 0.7  # of tol, in float32, for probes whose pairs are mostly another penalty's
 UNMOVED = 0.2  # of tol, where a path's next penalty starts: another's curvature, and no step yet, tell of it
 # Bytes of logits and residuals that anchors hold at a time; on a GPU a sixteenth of what is free.
 HELD = 2**28
@@ -37,10 +38,10 @@ HELD = 2**28
 @dataclass(frozen=True)
 class Trail:
     """What a fit leaves to one of the same probes with penalties that are near: what it learnt of the
-    curvature, and the float32 pass that found it converged."""
+    curvature, and the float32 pass that found it converged, where the search was below float32."""
 
     history: History
-    anchor: Anchor
+    anchor: Anchor | None = None
 
 
 def fit_logistic(
@@ -52,18 +53,17 @@ def fit_logistic(
     max_iter: int,
     search: torch.dtype,
     history: History | None = None,
+    keep: bool = False,
 ) -> Solution:
     """Fit the batch from `start` (m, c, w). Solution.x: intercept first, zero beyond each probe's columns.
 
     tol: estimated relative gap of the objective. max_iter: evaluations per probe. search: the dtype of the
-    search's products, torch.float32 for none but exact ones. history: what is known of the curvature, which
-    a search in float32 does without.
+    search's products, torch.float32 for none but exact ones. history: what is known of the curvature. keep:
+    the solution has a history, as it always has from a search below float32.
     """
     how = How(tol, _limits(batch, max_iter), search)
-    if search == torch.float32 and tol < PAIRED and batch.paired:
-        found = _in_pairs(batch, preconditioner, start, how)
-    elif search == torch.float32:
-        found = lbfgs(batch.evaluate, preconditioner.solve, start, tol, how.limit)
+    if search == torch.float32:
+        found = _exactly(batch, preconditioner, start, how, Known(history), Rounding(keep=keep))
     else:
         found = search_roughly(batch, preconditioner, start, tol, max_iter, search, history)
         _finish(batch, preconditioner, found, replace(how, limit=how.limit + found.n_iter))
@@ -82,17 +82,27 @@ def fit_after(
 ) -> tuple[Solution, Trail | None]:
     """`fit_logistic` of one penalty of a path, in memory, and what it leaves to the next one.
 
-    With the trail of a penalty that is near, the search is steps from its float32 pass, whose products are of
-    the difference and round nothing else: one more float32 pass ends it as a rule.
+    With the trail of a penalty that is near, the search goes on from its history. Below float32 it is steps
+    from its float32 pass, whose products are of the difference and round nothing else: one more such pass
+    ends it as a rule.
     """
-    each = 8 * batch.outputs * batch.panels.n_samples
-    if search == torch.float32 or each * len(start) > HELD:
-        return fit_logistic(batch, preconditioner, start, tol=tol, max_iter=max_iter, search=search), None
     how = How(tol, _limits(batch, max_iter), search)
+    if search == torch.float32:
+        known, rounding = NOTHING, Rounding(keep=True)
+        if trail is not None:
+            known = Known(trail.history.of_another())
+            rounding = replace(rounding, margin=LENT, first=_unmoved(trail))
+        found = _exactly(batch, preconditioner, start, how, known, rounding)
+        assert found.history is not None
+        return _newton(batch, found, tol, max_iter), Trail(found.history)
+    each = 8 * batch.outputs * batch.panels.n_samples
+    if each * len(start) > HELD:
+        return fit_logistic(batch, preconditioner, start, tol=tol, max_iter=max_iter, search=search), None
     if trail is None:
         found = search_roughly(batch, preconditioner, start, tol, max_iter, search)
         how = replace(how, limit=how.limit + found.n_iter)
     else:
+        assert trail.anchor is not None
         here = replace(trail.anchor, batch=batch)
         found = lbfgs(
             partial(here.near, how=arithmetic(batch, tol, search)),
@@ -100,7 +110,7 @@ def fit_after(
             start - here.point,
             tol,
             how.limit.clamp(max=NEAR_MAX),
-            Rounding(NEAR_NOISE, search, margin=MARGIN, first=UNMOVED),
+            Rounding(NEAR_NOISE, search, margin=MARGIN, first=_unmoved(trail)),
             Known(trail.history.of_another()),
         )
         _level(found)
@@ -108,6 +118,12 @@ def fit_after(
     last = _finish(batch, preconditioner, found, how)
     left = None if last is None or found.history is None else Trail(found.history, last)
     return _newton(batch, found, tol, max_iter), left
+
+
+def _unmoved(trail: Trail) -> Tensor:
+    """Of tol, float64 (m,), up to which each probe ends where it starts: but not twice, since what is left
+    then grows from penalty to penalty in directions that no pair has met (to 12 times 1e-2, seen)."""
+    return torch.where(trail.history.taken > 0, UNMOVED, 0.0).double()
 
 
 @dataclass(frozen=True)
@@ -128,13 +144,25 @@ def arithmetic(batch: Batch, tol: float, dtype: torch.dtype) -> Arithmetic:
     return Arithmetic(dtype, summed=tol < LOOSE and batch.outputs < MANY)
 
 
-def _in_pairs(batch: Batch, preconditioner: Preconditioner, start: Tensor, how: How) -> Solution:
-    """By products of pairs of bfloat16 numbers, and from there in float32: one pass, as a rule, which finds
-    that nothing is left, and whose objective and gradient are reported."""
+def _exactly(
+    batch: Batch,
+    preconditioner: Preconditioner,
+    start: Tensor,
+    how: How,
+    known: Known = NOTHING,
+    rounding: Rounding = EXACT,
+) -> Solution:
+    """A search by float32 products. Where pairs of bfloat16 numbers are faster, by these, and from there in
+    float32: one pass, as a rule, which finds that nothing is left, and whose objective and gradient are
+    reported."""
     solve = preconditioner.solve
-    found = lbfgs(batch.evaluate_in_pairs, solve, start, how.tol, how.limit, Rounding(keep=True))
+    if how.tol >= PAIRED or not batch.paired:
+        return lbfgs(batch.evaluate, solve, start, how.tol, how.limit, rounding, known)
+    kept = replace(rounding, keep=True)
+    found = lbfgs(batch.evaluate_in_pairs, solve, start, how.tol, how.limit, kept, known)
     left = (how.limit - found.n_iter).clamp(min=1)
-    rest = lbfgs(batch.evaluate, solve, found.x, how.tol, left, known=Known(found.history))
+    last = Rounding(keep=rounding.keep)
+    rest = lbfgs(batch.evaluate, solve, found.x, how.tol, left, last, Known(found.history))
     rest.n_iter += found.n_iter
     return rest
 

@@ -12,7 +12,7 @@ from probecache.analyze.probes.design.gram import Moments
 from probecache.analyze.probes.design.nested_matmul import forward, segments
 from probecache.analyze.probes.design.task_panels import some_rows
 from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
-from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
+from probecache.analyze.probes.optim.multinomial import Batch
 from probecache.analyze.probes.precondition.preconditioner import Preconditioner
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -93,15 +93,18 @@ class Glance:
     widths: Tensor
 
     @classmethod
-    def of(cls, batch: Batch) -> "Glance":
+    def of(cls, batch: Batch, search: torch.dtype) -> "Glance":
+        """search: the dtype of the products that follow."""
         n, group = batch.panels.n_samples, int(batch.groups[0])
         drawn = some_rows(n, GLANCE)
         rows = torch.arange(n) if drawn is None else torch.from_numpy(drawn)
         rows = rows.to(batch.truth.device)
-        parts, dtype = [], search_dtype(rows.device, batch.flops)  # what it rounds, all starts have alike
+        parts = []
         for panel in batch.panels:
             here = rows[(rows >= panel.rows.start) & (rows < panel.rows.stop)] - panel.start
-            parts.append(panel.of(group, dtype)[: batch.width, here])
+            parts.append(
+                panel.of(group, search)[: batch.width, here]
+            )  # what it rounds, all starts have alike
         weights = None if batch.weights is None else batch.weights[rows]
         return cls(torch.cat(parts, dim=1), batch.truth[:, rows], weights, batch.widths)
 

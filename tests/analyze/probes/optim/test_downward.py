@@ -91,11 +91,32 @@ def test_a_search_in_float32_goes_down_too(monkeypatch):
     assert (found.objective / best.objective - 1).max() < 2e-4
 
 
+def test_a_search_in_float32_carries_down_what_it_has_learnt(monkeypatch):
+    fit, pairs = downward.fit_logistic, []
+
+    def noted(*given, history, **how):
+        pairs.append(history.pairs.min().item())
+        return fit(*given, history=history, **how)
+
+    monkeypatch.setattr(downward, "search_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(downward, "fit_logistic", noted)
+    found = fit_block(task(2.0), ORDER[None], SIZES, np.array([L2]), tol=1e-3, device="cpu")
+    assert len(pairs) == 2
+    assert min(pairs) > 3
+    assert found.converged.all()
+
+
 def test_what_max_iter_ends_is_not_converged_and_counts_all_evaluations():
     found = fit_block(task(2.0), ORDER[None], SIZES, np.array([L2]), max_iter=3, tol=1e-7, device="cpu")
     assert not found.converged.any()
     assert (found.n_iter >= 3).all()
     assert (found.n_iter <= 8).all()  # and the float32 passes
+
+
+def test_one_evaluation_leaves_nothing_to_carry_down():
+    found = fit_block(task(2.0), ORDER[None], SIZES, np.array([L2]), max_iter=1, tol=1e-7, device="cpu")
+    assert not found.converged.any()
+    assert np.isfinite(found.objective).all()
 
 
 def test_few_classes_go_in_lock_step(monkeypatch):

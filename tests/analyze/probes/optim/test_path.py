@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from probecache.analyze.probes.fit import fit_block
-from probecache.analyze.probes.optim import path
+from probecache.analyze.probes.optim import fit_logistic, path
+from probecache.analyze.probes.optim.fit_logistic import fit_after
 from probecache.analyze.tasks.task import Task
 
 
@@ -34,6 +35,40 @@ def test_each_penalty_of_a_fine_path_is_within_its_tol_of_the_minimum(classes, s
     assert found.converged.all()
     gaps = found.objective / np.concatenate(best, axis=2) - 1
     assert gaps.max() < 1.5 * tol
+
+
+@pytest.mark.parametrize("search", [torch.float32, torch.bfloat16])
+def test_no_probe_is_left_where_one_penalty_after_the_other_starts(search, monkeypatch):
+    monkeypatch.setattr(path, "_search_dtype", lambda batch, penalties: search)
+    some, order, ks = task(3000, 120, 3, 0.5, seed=3), np.arange(120)[None], np.array([120, 80, 40])
+    l2s = np.geomspace(1e-6, 1, 14)  # the smallest loss is 2e-5: what stays the same grows beside it
+    found, best = (fit_block(some, order, ks, l2s, tol=tol, device="cpu") for tol in (1e-2, 1e-7))
+    assert found.converged.all()
+    assert (found.objective / best.objective - 1).max() < 1.5e-2  # twelve times tol, before
+
+
+def test_a_search_in_float32_goes_on_from_the_penalty_before(monkeypatch):
+    monkeypatch.setattr(path, "_search_dtype", lambda batch, penalties: torch.float32)
+    some, order, ks = task(3000, 120, 5, 0.3), np.arange(120)[None], np.array([120, 40])
+    l2s, tol = np.geomspace(1e-5, 1e-2, 8), 1e-5
+    together = fit_block(some, order, ks, l2s, tol=tol, device="cpu").n_iter.sum()
+    monkeypatch.setattr(fit_logistic.History, "of_another", lambda self: self.empty(self.steps[0]))
+    assert together < 0.9 * fit_block(some, order, ks, l2s, tol=tol, device="cpu").n_iter.sum()
+
+
+@pytest.mark.parametrize(("sums", "near"), [(True, True), (False, True), (False, False)])
+def test_paths_are_searched_in_float32_where_bfloat16_products_are_rounded(sums, near, monkeypatch):
+    asked = []
+    monkeypatch.setattr(path.bfloat16_product, "available", lambda: sums)
+    monkeypatch.setattr(path, "search_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(
+        path,
+        "fit_after",
+        lambda *given, search, **how: asked.append(search) or fit_after(*given, search=torch.float32, **how),
+    )
+    l2s = np.array([1e-3, 3e-3] if near else [1e-3, 1e-1])
+    fit_block(task(600, 20, 5, 0.3), np.arange(20)[None], np.array([20]), l2s, tol=1e-3, device="cpu")
+    assert asked == [torch.float32 if near and not sums else torch.bfloat16] * 2
 
 
 def test_two_classes_go_on_where_only_narrow_probes_are_left(monkeypatch):

@@ -47,7 +47,7 @@ def test_a_start_goes_as_far_along_its_neighbours_as_some_rows_agree(outputs):
         for i, l2 in enumerate((0.04, 0.02, 0.01)):
             known = smooth[0] + i * smooth[1] / 4 + i**2 * smooth[2] / 16
             done.append((l2, known + noise * torch.randn(known.shape) * batch.mask))
-        found = foretold(done, 0.005, Glance.of(batch))
+        found = foretold(done, 0.005, Glance.of(batch, torch.float32))
         guesses = [done[-1][1], foretold(done[1:], 0.005), foretold(done, 0.005)]
         least = torch.stack([value(guess) for guess in guesses]).amin(dim=0)
         assert (value(found) <= least * (1 + 1e-6)).all()
