@@ -311,6 +311,7 @@ def main() -> None:
     parser.add_argument("--fits", type=Path, help="JSON file that keeps the peers' fits for another run")
     parser.add_argument("--peers-only", action="store_true", help="make the peers' fits, for --fits")
     parser.add_argument("--quick", action="store_true", help="small synthetic cases, no stores")
+    parser.add_argument("--title", default="probes-gap", help="of the record, for another kind of processor")
     parser.add_argument("--out", type=Path, help="folder of the record and the plot (benchmarks/results)")
     args = parser.parse_args()
     names = named_cases(parser, args.cases)
@@ -329,7 +330,7 @@ def main() -> None:
         results[name] = run(name, CASES[name], task, args, clock)
         if args.peers_only:
             continue
-        title = "probes-gap" + ("-quick" if args.quick else "")
+        title = args.title + ("-quick" if args.quick else "")
         path = record(title + (f"-threads-{args.threads}" if args.threads else ""), results, folder=args.out)
         plot(results, path.with_suffix(".svg"))
         print(path, flush=True)
