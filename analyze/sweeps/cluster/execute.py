@@ -159,10 +159,21 @@ class Dispatch:
                 f"no worker is left that answers and can take part ({', '.join(sorted(self.unfit))}); what "
                 "was committed is kept, the same command continues"
             )
-        if moved:  # blocks that wait could be given to it still
+        if moved:  # blocks that wait could be given to it still, or wait for what it alone holds
+            self._forget_moments()
             for future in [f for f in self.blocks if f.status == "pending"]:
                 self._again(future)
         return 0.0
+
+    def _forget_moments(self) -> None:
+        """Leave the moments that no fit worker holds to the workers themselves, one pass each: the scheduler
+        does not compute again what a silent worker has, and blocks that need it would wait without end."""
+        held = self.client.who_has(list(self.moments.values()))
+        self.moments = {
+            layer: future
+            for layer, future in self.moments.items()
+            if set(held.get(future.key, ())) - self.unfit
+        }
 
     def _again(self, future: "Future") -> None:
         number, block = self.blocks.pop(future)

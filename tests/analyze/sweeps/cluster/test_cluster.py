@@ -353,6 +353,37 @@ def test_a_worker_that_is_stopped_while_it_alone_holds_a_result_is_set_aside(
     assert_same_probes(results, here)
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_while_it_alone_holds_the_moments_is_set_aside(
+    store, here, tmp_path, monkeypatch, small_blocks
+):
+    monkeypatch.setattr("probecache.analyze.sweeps.cluster.execute.SILENT", 6.0)
+    monkeypatch.setattr("probecache.analyze.sweeps.sweep.stays_on_disk", lambda size, limit: True)
+    begin, stopped = Dispatch.submit, []
+
+    def stop_holder(self, number, block):
+        if not stopped:
+            (moments,) = self.moments.values()
+            moments.result(timeout=PATIENCE)
+            wait_for(lambda: self.client.who_has(moments).get(moments.key))
+            holder = self.client.who_has(moments)[moments.key][0]
+            stopped.append(self.client.run(os.getpid, workers=[holder])[holder])
+            os.kill(stopped[0], signal.SIGSTOP)
+        begin(self, number, block)
+
+    monkeypatch.setattr(Dispatch, "submit", stop_holder)
+    address, running = scheduler_and_workers(tmp_path, workers=2)
+    try:
+        with connect(scheduler=address) as client:
+            client.wait_for_workers(2, timeout=PATIENCE)
+            with pytest.warns(RuntimeWarning, match="has not answered for .* its blocks go to others"):
+                results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r")
+    finally:
+        end(running)
+    assert stopped
+    assert_same_probes(results, here)
+
+
 def test_workers_that_die_of_too_little_memory_are_told_with_what_to_do(store, tmp_path, small_blocks):
     """A worker whose process ends in each try: Dask calls it KilledWorker, which says nothing to a user."""
     from distributed.scheduler import KilledWorker
