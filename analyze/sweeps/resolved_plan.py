@@ -296,13 +296,17 @@ def machine_for(client: "Client | None", device: str, memory_limit: int | None) 
 
 
 def check_there(solver: str, device: str, client: "Client | None") -> None:
-    """InputError where the solver or the device that was asked for is not there: here, or on a worker."""
+    """InputError where the solver or the device that was asked for is not there: here, or on every worker of
+    those that answer."""
     if client is not None:
-        from probecache.analyze.sweeps.cluster.start import check_client
+        from probecache.analyze.sweeps.cluster.start import ask, check_client
 
         check_client(client)
     for check, name in ((check_solver, solver), (pick_device, device)):
         if client is None:
             check(name)
-        else:
-            client.submit(check, name, pure=False).result()
+            continue
+        answers = ask(client, check, name).values()
+        lacking = [a for a in answers if isinstance(a, Exception) and not isinstance(a, OSError)]
+        if lacking and all(isinstance(answer, Exception) for answer in answers):
+            raise lacking[0]

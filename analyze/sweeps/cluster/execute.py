@@ -51,6 +51,9 @@ def fit_workers(client: "Client", job: Job, tell: Callable[[str], None]) -> set[
     answers = ask(client, introduce, job)
     unfit = {}
     for address, answer in sorted(answers.items()):
+        if isinstance(answer, OSError):
+            unfit[address] = "does not answer"
+            continue
         if not isinstance(answer, dict):  # of a version that has no such function
             raise InputError(
                 f"worker {address} has another installation of probecache: {describe(answer)}; "

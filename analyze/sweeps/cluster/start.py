@@ -1,5 +1,6 @@
 """Dask clusters: workers of this machine, its GPUs, or a scheduler that runs already."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from distributed.security import Security
 from probecache.store.errors import InputError, ProbecacheError, first_line
 
 DASHBOARD = "127.0.0.1:0"
+ANSWER = 120.0  # seconds that a worker may take to answer: it may have to import torch first
 
 
 @contextmanager
@@ -168,5 +170,24 @@ def worker_table(client: Client) -> list[dict[str, Any]]:
 
 
 def ask(client: Client, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What a function gives on each worker, by address, or the error that it raised there."""
-    return client.run(function, *arguments, on_error="return")
+    """What a function gives on each worker, by address, or the error that it raised there: an OSError where
+    the worker cannot be reached, TimeoutError where it gives no answer or has shown no sign of life for
+    `ANSWER` seconds."""
+    known = workers_of(client)
+    seen = {address: about.get("last_seen") or 0.0 for address, about in known.items()}
+    newest = max(seen.values(), default=0.0)
+
+    async def one(address: str) -> Any:
+        if newest - seen[address] > ANSWER:
+            return TimeoutError()
+        # Each by itself: an answer for all of them waits for the last.
+        asked = client.run(function, *arguments, workers=[address], on_error="return")
+        try:
+            return (await asyncio.wait_for(asked, ANSWER))[address]
+        except OSError as error:
+            return error
+
+    async def each() -> list[Any]:
+        return await asyncio.gather(*(one(address) for address in known))
+
+    return dict(zip(known, client.sync(each), strict=True))

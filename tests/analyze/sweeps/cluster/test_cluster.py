@@ -327,6 +327,21 @@ def test_a_worker_that_is_stopped_in_the_midst_of_a_block_is_set_aside(
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_stopped_before_the_sweep_takes_no_part(store, here, tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "ANSWER", 20.0)
+    address, running = scheduler_and_workers(tmp_path, workers=2)
+    try:
+        with connect(scheduler=address) as client:
+            client.wait_for_workers(2, timeout=PATIENCE)
+            os.kill(running[1].pid, signal.SIGSTOP)
+            with pytest.warns(RuntimeWarning, match="does not answer; its blocks go to the others"):
+                results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r")
+    finally:
+        end(running)
+    assert_same_probes(results, here)
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_while_it_alone_holds_a_result_is_set_aside(
     store, here, tmp_path, monkeypatch, small_blocks
 ):
