@@ -53,7 +53,7 @@ class Rounding:
     grid: every iterate is rounded to this dtype, so that an evaluation may multiply in it and lose nothing of
     x; the solution then has a history, as it has with keep.
     coarse: rounding hides the last digits of what is found: a decrement or gain below tol ends it.
-    margin: of tol, for points other than the start; first: for the start.
+    margin: of tol, for points other than the start; first: for the start, one number or each problem's (m,).
     """
 
     noise: float = 1e-6

@@ -72,21 +72,21 @@ def serves(batch: Batch, shared: SharedState) -> bool:
 def fit_downward(shared: SharedState, order: np.ndarray, batch: Batch, request: ProbeRequest) -> Solution:
     """Fit the batch of `serves`. Solution.x: (m, c, w), zero beyond each probe's columns."""
     x = torch.zeros(len(batch.l2), batch.outputs, batch.width)
-    aim, known = Aim(request.tol, request.max_iter, search_dtype(x.device)), _known(shared, order)
+    aim, outset = Aim(request.tol, request.max_iter, search_dtype(x.device)), _outset(shared, order)
     widest = batch.part(slice(0, 1))  # alone: nothing is known before it
-    last, factor = _fit_widest(widest, shared, known, aim)
+    last, factor = _fit_widest(widest, shared, outset, aim)
     x[:1], parts = last.x, [last]
     for run in runs(len(x) - 1, batch.outputs, x.device):
         those = slice(1 + run.start, 1 + run.stop)
         part = batch.part(those)
-        last = _fit_narrower(part, last, factor, known, aim)
+        last = _fit_narrower(part, last, factor, outset, aim)
         x[those, :, : part.width] = last.x
         parts.append(last)
     told: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in REPORTED}
     return Solution(x, **told)
 
 
-def _known(shared: SharedState, order: np.ndarray) -> Outset:
+def _outset(shared: SharedState, order: np.ndarray) -> Outset:
     index = torch.from_numpy(np.concatenate([[0], order + 1]))
     rows = min(SAMPLE, max(SAMPLE // 4, TELLING // len(shared.task.classes)))
     chosen = some_rows(len(shared.sample_labels), rows)
@@ -95,13 +95,13 @@ def _known(shared: SharedState, order: np.ndarray) -> Outset:
     return Outset(shared.moments.take(order), shared.sampled(chosen)[index], truth)
 
 
-def _fit_widest(batch: Batch, shared: SharedState, known: Outset, aim: Aim) -> tuple[Solution, Tensor]:
+def _fit_widest(batch: Batch, shared: SharedState, outset: Outset, aim: Aim) -> tuple[Solution, Tensor]:
     """The widest probe, roughly with the Gram matrix, then with its rows weighted, and with class Grams where
     that is slow; the factor (1 or c, w, w) that it ended with."""
     which, l2 = torch.zeros(1, dtype=torch.int64), float(batch.l2[0])
-    gram = Preconditioner([gram_factor(known.moments, l2, batch.outputs)], which, batch.mask)
-    start = newton_start(known.moments, gram, which)
-    start = best_scale(start, batch.widths, batch.l2, known.sample, known.truth)
+    gram = Preconditioner([gram_factor(outset.moments, l2, batch.outputs)], which, batch.mask)
+    start = newton_start(outset.moments, gram, which)
+    start = best_scale(start, batch.widths, batch.l2, outset.sample, outset.truth)
     found = _search(batch, gram, start, replace(aim, tol=max(aim.tol, ROUGH)), None)
     used, factor = found.n_iter, _weighted_factor(batch, found.x[0], aim.search)
     solver = Preconditioner([factor], which, batch.mask)
@@ -113,7 +113,7 @@ def _fit_widest(batch: Batch, shared: SharedState, known: Outset, aim: Aim) -> t
         if not bool(found.converged):
             wanted = [ROWS_PER_NEURON * max(batch.width, FEWEST)]
             grams = class_grams(
-                batch.panels, [found.x[0]], batch.panels, wanted, known.moments.gram, batch.weights
+                batch.panels, [found.x[0]], batch.panels, wanted, outset.moments.gram, batch.weights
             )
             factor = cholesky(grams[0], l2, most=1e-2, least=NULL)
             solver = Preconditioner([factor], which, batch.mask)
@@ -147,14 +147,14 @@ def _solve_again(found: Solution, solver: Preconditioner) -> None:
         found.history.between = all(f is not None and len(f) == 1 for f in solver.factors)
 
 
-def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, known: Outset, aim: Aim) -> Solution:
+def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, outset: Outset, aim: Aim) -> Solution:
     """Probes of some sizes from the last of the next wider ones."""
     solver = Preconditioner([factor], torch.zeros_like(part.groups), part.mask)
     if len(factor) == 1:
         start = without_columns(wider.x[-1], factor[0], part.widths)
     else:  # leading blocks of class Grams would be copied, for what an evaluation gives
         start = wider.x[-1:, :, : part.width] * part.mask
-    start = best_scale(start, part.widths, part.l2, known.sample[: part.width], known.truth, LONGER)
+    start = best_scale(start, part.widths, part.l2, outset.sample[: part.width], outset.truth, LONGER)
     history = None
     if wider.history is not None and wider.history.order:  # none, where one evaluation was the limit
         history = _cut(wider.history, wider.x.shape, part, solver)

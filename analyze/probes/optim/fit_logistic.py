@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from probecache.analyze.probes.lbfgs.history import History, dot
-from probecache.analyze.probes.lbfgs.lock_step import EXACT, NOTHING, Known, Rounding, Solution, lbfgs
+from probecache.analyze.probes.lbfgs.lock_step import NOTHING, Known, Rounding, Solution, lbfgs
 from probecache.analyze.probes.optim.anchor import Anchor, anchor
 from probecache.analyze.probes.optim.multinomial import MANY, Arithmetic, Batch
 from probecache.analyze.probes.optim.newton import newton
@@ -121,9 +121,9 @@ def fit_after(
 
 
 def _unmoved(trail: Trail) -> Tensor:
-    """Of tol, float64 (m,), up to which each probe ends where it starts: but not twice, since what is left
+    """Of tol, (m,), up to which each probe ends where it starts: but not twice, since what is left
     then grows from penalty to penalty in directions that no pair has met (to 12 times 1e-2, seen)."""
-    return torch.where(trail.history.taken > 0, UNMOVED, 0.0).double()
+    return torch.where(trail.history.taken > 0, UNMOVED, 0.0)
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def _exactly(
     preconditioner: Preconditioner,
     start: Tensor,
     how: How,
-    known: Known = NOTHING,
-    rounding: Rounding = EXACT,
+    known: Known,
+    rounding: Rounding,
 ) -> Solution:
     """A search by float32 products. Where pairs of bfloat16 numbers are faster, by these, and from there in
     float32: one pass, as a rule, which finds that nothing is left, and whose objective and gradient are

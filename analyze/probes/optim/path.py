@@ -101,8 +101,12 @@ def _in_step(batch: Batch, penalties: Tensor, tasks: list[SharedState]) -> bool:
     classes, where none is near enough to start from, one weight vector a probe leaves room in products."""
     if not batch.panels.in_memory:
         return True
-    far = bool((penalties[:-1] > NEAR * penalties[1:]).all())
-    return far and batch.outputs == 1 and len(tasks) == 1
+    return not _any_near(penalties) and batch.outputs == 1 and len(tasks) == 1
+
+
+def _any_near(penalties: Tensor) -> bool:
+    """Whether one of the penalties, largest first, starts from the solution before it."""
+    return bool((penalties[:-1] <= NEAR * penalties[1:]).any())
 
 
 def _search_dtype(batch: Batch, penalties: Tensor) -> torch.dtype:
@@ -110,8 +114,8 @@ def _search_dtype(batch: Batch, penalties: Tensor) -> torch.dtype:
     to three times as fast as float32's: between penalties that are near they take twice the evaluations
     (4,749 for 2,476), and float32 passes besides."""
     device = batch.truth.device
-    near = bool((penalties[:-1] <= NEAR * penalties[1:]).any())
-    if near and device.type == "cpu" and not bfloat16_product.available():
+    steps = batch.panels.in_memory and _any_near(penalties)
+    if steps and device.type == "cpu" and not bfloat16_product.available():
         return torch.float32
     return search_dtype(device)
 

@@ -302,26 +302,45 @@ def test_a_scheduler_that_dies_ends_the_sweep_in_one_line(store, tmp_path):
     assert int((results["state"] == 1).sum()) > 0
 
 
-@pytest.mark.slow
-def test_a_worker_that_is_stopped_in_the_midst_of_a_block_is_set_aside(
-    store, here, tmp_path, monkeypatch, small_blocks, capsys
-):
-    monkeypatch.setattr("probecache.analyze.sweeps.cluster.execute.SILENT", 6.0)
+def sweep_by_two(store, tmp_path, told, before=lambda running: None, **how):
+    """A sweep by two workers, one of which is stopped meanwhile or, by before(processes), ahead of it."""
     address, running = scheduler_and_workers(tmp_path, workers=2)
-    stopped = []
     try:
         with connect(scheduler=address) as client:
             client.wait_for_workers(2, timeout=PATIENCE)
-
-            def stop_one(finished, total):
-                if not stopped:
-                    stopped.append(running[1].pid)
-                    os.kill(stopped[0], signal.SIGSTOP)
-
-            with pytest.warns(RuntimeWarning, match="has not answered for .* its blocks go to others"):
-                results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r", progress=stop_one)
+            before(running)
+            with pytest.warns(RuntimeWarning, match=told):
+                return pc.sweep(store, **PLAN, client=client, out=tmp_path / "r", **how)
     finally:
         end(running)
+
+
+@pytest.fixture
+def soon_silent(monkeypatch):
+    monkeypatch.setattr("probecache.analyze.sweeps.cluster.execute.SILENT", 6.0)
+    return "has not answered for .* its blocks go to others"
+
+
+def stop_holder(client, future):
+    """Stops the worker that holds a result."""
+    wait_for(lambda: client.who_has(future).get(future.key))
+    holder = client.who_has(future)[future.key][0]
+    os.kill(client.run(os.getpid, workers=[holder])[holder], signal.SIGSTOP)
+    return holder
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_in_the_midst_of_a_block_is_set_aside(
+    store, here, tmp_path, soon_silent, small_blocks
+):
+    stopped, workers = [], []
+
+    def stop_one(finished, total):
+        if not stopped:
+            stopped.append(workers[0][1].pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    results = sweep_by_two(store, tmp_path, soon_silent, workers.append, progress=stop_one)
     assert stopped
     assert_same_probes(results, here)
 
@@ -329,72 +348,43 @@ def test_a_worker_that_is_stopped_in_the_midst_of_a_block_is_set_aside(
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_before_the_sweep_takes_no_part(store, here, tmp_path, monkeypatch):
     monkeypatch.setattr(start, "ANSWER", 20.0)
-    address, running = scheduler_and_workers(tmp_path, workers=2)
-    try:
-        with connect(scheduler=address) as client:
-            client.wait_for_workers(2, timeout=PATIENCE)
-            os.kill(running[1].pid, signal.SIGSTOP)
-            with pytest.warns(RuntimeWarning, match="does not answer; its blocks go to the others"):
-                results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r")
-    finally:
-        end(running)
+    told = "does not answer; its blocks go to the others"
+    results = sweep_by_two(store, tmp_path, told, lambda running: os.kill(running[1].pid, signal.SIGSTOP))
     assert_same_probes(results, here)
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_while_it_alone_holds_a_result_is_set_aside(
-    store, here, tmp_path, monkeypatch, small_blocks
+    store, here, tmp_path, monkeypatch, soon_silent, small_blocks
 ):
-    monkeypatch.setattr("probecache.analyze.sweeps.cluster.execute.SILENT", 6.0)
     take, stopped = Dispatch._outcome, []
 
     def stop_first(self, future):
         if not stopped:
-            holder = next(iter(self.client.who_has(future).values()))[0]
-            stopped.append(self.client.run(os.getpid, workers=[holder])[holder])
-            os.kill(stopped[0], signal.SIGSTOP)
+            stopped.append(stop_holder(self.client, future))
         return take(self, future)
 
     monkeypatch.setattr(Dispatch, "_outcome", stop_first)
-    address, running = scheduler_and_workers(tmp_path, workers=2)
-    try:
-        with connect(scheduler=address) as client:
-            client.wait_for_workers(2, timeout=PATIENCE)
-            with pytest.warns(RuntimeWarning, match="has not answered for .* its blocks go to others"):
-                results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r")
-    finally:
-        end(running)
+    results = sweep_by_two(store, tmp_path, soon_silent)
     assert stopped
     assert_same_probes(results, here)
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_while_it_alone_holds_the_moments_is_set_aside(
-    store, here, tmp_path, monkeypatch, small_blocks
+    store, here, tmp_path, monkeypatch, soon_silent, small_blocks
 ):
-    monkeypatch.setattr("probecache.analyze.sweeps.cluster.execute.SILENT", 6.0)
-    monkeypatch.setattr("probecache.analyze.sweeps.sweep.stays_on_disk", lambda size, limit: True)
     begin, stopped = Dispatch.submit, []
 
-    def stop_holder(self, number, block):
+    def stop_first(self, number, block):
         if not stopped:
             (moments,) = self.moments.values()
-            moments.result(timeout=PATIENCE)
-            wait_for(lambda: self.client.who_has(moments).get(moments.key))
-            holder = self.client.who_has(moments)[moments.key][0]
-            stopped.append(self.client.run(os.getpid, workers=[holder])[holder])
-            os.kill(stopped[0], signal.SIGSTOP)
+            stopped.append(stop_holder(self.client, moments))
         begin(self, number, block)
 
-    monkeypatch.setattr(Dispatch, "submit", stop_holder)
-    address, running = scheduler_and_workers(tmp_path, workers=2)
-    try:
-        with connect(scheduler=address) as client:
-            client.wait_for_workers(2, timeout=PATIENCE)
-            with pytest.warns(RuntimeWarning, match="has not answered for .* its blocks go to others"):
-                results = pc.sweep(store, **PLAN, client=client, out=tmp_path / "r")
-    finally:
-        end(running)
+    monkeypatch.setattr("probecache.analyze.sweeps.sweep.stays_on_disk", lambda size, limit: True)
+    monkeypatch.setattr(Dispatch, "submit", stop_first)
+    results = sweep_by_two(store, tmp_path, soon_silent)
     assert stopped
     assert_same_probes(results, here)
 
