@@ -38,7 +38,7 @@ def loss_and_residual(logits: Tensor, truth: Tensor, weights: Tensor | None) -> 
     elif logits.shape[1] == 1:
         sign = 1 - 2 * truth
         wrong = logits.mul_(sign).clamp_(min=LEAST)  # log-odds of being wrong
-        loss = functional.softplus(wrong)[:, 0]  # (m, rows)
+        loss = _softplus(wrong)[:, 0]  # (m, rows)
         residual = torch.sigmoid_(wrong).mul_(sign)
     else:
         # p_y - 1 and a loss near zero are made from the other classes' share: subtracting from 1 would leave
@@ -76,7 +76,24 @@ def _of_shares(rest: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rest: the sum of the wrong classes' shares, of the leading class's; chosen: the true one's logarithm.
     Where the true class leads, 1 + rest is never formed before its logarithm; elsewhere rest is at least 1.
     """
-    more = torch.expm1(chosen).add_(rest)
-    loss = torch.log1p(more).sub_(chosen)
+    more = chosen.exp().sub_(1).add_(rest)  # 0 where chosen is, and where it is not rest hides its rounding
+    loss = _log1p(more).sub_(chosen)
     total = more.add_(1)
     return loss, total, rest.div_(total)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) of x no less than `LEAST`."""
+    if x.is_cuda:
+        return functional.softplus(x)
+    return _log1p(x.abs().clamp_(max=-LEAST).neg_().exp_()).add_(x.clamp(min=0))
+
+
+def _log1p(x: Tensor) -> Tensor:
+    """log(1 + x) of x >= 0, to float32's relative precision: log u of u = 1 + x, and to first order what the
+    sum lost. A processor takes 1.5 ns for it where torch's log1p and expm1 take 8.5 each, half of the time
+    that ten classes' loss takes."""
+    if x.is_cuda:
+        return torch.log1p(x)
+    u = x + 1
+    return u.log().add_((u - 1).sub_(x).neg_().div_(u))

@@ -53,3 +53,11 @@ def test_classes_far_apart_leave_no_subnormal_numbers_and_lose_no_loss(classes):
         z = torch.cat([torch.zeros_like(logits), logits], dim=1).double() if classes == 2 else logits.double()
         each = torch.nn.functional.cross_entropy(z, labels.expand(4, 500), reduction="none")
         torch.testing.assert_close(loss, each.sum(dim=1), rtol=1e-6, atol=0)
+
+
+def test_one_class_losses_keep_float32s_precision_from_sure_to_hopeless():
+    odds = torch.cat([-torch.logspace(-20, 1.8, 4001), torch.logspace(-20, 1.8, 4001)])  # up to 63
+    for label in (0, 1):
+        expected = torch.nn.functional.softplus((1 - 2 * label) * odds.double(), threshold=1e9)
+        each = [loss_and_residual(z.view(1, 1, 1), torch.tensor([[label]]), None)[0].item() for z in odds]
+        torch.testing.assert_close(torch.tensor(each, dtype=torch.float64), expected, rtol=3e-7, atol=0)
