@@ -11,6 +11,7 @@ from probecache.analyze.findings.score import full_scores, neurons_of, score_of
 from probecache.analyze.findings.summary import pick_l2
 from probecache.store.errors import InputError
 from probecache.store.storage.disk_errors import writing
+from probecache.store.storage.replace_file import replaced_file
 
 
 def efficient_subset(
@@ -82,7 +83,10 @@ def efficient_subset(
 
 
 def write_indices(subset: xr.Dataset, path: str | Path) -> Path:
-    """The subset as a text file, a neuron a line, for `--selection index:FILE` and `probecache subset`."""
+    """The subset as a text file, a neuron a line, for `--selection index:FILE` and `probecache subset`.
+
+    Whole or not at all, in place of a file that is there: half a list would read as a smaller subset.
+    """
     path = Path(path).expanduser()
     about = (
         f"# {int(subset['n_neurons'])} of {int(subset['layer_size'])} neurons of {subset.attrs['layer']}, "
@@ -90,7 +94,8 @@ def write_indices(subset: xr.Dataset, path: str | Path) -> Path:
     )
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(about + "".join(f"{n}\n" for n in subset["neuron"].to_numpy()), encoding="utf-8")
+    with replaced_file(path) as made:
+        made.write_text(about + "".join(f"{n}\n" for n in subset["neuron"].to_numpy()), encoding="utf-8")
     return path
 
 

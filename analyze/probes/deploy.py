@@ -1,6 +1,5 @@
 """Fit the one probe of a sweep's coordinates, and predict a split of a store with it."""
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical, require_equal
 from probecache.store.layout import OK
 from probecache.store.reader import open_store
-from probecache.store.storage.disk_errors import writing
+from probecache.store.storage.replace_file import replaced_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -249,19 +248,11 @@ def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
     """A new .csv or .parquet file, whole or not at all; InputError as `check_table` says."""
     check_table(path)
     path = Path(path).expanduser()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with writing(path):
-            if path.suffix == ".csv":
-                table.to_csv(temporary, index=False)
-            else:
-                table.to_parquet(temporary, index=False)
-            temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"got {path}, which cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):  # a read-only folder has none
-            temporary.unlink(missing_ok=True)
+    with replaced_file(path) as made:
+        if path.suffix == ".csv":
+            table.to_csv(made, index=False)
+        else:
+            table.to_parquet(made, index=False)
 
 
 def require_folder(path: Path) -> None:

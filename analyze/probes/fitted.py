@@ -5,10 +5,8 @@ metadata; docs/cookbook/deploy_probe.md reads it without this package. A checksu
 metadata, so that a changed bit is refused.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ import torch
 from probecache.analyze.metrics.scores import log_probabilities
 from probecache.analyze.probes.registry import get_kind
 from probecache.store.errors import DamagedStore, InputError
-from probecache.store.storage.disk_errors import writing
+from probecache.store.storage.replace_file import replaced_file
 from probecache.store.storage.safe_read import require_readable
 
 FORMAT = "probecache probe 1"
@@ -161,17 +159,8 @@ class FittedProbe:
             "layer_size": str(self.layer_size),
         }
         about["checksum"] = _checksum(tensors, about)
-        path = Path(path).expanduser()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with writing(path):
-                temporary.write_bytes(save(tensors, about))
-                temporary.replace(path)
-        except OSError as error:
-            raise InputError(f"got {path}, which cannot be written: {error.strerror or error}") from None
-        finally:
-            with contextlib.suppress(OSError):  # a read-only folder has none
-                temporary.unlink(missing_ok=True)
+        with replaced_file(Path(path).expanduser()) as made:
+            made.write_bytes(save(tensors, about))
 
 
 def load_probe(path: str | Path) -> FittedProbe:

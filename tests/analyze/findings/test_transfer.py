@@ -37,6 +37,17 @@ def test_the_index_file_reads_back(tmp_path):
     assert path.read_text().startswith(f"# {len(got.neuron)} of 40 neurons of penultimate, seed")
 
 
+def test_an_index_file_is_whole_or_the_old_one(tmp_path):
+    got = efficient_subset(synthetic_results(selections=("random",)), 0.9)
+    path = write_indices(got, tmp_path / "neurons.txt")
+    numbers = [7] * 100_000 + ["\ud800"]  # the last cannot be written, after the buffer was flushed
+    torn = got.drop_vars("neuron").assign_coords(neuron=np.array(numbers, object))
+    with pytest.raises(UnicodeEncodeError):
+        write_indices(torn, path)
+    np.testing.assert_array_equal(read_indices(path, 40), got.neuron)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_wrong_input():
     results = synthetic_results(layers=("blocks.3", "penultimate"))
     with pytest.raises(InputError, match=r"the results hold layer blocks.3, penultimate: name one"):
