@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from probecache.analyze.arguments import number_of, splits_named, weights_of
+from probecache.analyze.out_file import require_new, require_new_table, write_table
 from probecache.store.choose import choose, choose_layer, choose_layers, require_splits, split_names
 
 
@@ -25,17 +26,14 @@ def fit(
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
 ) -> None:
     """Fit one probe of a sweep's coordinates and keep its weights, for `predict` or your own code."""
-    from probecache.store.errors import InputError
     from probecache.store.reader import open_store
 
     opened, splits = open_store(store), splits_named(train)
     layer = choose_layer(opened, layer, splits)
     choose(opened, "target", [target], splits)
-    if out.exists():
-        raise InputError(f"{out} exists already: name another --out, or remove it")
-    from probecache.analyze.probes.deploy import fit_probe, require_folder
+    require_new(out)
+    from probecache.analyze.probes.deploy import fit_probe
 
-    require_folder(out.expanduser())
     found = fit_probe(
         opened,
         layer=layer,
@@ -72,10 +70,10 @@ def predict(
     opened = open_store(store)
     require_splits(opened, [split])
     layer = None if layer is None else choose_layer(opened, layer, [split])
-    from probecache.analyze.probes.deploy import check_table, predict_split, write_table
+    require_new_table(out)
+    from probecache.analyze.probes.deploy import predict_split
     from probecache.analyze.probes.fitted import load_probe
 
-    check_table(out)
     found = load_probe(probe)
     table = predict_split(found, opened, split, layer=layer)
     write_table(table, out)
@@ -100,21 +98,17 @@ def online_code(
     out: Path = typer.Option(None, "--out", help="FILE.csv or FILE.parquet: a row per layer and target."),
 ) -> None:
     """Code length of the labels given each layer, in bits: accuracy and the data it took, in one number."""
-    from probecache.store.errors import InputError
     from probecache.store.reader import open_store
 
     opened, splits = open_store(store), splits_named(train)
     layers = choose_layers(opened, layer, splits)
     targets = choose(opened, "target", split_names(target), splits) if target else ["label"]
-    if out is not None and out.exists():
-        raise InputError(f"{out} exists already: name another --out, or remove it")
+    if out is not None:
+        require_new_table(out)
     import pandas as pd
 
     from probecache.analyze.findings.online_code import code_of_store
-    from probecache.analyze.probes.deploy import check_table, write_table
 
-    if out is not None:
-        check_table(out)
     given = None if shares is None else [number_of(text) for text in shares.split(",")]
     rows = []
     for name in layers:

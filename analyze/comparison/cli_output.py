@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from probecache.analyze.comparison.compare import compare
-from probecache.analyze.probes.deploy import check_table, write_table
+from probecache.analyze.out_file import require_new_table, write_table
 from probecache.analyze.results.join import open_results
 from probecache.analyze.results.saved import save_dataset
 from probecache.store.errors import InputError, close_names
@@ -33,7 +33,7 @@ def compare_results(
     """
     table = out is not None and out.suffix in (".csv", ".parquet")
     if out is not None and table:
-        check_table(out)
+        require_new_table(out)
     elif out is not None and out.exists():
         raise InputError(f"{out} exists already: name another --out, or remove it")
     sides = [open_results(Path(a)), open_results(Path(b))]

@@ -4,8 +4,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +30,6 @@ from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical, require_equal
 from probecache.store.layout import OK
 from probecache.store.reader import open_store
-from probecache.store.storage.replace_file import replaced_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,32 +239,3 @@ def _usable(
         mine = keep[start : start + len(block)]
         if mine.any():
             yield block[mine]
-
-
-def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
-    """A new .csv or .parquet file, whole or not at all; InputError as `check_table` says."""
-    check_table(path)
-    path = Path(path).expanduser()
-    with replaced_file(path) as made:
-        if path.suffix == ".csv":
-            table.to_csv(made, index=False)
-        else:
-            table.to_parquet(made, index=False)
-
-
-def require_folder(path: Path) -> None:
-    """InputError where the folder that a file is to be written to is not there."""
-    if not path.parent.is_dir():
-        raise InputError(f"got --out {path}, and there is no folder {path.parent}; make it, or name another")
-
-
-def check_table(path: str | os.PathLike[str]) -> None:
-    """InputError unless `write_table` can write there: called before any work."""
-    path = Path(path).expanduser()
-    if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"got --out {path}; allowed: a file ending in .csv or .parquet")
-    if path.exists():
-        raise InputError(f"{path} exists already: name another --out, or remove it")
-    require_folder(path)
-    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise InputError(f"got --out {path}, and pyarrow is not installed; install it, or write .csv")

@@ -328,7 +328,8 @@ def test_another_backbone_or_width_is_refused(store, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_the_commands(store, tmp_path, capsys, suffix):
+def test_the_commands(store, tmp_path, capsys, monkeypatch, suffix):
+    monkeypatch.setenv("HOME", str(tmp_path))  # `--out=~/p.safetensors`: no shell resolves that
     probe, out = tmp_path / "p.safetensors", tmp_path / f"p.{suffix}"
     fit = [
         "fit",
@@ -352,9 +353,12 @@ def test_the_commands(store, tmp_path, capsys, suffix):
     table = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
     fitted = pc.fit_probe(store, layer="mine", fraction=0.5, seed=1, l2=1e-2, device="cpu")
     pd.testing.assert_frame_equal(table, predict_split(fitted, store, "test"), check_dtype=False)
-    for line in ([*fit, "--out", str(probe)], predict, [*predict[:-1], str(tmp_path / "p.xlsx")]):
+    kept = probe.read_bytes()
+    taken = [[*fit, "--out", str(probe)], [*fit, "--seed", "2", f"--out=~/{probe.name}"], predict]
+    for line in (*taken, [*predict[:-1], str(tmp_path / "p.xlsx")]):
         assert _run(line, False) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert probe.read_bytes() == kept
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([probe.name, out.name])
 
 
