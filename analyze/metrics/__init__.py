@@ -42,7 +42,7 @@ _NAMES = frozenset(METRICS)
 _COORDINATES = "target layer selection shots fraction seed l2 class neuron sample label"
 _VARIABLES = (
     "neurons n_neurons n_iter objective grad_norm converged seconds state chosen_l2 gap_bound "
-    "class_accuracy permutation predictions scores"
+    "class_accuracy permutation predictions scores truth group seal"
 )
 RESERVED = frozenset(f"{_COORDINATES} {_VARIABLES}".split())
 

@@ -21,7 +21,8 @@ class Metric:
     function: (scores (m, c, n), truth, n_classes, logits) -> float64 (m,), for a few probes at a time.
     needs: "predictions", or "scores" where the predicted classes are not enough (a knn probe has no scores).
     kinds: of targets that it is defined for. probabilities: it takes softmax (logistic) probabilities of the
-    scores, so it is refused for probes that have none (ridge).
+    scores, so it is refused for probes that have none (ridge). across: it compares scores of different
+    samples, so it is refused for votes (knn).
     """
 
     name: str
@@ -30,6 +31,7 @@ class Metric:
     kinds: tuple[str, ...] = ("classes",)
     higher_is_better: bool = True
     probabilities: bool = False
+    across: bool = False
 
     def __post_init__(self) -> None:
         if self.needs not in NEEDS:

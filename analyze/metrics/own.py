@@ -25,8 +25,9 @@ class OwnFunction:
             scores = predicted(scores) if truth.dim() == 1 else predicted_labels(scores).to(truth.dtype)
         elif truth.dim() == 1 and n_classes == 2:
             scores = margin(scores)
+        # copies: a function that sorts in place would spoil the truth of every probe that follows
         wanted = truth.cpu().numpy()
-        found = [self._of(wanted, one.cpu().numpy()) for one in scores]
+        found = [self._of(wanted.copy(), one.cpu().numpy().copy()) for one in scores]
         return torch.tensor(found, dtype=torch.float64, device=scores.device)
 
     def _of(self, truth: np.ndarray, values: np.ndarray) -> float:

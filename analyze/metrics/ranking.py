@@ -85,5 +85,7 @@ def _measured(
     return measure(hits, rank, ends)
 
 
-AUROC = Metric("auroc", _auroc, "scores", ("classes", "labels"))
-AVERAGE_PRECISION = Metric("average_precision", _average_precision, "scores", ("classes", "labels"))
+AUROC = Metric("auroc", _auroc, "scores", ("classes", "labels"), across=True)
+AVERAGE_PRECISION = Metric(
+    "average_precision", _average_precision, "scores", ("classes", "labels"), across=True
+)

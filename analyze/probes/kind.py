@@ -14,6 +14,8 @@ protocol, and `claims` asks for:
     strongly_convex   its objective is l2-strongly convex in the weights: gradient and l2 bound the gap
     closed_form       the probe without some neurons follows from the one with all (`attribution`)
     fit_several       `fit` of several tasks of two classes over the same rows, in shared products
+    draws             it draws from the request's seeds: the same order under another seed is another probe
+    votes             its scores order the classes of a sample, but not samples
     fewest_rows       training rows without which it cannot be fitted (default 1)
     fits_any_together   `fit_several` takes tasks of any classes, labels and numbers
     rough_moments     its fits only start from the moments and are preconditioned by them: those of rows
@@ -99,7 +101,7 @@ class Fitted:
     objective, grad_norm: float64 (m,), NaN where there is none; n_iter: int64 (m,); converged: bool (m,).
     weights: float32 (m, c, 1 + d), intercept first, which the engine scores on the test rows; or, of kinds
     that are not linear, scores: (m, c, n_test), the largest of a sample's c being its class.
-    predictions: int64 (m, n_test), where a kind has them and scores were not asked for.
+    predictions: int64 (m, n_test), of kinds whose classes are not always those of the largest scores.
     """
 
     objective: "Tensor"

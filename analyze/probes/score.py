@@ -44,7 +44,9 @@ def score(
     step = max(1, int(SCORES // each))
     for start in range(0, m, step):
         chosen = slice(start, min(start + step, m))
-        parts.append(_of_scores(_scores(fitted, chosen, widths, groups, test), truth, shared, request))
+        scores = _scores(fitted, chosen, widths, groups, test)
+        guesses = None if fitted.predictions is None else fitted.predictions[chosen]
+        parts.append(_of_scores(scores, guesses, truth, shared, request))
     return out | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -65,9 +67,10 @@ def _scores(fitted: Fitted, chosen: slice, widths: Tensor, groups: Tensor, test:
 
 
 def _of_scores(
-    scores: Tensor, truth: Tensor, shared: SharedState, request: ProbeRequest
+    scores: Tensor, guesses: Tensor | None, truth: Tensor, shared: SharedState, request: ProbeRequest
 ) -> dict[str, Tensor]:
-    """What is computed of scores (a, c, n) that are at hand."""
+    """What is computed of scores (a, c, n) that are at hand; guesses: the classes (a, n) that a kind
+    predicts, where those are not the largest scores'."""
     task = shared.task
     out: dict[str, Tensor] = {}
     metrics = {metric.name: metric for metric in request.metrics}
@@ -77,10 +80,13 @@ def _of_scores(
         offset = torch.from_numpy(task.offset).to(scores.device).reshape(-1)
         scores, truth = scores.double() + offset[:, None], truth + offset  # as they were given
     else:
-        out |= _accuracies(classes_of(scores, task.target_kind == "labels"), truth, shared, request)
+        picked = classes_of(scores, task.target_kind == "labels") if guesses is None else guesses
+        out |= _accuracies(picked, truth, shared, request)
     for name, metric in metrics.items():
         if name not in out:
-            out[name] = metric.compute(scores, truth, len(task.classes) or truth.shape[1]).double()
+            taken = guesses if guesses is not None and metric.needs == "predictions" else scores
+            count, logits = len(task.classes) or truth.shape[1], request.kind.probabilities
+            out[name] = metric.compute(taken, truth, count, logits=logits).double()
     if request.return_scores:
         out["scores"] = scores.float()
     return out

@@ -216,6 +216,12 @@ def _labels(plan: SweepPlan, store: "Store", target: str) -> Labels:
                 f"{' and '.join(metric.kinds)}"
                 + ("; sweep each kind by itself" if len(plan.target) > 1 else "")
             )
+        if (metric.probabilities and not kind.probabilities) or (metric.across and claims(kind, "votes")):
+            lacks = "probabilities" if metric.probabilities else "scores that rank samples"
+            raise InputError(
+                f"got metric {name!r} for a {kind.name} probe, which has no {lacks}; leave it out, or use "
+                "another --probe, such as logistic"
+            )
     # refused here rather than in every block
     check_both(found, target)
     fewest = int(getattr(kind, "fewest_rows", 1))

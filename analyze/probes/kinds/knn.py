@@ -107,6 +107,7 @@ class Knn:
     l2_choice = ""
     probabilities = False
     order_free = True
+    votes = True
     counts = "nothing: no iterations"
 
     def orders_per_batch(self, shared: SharedState, request: ProbeRequest) -> int:

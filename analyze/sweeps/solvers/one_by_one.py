@@ -105,7 +105,9 @@ def _keep(
         given = torch.from_numpy(np.ascontiguousarray(values.T))[None]
         truth = torch.from_numpy(task.test_labels)
         for metric in request.metrics:
-            arrays[metric.name][at] = float(metric.compute(given, truth, len(task.classes))[0])
+            logits = request.kind.probabilities
+            found = metric.compute(given, truth, len(task.classes), logits=logits)
+            arrays[metric.name][at] = float(found[0])
 
 
 def scores(fit: Fit, x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +15,9 @@ from scipy.stats import rankdata, spearmanr
 import probecache as pc
 from probecache.analyze.metrics import _NAMES, METRICS, RESERVED, get_metric, register_metric
 from probecache.analyze.metrics import metric as metric_module
-from probecache.analyze.results.grid import CHOSEN, VARIABLES
-from probecache.analyze.sweeps.plan import DIMS
+from probecache.analyze.results.grid import CHOSEN, VARIABLES, Grid, packed
+from probecache.analyze.results.layout import documents
+from probecache.analyze.sweeps.plan import DIMS, SweepPlan
 
 M, N = 7, 120
 
@@ -342,7 +344,30 @@ def test_a_function_that_gives_no_number_is_named(own):
 
 
 def test_names_of_the_other_variables_are_reserved():
-    assert {*VARIABLES, *CHOSEN, *DIMS} - {"accuracy"} <= RESERVED
+    names = {"label": ("a", "b")}
+    grid = Grid.of(SweepPlan(("l",), (1.0,), seeds=(0,), l2=("auto",)), {"l": 2}, names)
+    kept = {
+        "samples": ("s",),
+        "truth": (packed(np.zeros(1, np.int32)),),
+        "groups": ("g",),
+        "scores": ("scores",),
+    }
+    found = {name for name in documents(replace(grid, **kept)) if not name.endswith("_seal")}
+    assert {*VARIABLES, *CHOSEN, *DIMS, *found} - {"accuracy"} <= RESERVED
+
+
+def test_a_function_that_writes_to_what_it_is_given_spoils_nothing(own):
+    own("writes", lambda truth, guesses: truth.sort() or guesses.fill(0) or 0.0)
+    scores, truth = made(3)
+    given, guesses = truth.copy(), scores.argmax(dim=1)
+    for taken in (scores, guesses):
+        one("writes", taken, given, 3)
+        assert (given == truth).all()
+    assert (guesses == scores.argmax(dim=1)).all()
+    own("sorts", lambda truth, values: values.sort() or 0.0, needs="scores")
+    kept = scores.clone()
+    one("sorts", kept, given, 3)
+    assert (kept == scores).all()
 
 
 @pytest.mark.gpu

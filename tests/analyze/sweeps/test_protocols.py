@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler, label_binarize
 
 import probecache as pc
 from probecache.analyze.metrics import get_metric
@@ -205,6 +207,30 @@ def test_metrics_are_variables_computed_from_the_test_scores(store):
         np.testing.assert_allclose(results[name].sel(seed=0).squeeze(), wanted, atol=1e-6)
     with pytest.raises(pc.InputError, match="got metric 'r2' for target 'label', which is classes"):
         sweep(store, metric="r2")
+
+
+@pytest.mark.parametrize("solver", ["torch", "sklearn"])
+def test_a_ridge_probe_is_ranked_by_its_scores_and_has_no_probabilities(store, solver, tmp_path):
+    results = sweep(store, probe="ridge", metric=["auroc", "top5_accuracy"], solver=solver, fractions=[1])
+    x, t = (store.matrix(split, "a").astype(np.float64) for split in ("train", "test"))
+    scale = StandardScaler().fit(x)
+    model = RidgeClassifier(alpha=1e-2 * len(x)).fit(scale.transform(x), store.labels("train"))
+    truth = label_binarize(store.labels("test"), classes=range(4))
+    wanted = roc_auc_score(truth, model.decision_function(scale.transform(t)), average="macro")
+    np.testing.assert_allclose(results["auroc"], wanted, atol=1e-4)
+    out = tmp_path / "r"
+    for name in ("log_loss", "ece"):
+        with pytest.raises(pc.InputError, match=f"got metric '{name}' for a ridge probe, .*no probabilities"):
+            sweep(store, probe="ridge", metric=name, solver=solver, out=out)
+    assert not out.exists()
+
+
+def test_votes_order_the_classes_of_a_sample_alone(store):
+    found = sweep(store, probe="knn", metric=["top5_accuracy", "macro_f1"], seeds=1)
+    assert (found["top5_accuracy"] == 1).all()
+    for name in ("auroc", "average_precision", "log_loss"):
+        with pytest.raises(pc.InputError, match=f"got metric '{name}' for a knn probe"):
+            sweep(store, probe="knn", metric=name)
 
 
 def test_predictions_are_kept_for_every_sample_of_the_split(store):
