@@ -9,7 +9,7 @@ import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.fit import fit_together, moments_for
-from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.kind import ProbeRequest, claims
 from probecache.analyze.probes.race import Fit, race
 from probecache.analyze.probes.select_l2 import FOLDED, best_penalty, fit_chosen, refit
 from probecache.analyze.probes.shared_state import SharedState, share_labels
@@ -172,18 +172,21 @@ def _fit(
     else:
         result = fit(picked.task, request, shared)
     # one order may stand for several seeds: (1, f, p) -> (seeds, f, p)
-    repeat = len(picked.seeds) // len(picked.orders)
+    repeat = len(picked.seeds) // len(request.orders)
     arrays = {name: np.repeat(values, repeat, axis=0) for name, values in (result.arrays | chosen).items()}
     return arrays | {"attrs": dict(result.attrs)}
 
 
 def _request(block: Block, job: Job, picked: Selection) -> ProbeRequest:
+    orders = picked.orders
+    if claims(job.kind, "draws"):  # each seed is a probe of its own, in whichever block it comes
+        orders = np.repeat(orders, len(picked.seeds) // len(orders), axis=0)
     return ProbeRequest(
         job.kind,
-        picked.orders,
+        orders,
         sizes(block.fractions, picked.task.n_neurons),
         np.asarray(block.path or block.l2s, np.float64),
-        seeds=picked.seeds[: len(picked.orders)],
+        seeds=picked.seeds[: len(orders)],
         standardize=job.plan.standardize,
         device=job.device,
         memory_limit=job.working_memory,

@@ -2,8 +2,13 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.metrics import log_loss
+from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
-from sklearn.svm import LinearSVC
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC, LinearSVC
 
 import probecache as pc
 from probecache.analyze.probes.registry import get_kind
@@ -62,3 +67,124 @@ def test_what_lacks_something_is_refused_by_name():
         pc.sweep("nowhere", layer="l", fractions=[1], probe=LinearSVC())
     with pytest.raises(pc.InputError, match=r"got a probe without .*fit"):
         pc.register_probe(object())
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Three classes and a number; standardised train and test rows with them."""
+    rng, path = np.random.default_rng(1), tmp_path_factory.mktemp("own") / "three"
+    found = []
+    for split, n in (("train", 150), ("test", 90)):
+        y = np.arange(n) % 3
+        x = (rng.normal(size=(n, 6)) + y[:, None] * np.linspace(0, 1, 6)).astype(np.float32)
+        pc.write_arrays(path, split=split, layer="a", activations=x, labels=y)
+        size = x @ np.arange(6) + 1e3
+        pc.write_targets(path, split=split, targets={"size": size, "two": (y > 0).astype(int)})
+        found += [x.astype(np.float64), y, size]
+    mean, scale = found[0].mean(0), found[0].std(0)
+    found[0], found[3] = ((x - mean) / scale for x in (found[0], found[3]))
+    return pc.open_store(path), found
+
+
+def whole(store, make, target="label", metric="accuracy", **about):
+    pc.register_probe("own", make, **about)
+    plan = {"layer": "a", "fractions": [1], "seeds": 1, "target": target, "metric": metric}
+    return pc.sweep(store, probe="own", **plan | ({"metric": ()} if metric == "r2" else {}))
+
+
+def test_estimators_without_a_count_of_steps(three):
+    store, (x, y, size, t, u, wanted) = three
+    found = whole(store, lambda l2, seed: RidgeClassifier())
+    assert found["n_iter"].item() == -1
+    assert found["accuracy"].item() == RidgeClassifier().fit(x, y).score(t, u)
+    found = whole(store, lambda l2, seed: Ridge(), "size", "r2", targets=("numbers",))
+    assert found["r2"].item() == pytest.approx(Ridge().fit(x, size).score(t, wanted), abs=1e-5)
+
+
+@pytest.mark.parametrize("selection", ["random", "first"])
+def test_an_estimator_gets_its_seed_whatever_else_is_fitted(store, selection):
+    seeds = []
+
+    class Asked(LinearSVC):
+        def fit(self, x, y):
+            seeds.append((self.random_state, x.shape[1]))
+            return super().fit(x, y)
+
+    pc.register_probe("asked", lambda l2, seed: Asked(random_state=seed))
+    for fractions, given in (([0.5], [7, 3]), ([0.5, 1.0], [3])):
+        seeds.clear()
+        pc.sweep(store, layer="a", fractions=fractions, seeds=given, probe="asked", selection=selection)
+        assert sorted(seeds) == sorted((seed, round(6 * f)) for seed in given for f in fractions)
+
+
+def test_seeds_that_came_later_are_those_that_came_at_once(store, tmp_path):
+    plan = {"layer": "a", "fractions": [1], "probe": "mlp", "selection": "first"}
+    at_once = pc.sweep(store, seeds=3, **plan)
+    pc.sweep(store, seeds=[0], out=tmp_path / "r", **plan)
+    later = pc.sweep(store, seeds=3, out=tmp_path / "r", **plan)
+    np.testing.assert_array_equal(later["accuracy"], at_once["accuracy"])
+
+
+def test_what_an_estimator_predicts_is_its_own_word(three):
+    """A threshold that was moved shows in `predict` alone."""
+    store, (x, y, _, t, u, _) = three
+    make = lambda: FixedThresholdClassifier(LogisticRegression(), threshold=0.9)  # noqa: E731
+    found = whole(store, lambda l2, seed: make(), "two", "balanced_accuracy")
+    assert found["accuracy"].item() == make().fit(x, y > 0).score(t, u > 0)
+    assert found["accuracy"].item() != LogisticRegression().fit(x, y > 0).score(t, u > 0)
+    at = make().fit(x, y > 0).predict(t) == (u > 0)
+    wanted = np.mean([at[u > 0].mean(), at[u == 0].mean()])
+    assert found["balanced_accuracy"].item() == pytest.approx(wanted)
+
+
+def test_probabilities_are_the_estimators(three):
+    store, (x, y, _, t, u, _) = three
+    found = whole(store, lambda l2, seed: GaussianNB(), metric="log_loss")
+    wanted = log_loss(u, GaussianNB().fit(x, y).predict_proba(t))
+    assert found["log_loss"].item() == pytest.approx(wanted, rel=1e-3)
+    with pytest.raises(pc.InputError, match="'log_loss' for a own probe, which has no probabilities"):
+        whole(store, lambda l2, seed: LinearSVC(), metric="log_loss")
+
+
+class Says:
+    """An estimator that predicts what it is told to, or writes to what it is given."""
+
+    def __init__(self, says, name="predict"):
+        setattr(self, name, says)
+
+    def fit(self, x, y):
+        x[:], y[:] = 0, y[::-1].copy()
+        return self
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: SVC(decision_function_shape="ovo"), "decision_function_shape='ovo' of SVC"),
+        (lambda: make_pipeline(SVC(decision_function_shape="ovo")), "'ovo' of Pipeline"),
+        (lambda: Says(lambda x: np.full((len(x), 3), np.nan), "decision_function"), "NaN from Says for 90"),
+        (lambda: Ridge(), "got predictions float.* from Ridge; .* whole numbers from 0 to 2"),
+        (lambda: Says(lambda x: np.full(len(x), -1)), "got predictions int64 .*, -1 the first"),
+        (lambda: Says(lambda x: np.full(len(x), "a")), "got predictions <U1"),
+    ],
+)
+def test_scores_that_would_be_read_as_others_are_refused(three, make, says):
+    with pytest.raises(pc.InputError, match=says):
+        whole(three[0], lambda l2, seed: make())
+
+
+def test_numbers_of_another_shape_are_refused(three):
+    with pytest.raises(
+        pc.InputError, match=r"got predictions of shape \(2, 90\) from Says; needed: \(90, 1\)"
+    ):
+        whole(
+            three[0], lambda l2, seed: Says(lambda x: np.zeros((2, 90))), "size", "r2", targets=("numbers",)
+        )
+
+
+def test_an_estimator_that_writes_to_its_input_spoils_no_other(three):
+    store, (x, y, _, t, u, _) = three
+    mixed = lambda l2, seed: LogisticRegression() if seed else Says(lambda x: np.zeros(len(x)))  # noqa: E731
+    pc.register_probe("own", mixed)
+    found = pc.sweep(store, layer="a", fractions=[1], seeds=2, probe="own")["accuracy"].squeeze().values
+    assert found.tolist() == [np.mean(u == 0), LogisticRegression().fit(x.astype(np.float32), y).score(t, u)]
