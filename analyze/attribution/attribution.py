@@ -26,6 +26,7 @@ from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store
+from probecache.store.writing.subset import check_columns
 
 NOISE = 1.96  # standard errors of a difference between two probes on the same samples
 BATCH = 2**24  # scores worked on together
@@ -148,13 +149,9 @@ def _groups(
             raise InputError(f"got {groups} groups of {d} neurons; allowed: 2 to {d}")
         made = [np.sort(part) for part in np.array_split(rng.permutation(d), int(groups))]
     else:
-        made = [np.asarray(list(group), np.int64) for group in groups]  # type: ignore[union-attr]
-        for i, group in enumerate(made):
-            fits = 0 < len(group) < d and len(np.unique(group)) == len(group)
-            if not fits or group.min() < 0 or group.max() >= d:
-                raise InputError(
-                    f"got group {i} of {len(group)} neurons; allowed: some of 0 to {d - 1}, once each"
-                )
+        made = [check_columns(np.asarray(one), d, f"group {i}") for i, one in enumerate(groups)]  # type: ignore[arg-type]
+        if not made or max(map(len, made)) == d:
+            raise InputError(f"got groups of all {d} neurons, or none; allowed: lists of some of them")
     if sample is not None:
         if not 1 <= sample <= len(made):
             raise InputError(f"got sample {sample} of {len(made)} groups; allowed: 1 to {len(made)}")
