@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from probecache.store.choose import split_names
+from probecache.store.choose import parse_rows, split_names
 
 Model = Annotated[
     str,
@@ -140,8 +140,6 @@ def extract(
     ] = None,
 ) -> None:
     """Run a frozen backbone over images and store activations; the same command continues a killed run."""
-    from probecache.extract.settings import parse_rows
-
     options: dict[str, Any] = {
         "model": model,
         "dataset": dataset,
@@ -168,7 +166,7 @@ def extract(
         "interpolation": interpolation,
         "mean": mean or None,
         "std": std or None,
-        "rows": parse_rows(rows),
+        "rows": None if rows is None else parse_rows(rows),
         "limit": limit,
         "shard_rows": shard_rows,
         "compression": compression,
@@ -252,7 +250,7 @@ def _batch_size(text: str) -> int | None:
 
     if text == "auto":
         return None
-    if not text.isdigit():
+    if not text.isdecimal():
         raise InputError(f"--batch-size takes a whole number or auto, got {text!r}")
     return int(text)
 

@@ -85,7 +85,7 @@ def _in_srun_step(environment: Mapping[str, str]) -> bool:
     """Whether Slurm numbers this step as srun's steps are numbered; batch scripts, interactive shells and the
     like have numbers from 2^32 - 16 on."""
     number = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID", ""))
-    return number.isdigit() and int(number) < 2**32 - 16
+    return number.isdecimal() and int(number) < 2**32 - 16
 
 
 def wait_for_split(out: str | os.PathLike[str], split: str, seconds: float = 600) -> Store:

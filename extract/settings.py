@@ -184,18 +184,3 @@ def _expanded(path: str | Path, name: str) -> Path:
 def as_tuple(value: Any) -> tuple[Any, ...]:
     """A string or a number alone becomes a tuple of one."""
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-
-
-def parse_rows(text: str | None) -> tuple[int, int] | None:
-    """'a:b' -> (a, b).
-
-    >>> parse_rows("8192:16384")
-    (8192, 16384)
-    """
-    if text is None:
-        return None
-    first, _, last = text.partition(":")
-    try:
-        return int(first), int(last)
-    except ValueError as error:
-        raise InputError(f"--rows takes a:b, two whole numbers (b is left out), got {text!r}") from error

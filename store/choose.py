@@ -1,4 +1,4 @@
-"""Names that a user gave, met with what a store has: a,b, repeats and globs; a typo is answered at once."""
+"""What flags of a command mean: rows a:b, and names, a,b, repeats and globs, met with what a store has."""
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -21,6 +21,18 @@ def split_names(given: str | Iterable[str] | None, known: Iterable[str] = ()) ->
     parts, whole = [given] if isinstance(given, str) else given or [], set(known)
     names = (name.strip() for part in parts for name in ([part] if part in whole else part.split(",")))
     return list(dict.fromkeys(name for name in names if name))
+
+
+def parse_rows(text: str) -> tuple[int, int]:
+    """Rows a to b, b left out, from a flag.
+
+    >>> parse_rows("8192:16384")
+    (8192, 16384)
+    """
+    start, _, stop = text.partition(":")
+    if not (start.isdecimal() and stop.isdecimal()):
+        raise InputError(f"--rows {text!r}: write a:b with whole numbers, b left out, such as 0:8192")
+    return int(start), int(stop)
 
 
 def is_glob(name: str) -> bool:

@@ -42,6 +42,7 @@ def import_files(
     ] = False,
 ) -> None:
     """Put features in files into a store, as one layer of one split; larger than memory, bit by bit."""
+    from probecache.store.choose import parse_rows
     from probecache.store.importing.features import import_features
     from probecache.store.importing.labels import read_names
 
@@ -61,20 +62,6 @@ def import_files(
     )
     n, d = written.shape(split, layer)
     print(f"{store}: split {split}, layer {layer}: {n} samples x {d} neurons")
-
-
-def parse_rows(text: str) -> tuple[int, int]:
-    """'a:b' as two numbers.
-
-    >>> parse_rows("8192:16384")
-    (8192, 16384)
-    """
-    from probecache.store.errors import InputError
-
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdigit() and stop.isdigit()):
-        raise InputError(f"--rows {text!r}: write a:b with whole numbers, such as 0:8192")
-    return int(start), int(stop)
 
 
 def _lines(path: Path, what: str) -> list[str]:

@@ -81,6 +81,7 @@ def test_import_and_info(files, capsys):
         ({}, ["--dtype", "float64"], "dtype 'float64' of layer 'l': allowed float16, bfloat16, float32"),
         ({}, ["--compression", "lz4"], "compression 'lz4': allowed none or zstd"),
         ({}, ["--rows", "3"], "--rows '3': write a:b"),
+        ({}, ["--rows", "0:²"], "--rows '0:²': write a:b"),
         ({}, ["--rows", "0:7", "--shard-rows", "4"], "rows 0:7 cut through a shard of 4 rows"),
         ({}, ["--shard-rows", "0"], "a shard holds 1 to 2**24 rows, not 0"),
     ],
