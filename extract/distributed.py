@@ -121,13 +121,15 @@ def spawn(count: int, work: Callable[..., Any], arguments: Mapping[str, Any]) ->
         context.Process(target=_work, args=(work, Place(rank, count, rank), dict(arguments)), daemon=False)
         for rank in range(count)
     ]
-    for process in processes:
-        process.start()
+    started = []
     try:
         for process in processes:
+            process.start()
+            started.append(process)
+        for process in started:
             process.join()
     except BaseException:
-        for process in processes:
+        for process in started:
             process.terminate()
         raise
     codes = [process.exitcode for process in processes]

@@ -1,5 +1,6 @@
 """Several processes, and processes that are killed: the same bytes as one that was never interrupted."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -132,6 +133,31 @@ def test_places():
         find_place({"RANK": "2", "WORLD_SIZE": "2"})
     with pytest.raises(InputError, match="devices"):
         spawn(0, print, {})
+
+
+class _GoesOnce:
+    """An argument that only the first process can be given."""
+
+    sent = 0
+
+    def __reduce__(self):
+        _GoesOnce.sent += 1
+        if _GoesOnce.sent > 1:
+            raise OSError("no more processes")
+        return int, (60,)
+
+
+def _sleep(place, seconds):
+    time.sleep(seconds)
+
+
+def test_a_process_that_cannot_start_ends_those_before_it():
+    with pytest.raises(OSError, match="no more processes"):
+        spawn(2, _sleep, {"seconds": _GoesOnce()})
+    end = time.monotonic() + 30
+    while multiprocessing.active_children() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("n_samples", [1, 7, 64, 65, 1000])
