@@ -166,8 +166,10 @@ class RemoteFiles:
             return None
         probe = f"{key}.{mark()}.tmp"  # the server's clock, not ours
         self.write({probe: [b""]})
-        now = self._try(lambda: self.fs.modified(self._path(probe)), probe)
-        self.delete(probe)
+        try:
+            now = self._try(lambda: self.fs.modified(self._path(probe)), probe)
+        finally:
+            self.delete(probe)
         return float((now - written).total_seconds())
 
     def sweep(self, key: str) -> None:

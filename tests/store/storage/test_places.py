@@ -5,6 +5,7 @@ import pytest
 
 import probecache as pc
 from probecache.store.storage.files import check_place
+from probecache.store.storage.remote import RemoteFiles
 
 ODD = {
     "s3://": "name the bucket or host",
@@ -82,3 +83,19 @@ def test_a_store_in_memory_is_written_and_read_through_fsspec():
     )
     np.testing.assert_array_equal(pc.open_store("memory://box/s").matrix("s", "l"), values)
     assert store.path == "memory://box/s"
+
+
+def test_asking_an_age_leaves_nothing_behind(monkeypatch):
+    files = RemoteFiles("memory://box/age")
+    files.write({"claim": [b"mine"]})
+    modified = files.fs.modified
+
+    def broken(path):
+        if path.endswith(".tmp"):
+            raise OSError("the server went away")
+        return modified(path)
+
+    monkeypatch.setattr(files.fs, "modified", broken)
+    with pytest.raises(pc.ProbecacheError, match="the server went away"):
+        files.age("claim")
+    assert files.names("") == ["claim"]
