@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from probecache.store.errors import InputError, close_names
-from probecache.store.importing.formats.open import FORMATS, find_files
+from probecache.store.importing.formats.open import FORMATS, find_files, open_file
 from probecache.store.importing.tables.read import TABLES, read_table
 from probecache.store.importing.tables.text import read_lines
 
@@ -51,7 +51,7 @@ def _column(path: Path, key: str | None, usual: str = "label") -> Array:
     if path.suffix.lower() in TABLES:
         values = _of_table(path, key, usual)
     elif path.suffix.lower() in FORMATS:
-        matrix = FORMATS[path.suffix.lower()](path, key)
+        matrix = open_file(path, key)
         values = np.asarray(matrix[slice(0, matrix.shape[0])]) if len(matrix.shape) == 1 else matrix
     else:
         allowed = ", ".join(sorted({*TABLES, *FORMATS}))

@@ -38,7 +38,7 @@ def open_matrix(text: str, what: str) -> Matrix:
     """
     paths, key = find_files(text, what)
     try:
-        parts = [_open(path, key) for path in paths]
+        parts = [open_file(path, key) for path in paths]
         return parts[0] if len(parts) == 1 else Joined(parts, [repr(str(path)) for path in paths])
     except InputError as error:
         raise InputError(f"{what}: {error}") from None
@@ -60,7 +60,8 @@ def _in_order(name: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _open(path: Path, key: str | None) -> Matrix:
+def open_file(path: Path, key: str | None) -> Matrix:
+    """The array in one file, under `key` where it holds several; InputError where it is no file to read."""
     require_readable(path, "reading")
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:

@@ -1,5 +1,6 @@
 """Features in files: every format and dtype comes out bit by bit, or is refused with the reason."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -352,6 +353,13 @@ def test_a_file_whose_name_has_a_colon(tmp_path):
     assert open_matrix(f"{tmp_path}/a:b.npy", "here").shape == (4, 2)
     np.save(tmp_path / "y.npy", np.arange(3))
     assert read_labels(f"{tmp_path}/y.npy", "here").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["y.h5", "y.pt", "y.safetensors", "y.npy", "y.csv"])
+def test_labels_in_a_fifo_are_refused_without_waiting(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(pc.InputError, match="not a file|is no file"):
+        read_labels(f"{tmp_path}/{name}", "--labels")
 
 
 def test_an_open_array_is_read_by_rows(tmp_path):
