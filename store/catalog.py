@@ -107,6 +107,13 @@ def read_split(files: Files, name: str) -> Split:
     return Split(name, geometry, tuple(names), data, origin, ours.get("streaming") is True, row_shards)
 
 
+def find_split(files: Files, name: str) -> Split | None:
+    """`read_split` of a split that is there; None where the store or the split is yet to be made."""
+    if not has_document(files, "") or not has_document(files, name):
+        return None
+    return read_split(files, name)
+
+
 def require_own(files: Files, root: dict[str, Any], split: Split) -> None:
     """DamagedStore if a split was made for another store: its copy of the fingerprint is not the top's."""
     if split.origin and split.origin != root["fingerprint"]:

@@ -53,12 +53,12 @@ def one_batch_size(sizes: Set[int], split: str) -> int:
 def _stored(out: str | Path, split: str, names: Sequence[str], n_samples: int) -> dict[str, tuple[int, bool]]:
     """Recorded batch size of each layer that the store has, and whether all `n_samples` rows are there."""
     files = open_files(out)
-    if files.read(f"{split}/zarr.json") is None:
+    group = catalog.find_split(files, split)
+    if group is None:
         return {}
-    group = catalog.read_split(files, split)
     found = {}
     for name in names:
-        if files.read(f"{split}/{name}/zarr.json") is not None:
+        if catalog.has_document(files, f"{split}/{name}"):
             layer = catalog.read_layer(files, group, name)
             size = layer.spec.attrs.get("batch_size")
             if isinstance(size, int):

@@ -106,7 +106,7 @@ def write_arrays(
     ['late']
     """
     check_progress(progress)
-    values, stored = _checked(activations), _stored_split(path, split)
+    values, stored = _checked(activations), catalog.find_split(open_files(path), split)
     n, d = values.shape
     if samples is not None and len(samples) != n:
         raise InputError(f"{len(samples)} samples for {n} rows of activations")
@@ -203,13 +203,6 @@ def _write_shards(
             future.result()
     if told is not None:
         told(total, total)
-
-
-def _stored_split(path: str | os.PathLike[str], split: str) -> Split | None:
-    files = open_files(path)
-    if not catalog.has_document(files, "") or not catalog.has_document(files, split):
-        return None
-    return catalog.read_split(files, split)
 
 
 def _classes(

@@ -37,7 +37,7 @@ class StreamWriter:
 
     def __init__(self, path: str | os.PathLike[str], stream: Stream) -> None:
         self._path, self._stream, self._files = path, stream, open_files(path)
-        self._split = self._stored_split()
+        self._split = catalog.find_split(self._files, stream.split)
         whole = None if self._split is None or self._split.streaming else self._split.geometry.n_samples
         if whole is not None and stream.n_samples not in (None, whole):
             raise InputError(
@@ -181,12 +181,6 @@ class StreamWriter:
                 self._claims.take([STREAM])
             except InputError as error:
                 raise InputError(str(error).replace(f"shard {STREAM}", "the stream", 1)) from None
-
-    def _stored_split(self) -> Split | None:
-        files, name = self._files, self._stream.split
-        if not catalog.has_document(files, "") or not catalog.has_document(files, name):
-            return None
-        return catalog.read_split(files, name)
 
     def _class_names(self) -> Sequence[str] | None:
         if self._split is not None and not self._split.streaming:

@@ -9,7 +9,7 @@ from timm.data import create_transform, resolve_model_data_config
 
 from probecache.extract.backbone.load import load_backbone
 from probecache.extract.run import extract_features
-from probecache.store.errors import FingerprintMismatch, InputError, ProbecacheError
+from probecache.store.errors import DamagedStore, FingerprintMismatch, InputError, ProbecacheError
 from probecache.store.layout import FAILED, OK
 
 MODEL = "test_resnet"
@@ -178,6 +178,17 @@ def test_rows_must_be_whole_shards(photos, tmp_path):
     assert (part.status("train")[8:16] == OK).all()
     whole = extract_features(MODEL, **options)
     assert np.isfinite(whole.matrix("train", "penultimate")).all()
+
+
+@pytest.mark.parametrize("group", ["train", "train/penultimate"])
+def test_a_document_that_is_no_file_is_damage_not_a_traceback(photos, tmp_path, group):
+    options = {"data_dir": photos, "out": tmp_path / "s", "pretrained": False, "limit": 4, "device": "cpu"}
+    extract_features(MODEL, **options)
+    document = tmp_path / "s" / group / "zarr.json"
+    document.rename(tmp_path / "kept.json")
+    document.symlink_to(tmp_path / "kept.json")
+    with pytest.raises(DamagedStore, match=f"{group}/zarr.json: it is a link, not a file"):
+        extract_features(MODEL, **options)
 
 
 def test_stored_weights_name_the_state(photos, tmp_path):
