@@ -9,7 +9,7 @@ import numpy as np
 
 from probecache.store.errors import InputError, first_line
 from probecache.store.importing.formats.tensors import numpy_of
-from probecache.store.layout import DTYPES, LayerSpec
+from probecache.store.layout import DTYPES
 from probecache.store.targets import has_own_missing, make_target
 from probecache.store.writing.layer_shards import cast_rows
 
@@ -128,17 +128,20 @@ def tell_rounding(values: Array, dtype: str, where: str) -> bool:
 
 
 class ShardBuffer:
-    """The rows of one shard, in the stored dtypes, as they come in.
+    """The rows of one shard as they come in, each layer in a dtype that holds what every batch gave: they are
+    cast where they are written, which counts what that loses.
 
-    asked: layers whose dtype somebody chose; of the others it is said, once, where rows are rounded.
+    dtypes  what each layer is stored as
+    asked   layers whose dtype somebody chose; of the others it is said, once, where rows are rounded
     """
 
     def __init__(
-        self, rows: int, layers: Sequence[LayerSpec], columns: Sequence[str], asked: frozenset[str]
+        self, rows: int, dtypes: Mapping[str, str], columns: Sequence[str], asked: frozenset[str]
     ) -> None:
-        self._untold = {s.name: s.dtype for s in layers if s.name not in asked}
+        self.dtypes = dict(dtypes)
+        self._untold = {name: dtype for name, dtype in dtypes.items() if name not in asked}
         self.room, self.filled = rows, 0
-        self.values = {s.name: np.empty((rows, s.neurons), DTYPES[s.dtype]) for s in layers}
+        self.values: dict[str, Array] = {}
         self.columns = {name: np.full(rows, np.nan) for name in columns}
         self.labels = np.full(rows, UNSAID, np.int64)
         self.samples: list[str | None] = [None] * rows
@@ -149,14 +152,24 @@ class ShardBuffer:
         for name, dtype in list(self._untold.items()):
             if tell_rounding(batch.values[name], dtype, f"layer {name!r}"):
                 del self._untold[name]
-        for name, kept in self.values.items():
-            with np.errstate(over="ignore", invalid="ignore"):  # counted where the shard is written
-                kept[at] = batch.values[name]
+        for name, given in batch.values.items():
+            self._room_for(name, given)[at] = given
         for name, column in self.columns.items():
             column[at] = batch.columns[name]
         self.labels[at] = UNSAID if batch.labels is None else batch.labels
         self.samples[at] = [None] * batch.rows if batch.samples is None else batch.samples
         self.filled += batch.rows
+
+    def _room_for(self, name: str, given: Array) -> Array:
+        """The rows of a layer, made or made wider where their dtype does not hold that of `given`."""
+        kept = self.values.get(name)
+        common = given.dtype if kept is None else _common(kept.dtype, given.dtype)
+        if kept is None or kept.dtype != common:
+            wider = self.values[name] = np.empty((self.room, given.shape[1]), common)
+            if kept is not None:
+                wider[: self.filled] = kept[: self.filled]
+            return wider
+        return kept
 
     def identity(self, start: int, stored: tuple[Array, list[str], Array] | None) -> tuple[Array, list[str]]:
         """Labels and samples of the rows; what was not said is as stored, else -1 and the row number."""
@@ -173,3 +186,11 @@ class ShardBuffer:
 
     def clear(self) -> None:
         self.filled = 0
+
+
+def _common(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any]:
+    """A dtype that holds the values of both."""
+    try:
+        return np.promote_types(one, other)
+    except TypeError:  # bfloat16 has none with float16, nor with integers of more than 8 bits
+        return np.dtype(np.float64)

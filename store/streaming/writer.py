@@ -199,9 +199,9 @@ class StreamWriter:
 
     def _keep(self, batch: Batch) -> None:
         if batch.rows and self._buffer is None:
-            specs = self._specs(batch)
-            silent = frozenset(self._stream.dtypes)
-            self._buffer = ShardBuffer(self._rows, specs, self._stream.columns, silent)
+            dtypes = {spec.name: spec.dtype for spec in self._specs(batch)}
+            asked = frozenset(self._stream.dtypes)
+            self._buffer = ShardBuffer(self._rows, dtypes, self._stream.columns, asked)
         at = 0
         while at < batch.rows:
             assert self._buffer is not None
@@ -291,11 +291,8 @@ class StreamWriter:
     def _open(self, n_samples: int, rows: tuple[int, int] | None) -> SplitWriter:
         asked, split = self._stream, self._split
         assert split is not None
-        specs = (
-            [LayerSpec(n, v.shape[1], _name(v)) for n, v in self._buffer.values.items()]
-            if self._buffer
-            else None
-        )
+        dtypes = {} if self._buffer is None else self._buffer.dtypes
+        specs = [LayerSpec(name, asked.layers[name], dtype) for name, dtype in dtypes.items()]
         return open_split_writer(
             self._path,
             SplitSpec(
@@ -338,7 +335,3 @@ class StreamWriter:
             rows = read_rows(self._files, split, shard)
             largest = max(largest, int(rows[0].max()) if rows is not None else -1)
         return tuple(str(i) for i in range(largest + 1))
-
-
-def _name(values: Array) -> str:
-    return next(name for name, dtype in DTYPES.items() if dtype == values.dtype)

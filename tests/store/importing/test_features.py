@@ -358,7 +358,7 @@ def test_a_file_whose_name_has_a_colon(tmp_path):
 @pytest.mark.parametrize("name", ["y.h5", "y.pt", "y.safetensors", "y.npy", "y.csv"])
 def test_labels_in_a_fifo_are_refused_without_waiting(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(pc.InputError, match="not a file|is no file"):
+    with pytest.raises(pc.InputError, match=r"not a file|is no file"):
         read_labels(f"{tmp_path}/{name}", "--labels")
 
 

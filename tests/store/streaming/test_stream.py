@@ -267,6 +267,45 @@ def test_a_stream_that_failed_says_so_and_another_dtype_may_be_tried(tmp_path):
     assert pc.open_store(tmp_path / "s").matrix("t", "a").astype(float).max() == pytest.approx(1e9, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype", "says"),
+    [
+        (np.full((6, 2), 1e-9, np.float32), "float16", "too small for float16 and became 0"),
+        (np.full((6, 2), 1e39), "bfloat16", "beyond what bfloat16 holds"),
+        (np.full((6, 2), 1e300), None, "beyond what float32 holds"),
+    ],
+)
+def test_what_the_stored_dtype_loses_is_refused_as_write_arrays_does(tmp_path, values, dtype, says):
+    def stream(path, **more):
+        with pc.open_writer(tmp_path / path, split="t", layers={"a": 2}, dtype=dtype, **more) as writer:
+            for part in np.array_split(values, 3):
+                writer.append({"a": part})
+        return pc.open_store(tmp_path / path)
+
+    more = {"split": "t", "layer": "a", "activations": values, "dtype": dtype}
+    with pytest.raises(pc.ProbecacheError, match=says):
+        pc.write_arrays(tmp_path / "refused", **more)
+    with pytest.raises(pc.ProbecacheError, match=says):
+        stream("s")
+    whole = pc.write_arrays(tmp_path / "w", **more, allow_saturated=True)
+    assert stream("a", allow_saturated=True).report("t", "a") == whole.report("t", "a")
+
+
+def test_batches_of_several_dtypes_are_stored_as_the_first(tmp_path):
+    given = [
+        torch.tensor([[1.0]]).bfloat16(),
+        np.array([[2.5]], np.float16),
+        np.array([[300]], np.int16),
+        np.array([[0.25]]),
+    ]
+    with pc.open_writer(tmp_path / "s", split="t", layers={"a": 1}) as stream:
+        for batch in given:
+            stream.append({"a": batch})
+    found = pc.open_store(tmp_path / "s").matrix("t", "a")
+    assert found.dtype.name == "bfloat16"
+    assert found.astype(float).ravel().tolist() == [1, 2.5, 300, 0.25]
+
+
 KILLED = """
     import os, sys, numpy as np, probecache as pc
     from probecache.store.storage import local
