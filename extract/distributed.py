@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.errors import InputError, ProbecacheError, on_the_command_line
 from probecache.store.reader import Store, open_store
 
 
@@ -145,9 +145,11 @@ def spawn(count: int, work: Callable[..., Any], arguments: Mapping[str, Any]) ->
 
 def _work(work: Callable[..., Any], place: Place, arguments: dict[str, Any]) -> None:
     try:
-        work(place=place, **arguments)
-    except ProbecacheError as error:
-        print(f"probecache: process {place.rank}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        with on_the_command_line():  # which this process does not inherit
+            try:
+                work(place=place, **arguments)
+            except ProbecacheError as error:
+                print(f"probecache: process {place.rank}: {error}", file=sys.stderr)
+                sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -11,6 +11,7 @@ The names below are imported when first used, so that reading a store never impo
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see of the names that are imported when first used
@@ -113,7 +114,9 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"probecache.{_MODULES[name]}")
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'probecache' has no attribute {name!r}; it has {', '.join(__all__)}")
+        has = ", ".join(sorted({*__all__, *_MODULES}))
+        text = f"module 'probecache' has no attribute {name!r}; it has {has}"
+        raise AttributeError(text, name=name, obj=sys.modules[__name__])  # Python adds "Did you mean"
     value = getattr(importlib.import_module(f"probecache.{_PUBLIC[name]}"), name)
     globals()[name] = value
     return value

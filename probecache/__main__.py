@@ -212,7 +212,9 @@ def _carry_out(arguments: list[str], debug: bool, stop: "Stop | None") -> int:
     except typer.Exit as done:
         return done.exit_code
     except usage_error as error:
-        print(f"probecache: {error.format_message()} (see probecache --help)", file=sys.stderr)
+        command = error.ctx.command_path if error.ctx else "probecache"
+        listed = "; a list is one word, such as 0.1,1" if "extra argument" in error.format_message() else ""
+        print(f"probecache: {error.format_message()}{listed} (see {command} --help)", file=sys.stderr)
         return 2
     except ProbecacheError as error:
         if debug:

@@ -105,6 +105,12 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments):
     assert done.stdout == ""
 
 
+def test_a_wrong_flag_names_the_commands_own_help_and_a_list_how_it_is_written():
+    assert "(see probecache sweep --help)" in run("sweep", "s", "--no-such-flag").stderr
+    done = run("sweep", "s", "--layer", "a", "--fractions", "0.1", "1")
+    assert "a list is one word, such as 0.1,1 (see probecache sweep --help)" in done.stderr
+
+
 def test_debug_shows_the_traceback():
     done = run("info", "no/such/store.zarr", "--debug")
     assert "Traceback" in done.stderr

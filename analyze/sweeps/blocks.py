@@ -72,7 +72,7 @@ class Block:
 
     def __str__(self) -> str:
         extra = [_span(self.targets)] if self.targets != ("label",) else []
-        extra += [f"{self.shots} shots"] if self.shots != "all" else []
+        extra += [f"shots {self.shots}"] if self.shots != "all" else []
         told = [self.layer, self.selection, *extra, f"seeds {_span(self.seeds)}", f"l2 {_span(self.l2s)}"]
         return ", ".join(told)
 

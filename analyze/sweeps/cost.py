@@ -53,8 +53,9 @@ class Projection:
     worst: str  # the layer that sets the peak
 
     def __str__(self) -> str:
+        blocks = f"{self.blocks:,} block" + "s" * (self.blocks != 1)
         return (
-            f"{self.probes:,} probes in {self.blocks:,} blocks, reading {human(self.read)}; "
+            f"{self.probes:,} probes in {blocks}, reading {human(self.read)}; "
             f"about {duration(self.seconds)}, {human(self.memory)} of memory per process (layer {self.worst})"
         )
 

@@ -42,7 +42,7 @@ class Launch:
 
 def read_plan(store: str, given: dict[str, Any], config: Path | None, preset: str | None) -> SweepPlan:
     """The plan of the flags `given`, which win over the file's lines, which win over the preset's."""
-    where = "the command line" if config is None else f"{config} and the command line"
+    where = "the command line" if config is None else str(config)
     given = (read_config(config) if config else {}) | given
     if preset is not None:
         given = with_preset(preset, given, open_store(store))
@@ -158,7 +158,7 @@ def summary(results: xr.Dataset) -> str:
             str(at["selection"]),
             f"l2 {at['l2'] if isinstance(at['l2'], str) else format(at['l2'], 'g')}",
         ]
-        told += [f"{at['shots']} shots"] if at["shots"] != ALL else []
+        told += [f"shots {at['shots']}"] if at["shots"] != ALL else []
         told += [f"target {at['target']}"] if at["target"] != "label" else []
         told += ["R2"] if score == "r2" else []
         cells = "".join(f" {value:7.4f}" for value in row.values)

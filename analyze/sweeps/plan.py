@@ -112,7 +112,8 @@ class SweepPlan:
         """Validation split, control task, what is kept of each probe."""
         if self.val is not None and self.l2 != (AUTO,):
             raise InputError(
-                f"got val {self.val!r} beside numbers for l2; a validation split chooses l2 'auto'"
+                f"got val {self.val!r}, which chooses among penalties, and numbers for l2; "
+                "give --l2 auto, or leave --val out"
             )
         _one_of("refit", self.refit, REFITS)
         if self.refit != "train" and self.val is None:
@@ -133,8 +134,8 @@ class SweepPlan:
             raise InputError(f"got groups {self.groups!r}; needed: the name of a target of the test split")
         if self.groups is not None and kept is None:
             raise InputError(
-                f"got groups {self.groups!r} without --save-predictions, beside which "
-                "they are kept; give both"
+                f"got groups {self.groups!r} without --save-predictions; groups are kept beside predictions: "
+                "give both"
             )
 
     def _check_penalties(self, fix: Any) -> None:
@@ -142,7 +143,9 @@ class SweepPlan:
         if self.l2 not in (AUTO, (AUTO,), [AUTO]):
             fix("l2", tuple(sorted(_numbers("l2", self.l2, *allowed))))
             if self.l2_path is not None:
-                raise InputError("got l2_path beside numbers for l2; it is what l2 'auto' chooses from")
+                raise InputError(
+                    "got --l2-path and numbers for l2; give --l2 auto, which chooses from that path"
+                )
             return
         fix("l2", (AUTO,))
         path = L2_PATH if self.l2_path is None else self.l2_path
@@ -183,15 +186,20 @@ class SweepPlan:
     def from_mapping(cls, values: Mapping[str, Any], where: str = "the plan") -> "SweepPlan":
         """A plan from names and values, as a file holds them; unknown names are refused."""
         known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name in RENAMED:
-                raise InputError(f"got {name!r} in {where}; it is called {RENAMED[name]!r} now")
-            if name not in known:
-                raise InputError(f"got {name!r} in {where}; {close_names(name, known)}")
+        check_names(values, known, where)
         for name in ("layer", "fractions"):
             if values.get(name) is None:
                 raise InputError(f"got no {name} in {where}; give {_EXAMPLES[name]}")
         return cls(**values)
+
+
+def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """InputError for the first of `names` that is none of `known`, with the name that it may stand for."""
+    for name in names:
+        if name in RENAMED:
+            raise InputError(f"got {name!r} in {where}; it is called {RENAMED[name]!r} now")
+        if name not in known:
+            raise InputError(f"got {name!r} in {where}; {close_names(name, known)}")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -243,7 +251,8 @@ def _numbers(what: str, value: Any, allowed: str, good: Any) -> tuple[float, ...
         except (TypeError, ValueError):
             number = math.nan
         if not good(number):
-            raise InputError(f"got {what} {item!r}; allowed: {allowed}")
+            listed = "; a list is written [0.1, 1]" if isinstance(item, str) and "," in item else ""
+            raise InputError(f"got {what} {item!r}; allowed: {allowed}{listed}")
         numbers.append(number)
     if not numbers:
         raise InputError(f"got an empty list for {what}; give at least one, {allowed}")

@@ -228,7 +228,7 @@ def _labels(plan: SweepPlan, store: "Store", target: str) -> Labels:
     for shots in plan.shots:
         rows = shot_rows(found.train, shots, 0, found.classes if found.kind == "classes" else ()).sum()
         if rows < fewest:
-            few = f"{rows} training rows of target {target!r}" + (f", {shots} shots" if shots != ALL else "")
+            few = f"{rows} training rows of target {target!r}" + (f", shots {shots}" if shots != ALL else "")
             raise InputError(f"got {few}, for a {kind.name} probe; needed: {fewest} or more")
     return found
 

@@ -1,18 +1,19 @@
 """Functions that take the fields of a plan as keywords, with a signature that says which."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from probecache.analyze.sweeps.plan import SweepPlan
+from probecache.analyze.sweeps.plan import SweepPlan, check_names
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def show_plan(function: Function) -> Function:
     """`function(..., **plan)`, whose signature in help() and for completion names each field of `SweepPlan`
-    that it does not name itself, with its default as a caller may write it.
+    that it does not name itself, with its default as a caller may write it. InputError for other names.
     """
     signature = inspect.signature(function)
     given = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -24,8 +25,17 @@ def show_plan(function: Function) -> Function:
         for field in fields(SweepPlan)
         if field.name not in known and field.default is not MISSING
     ]
-    function.__signature__ = signature.replace(parameters=[*given, *shown])  # type: ignore[attr-defined]
-    return function
+    names = known | {p.name for p in shown}
+
+    @functools.wraps(function)
+    def checked(*args: Any, **asked: Any) -> Any:
+        check_names(
+            asked, names, f"{function.__name__}()"
+        )  # else Python misses `layer` where `layers` is given
+        return function(*args, **asked)
+
+    checked.__signature__ = signature.replace(parameters=[*given, *shown])  # type: ignore[attr-defined]
+    return cast(Function, checked)
 
 
 def _written(name: str, default: Any) -> Any:

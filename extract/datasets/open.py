@@ -102,7 +102,7 @@ def _open(
         )
     raise InputError(
         f"unknown dataset {dataset!r}; allowed: '' (folder or .tar), torch/NAME, wds/NAME, hfds/NAME, "
-        "hfids/NAME, or a torch Dataset from Python"
+        "hfids/NAME, or a torch Dataset from Python; a folder goes to --data-dir"
     )
 
 

@@ -139,7 +139,10 @@ def parse_group(raw: bytes, where: str) -> dict[str, Any]:
     attributes = document.get("attributes")
     ours = attributes.get("probecache") if isinstance(attributes, dict) else None
     if isinstance(attributes, dict) and "results" in attributes:
-        raise NotAStore(f"{where} holds RESULTS of a sweep, not a store: give the store that was swept")
+        raise NotAStore(
+            f"{where} holds RESULTS of a sweep, not a store: give the store that was swept "
+            "(damaged RESULTS are mended by the same sweep)"
+        )
     if document.get("node_type") != "group" or not isinstance(ours, dict):
         raise NotAStore(
             f"{where} is a zarr node but not one of a probecache store; name the store's top folder"

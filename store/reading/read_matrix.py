@@ -160,7 +160,7 @@ def column_index(columns: Columns, d: int, layer: str) -> Array | None:
     """The columns asked for as an index array, checked against `d`; None for all."""
     if columns is None:
         return None
-    return _index(columns, d, "columns", f"layer {layer!r}'s 0:{d}")
+    return _index(columns, d, "columns", f"the 0:{d} of layer {layer!r}")
 
 
 def _index(asked: Any, n: int, what: str, allowed: str) -> Array:

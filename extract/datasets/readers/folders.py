@@ -125,7 +125,7 @@ def _root(data_dir: str | Path | None) -> Path:
     if not root.is_dir():
         near = close_names(root.name, [p.name for p in root.parent.iterdir()]) if root.parent.is_dir() else ""
         raise InputError(
-            f"--data-dir {printable(str(root))!r} is neither a folder nor a .tar file"
-            + (f"; {printable(near)}" if near else "")
+            f"--data-dir {printable(str(root))!r} is neither a folder nor a .tar file; "
+            "name one of class folders" + (f", {printable(near)}" if near.startswith("close names") else "")
         )
     return root

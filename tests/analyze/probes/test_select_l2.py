@@ -196,7 +196,7 @@ def test_a_layer_on_disk_chooses_as_in_memory(store, monkeypatch):
         ({"probe": "ridge", "solver": "sklearn"}, "got l2 'auto' for ridge with solver 'sklearn'"),
         ({"l2": "best"}, "got l2 'best'"),
         ({"l2": [1e-4, "auto"]}, "got l2 'auto'; allowed: 0 to 1e"),
-        ({"l2": 1e-4, "l2_path": [1.0]}, "got l2_path beside numbers for l2"),
+        ({"l2": 1e-4, "l2_path": [1.0]}, "got l2_path and numbers for l2; give l2 auto"),
         ({"l2_path": [-1.0]}, "got l2_path -1.0"),
     ],
 )

@@ -98,6 +98,8 @@ def test_a_missing_file_and_unknown_or_missing_names_are_refused(tmp_path):
         read_config(tmp_path / "none.toml")
     with pytest.raises(InputError, match="got 'fraction' in the plan; close names: fractions"):
         SweepPlan.from_mapping({"layer": "a", "fraction": [1]})
+    with pytest.raises(InputError, match=r"got fraction '0.1,1'; .*a list is written \[0.1, 1\]"):
+        SweepPlan.from_mapping({"layer": "a", "fractions": "0.1,1"})
     with pytest.raises(InputError, match="got no fractions"):
         SweepPlan.from_mapping({"layer": "a"})
 
@@ -105,6 +107,12 @@ def test_a_missing_file_and_unknown_or_missing_names_are_refused(tmp_path):
 def test_a_name_of_before_says_what_it_is_called_now():
     with pytest.raises(InputError, match="got 'method' in the plan; it is called 'selection' now"):
         SweepPlan.from_mapping({"layer": "a", "fractions": [1], "method": "random"})
+
+
+@pytest.mark.parametrize("function", [pc.sweep, pc.critical_mass])
+def test_another_name_for_a_needed_argument_is_named_before_the_argument_is_missed(function):
+    with pytest.raises(InputError, match=f"got 'layers' in {function.__name__}.*; it is called 'layer' now"):
+        function("s.zarr", layers="a", fractions=[1])
 
 
 @pytest.mark.parametrize("function", [pc.sweep, pc.critical_mass])
