@@ -1,5 +1,6 @@
 """What a user of the command line sees."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import probecache.__main__
 from probecache.extract import dry_run
 from probecache.extract.commands import as_timm
 from probecache.extract.digits import write_digits
+from probecache.store.errors import InputError, ProbecacheError
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["--model", "test_resnet", "--no-pretrained"]
@@ -198,6 +200,23 @@ def test_digits_are_written_once_and_alike(tmp_path, digits):
     before = (again / files[0]).stat().st_mtime_ns
     assert write_digits(again) == again
     assert (again / files[0]).stat().st_mtime_ns == before
+
+
+def test_a_folder_of_ones_own_is_not_replaced_by_digits(tmp_path, monkeypatch):
+    mine = tmp_path / "digits" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(InputError, match="holds other files than the 1,797 digits"):
+        write_digits(mine.parent)
+    assert mine.read_text() == "mine"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    with pytest.raises(ProbecacheError, match="No space left"):
+        write_digits(tmp_path / "more")
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
 
 def test_dry_run_tells_what_is_left_and_refuses_what_the_run_would(capsys, photos, tmp_path, monkeypatch):
