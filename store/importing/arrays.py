@@ -15,7 +15,7 @@ from probecache.store.errors import InputError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.groups import Split
 from probecache.store.importing.formats.matrix import Matrix
-from probecache.store.layout import DTYPES, OK, SHARD_ROWS, LayerSpec, Shard, SplitSpec
+from probecache.store.layout import DTYPES, FAILED, OK, SHARD_ROWS, LayerSpec, Shard, SplitSpec
 from probecache.store.progress import Progress, check_progress, reporting
 from probecache.store.reader import Store
 from probecache.store.storage.files import open_files
@@ -111,6 +111,7 @@ def write_arrays(
     if samples is not None and len(samples) != n:
         raise InputError(f"{len(samples)} samples for {n} rows of activations")
     classes, class_names = _classes(labels, class_names, n, path, stored)
+    states = _states(status, n)
 
     def names(start: int, stop: int) -> list[str]:
         return [str(name) for name in (range(start, stop) if samples is None else samples[start:stop])]
@@ -122,7 +123,7 @@ def write_arrays(
         step = shard_rows or (SHARD_ROWS if stored is None else stored.geometry.shard_rows)
         where = f"layer {layer!r} of split {split!r}"
         first, last = rows or (0, n)
-        _require_fits(values, status, dtype or own, where, range(first, last, max(step, 1)))
+        _require_fits(values, states, dtype or own, where, range(first, last, max(step, 1)))
     with open_split_writer(
         path,
         SplitSpec(
@@ -138,7 +139,7 @@ def write_arrays(
         allow_saturated=allow_saturated,
     ) as writer:
         with reporting(progress, "rows") as told:
-            _write_shards(writer, layer, values, _Rows(classes, names, status), dtype is None, told)
+            _write_shards(writer, layer, values, _Rows(classes, names, states), dtype is None, told)
         store = writer.finish()
     if beyond := store.layer_info(split, layer).report.get("nonfinite", 0):
         LOGGER.warning(
@@ -149,11 +150,11 @@ def write_arrays(
 
 @dataclass(frozen=True)
 class _Rows:
-    """What identifies the rows: classes (n,), names of rows start:stop, and their states (None: all ok)."""
+    """What identifies the rows: classes (n,), names of rows start:stop, and their states, uint8 (n,)."""
 
     classes: Array
     names: Callable[[int, int], list[str]]
-    status: Array | None
+    states: Array
 
 
 def _write_shards(
@@ -172,8 +173,7 @@ def _write_shards(
 
     def write(shard: Shard, block: Array) -> None:
         at, known = slice(shard.start, shard.stop), rows.names(shard.start, shard.stop)
-        states = None if rows.status is None else np.asarray(rows.status)[at]
-        writer.write(shard, {layer: block}, rows.classes[at], known, states)
+        writer.write(shard, {layer: block}, rows.classes[at], known, rows.states[at])
 
     pending = {shard.index: shard for shard in writer.pending()}
     ahead = _ahead(writer.split.geometry.shard_rows * spec.neurons * values.dtype.itemsize)
@@ -243,18 +243,29 @@ def _classes(
     return classes, class_names
 
 
-def _require_fits(values: Any, status: Array | None, dtype: str, where: str, starts: range) -> None:
+def _states(status: Any, n: int) -> Array:
+    """The state of each row, all ok where none is given."""
+    if status is None:
+        return np.full(n, OK, np.uint8)
+    states = np.asarray(status)
+    if states.shape != (n,) or not np.isin(states, (OK, FAILED)).all():
+        raise InputError(
+            f"status is {states.dtype} {states.shape}: use ({n},) of {OK} (ok) or {FAILED} (failed), one per row"
+        )
+    return states.astype(np.uint8)
+
+
+def _require_fits(values: Any, states: Array, dtype: str, where: str, starts: range) -> None:
     """ProbecacheError for the first shard that the stored dtype does not hold."""
     if dtype not in DTYPES:
         return  # said where the layer is described
     lossless = dtype != "float16" and values.dtype.itemsize <= DTYPES[dtype].itemsize
     if lossless or not isinstance(values, np.ndarray):
         return
-    ok = None if status is None else np.asarray(status) == OK
     for start in starts:
         stop = min(start + starts.step, starts.stop)
-        block = np.asarray(values[start:stop])
-        kept = block if ok is None else block[ok[start:stop]]
+        block, ok = np.asarray(values[start:stop]), states[start:stop] == OK
+        kept = block if ok.all() else block[ok]
         require_fits(kept, dtype, f"{where}, rows {start}:{stop}")
 
 

@@ -387,3 +387,11 @@ def test_sparse_activations_are_refused_in_one_line(tmp_path, kind):
     with pytest.raises(pc.InputError, match=r"of scipy: make it dense \(.toarray\(\)\)"):
         pc.write_arrays(tmp_path / "s", split="s", layer="l", activations=kind(np.eye(3)))
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("status", [[1] * 5, [1, 2, 1], [1, 0, 1, 1], [[1, 1, 1, 1]], 1])
+def test_states_that_are_no_state_of_each_row_are_refused(tmp_path, status):
+    more = {"activations": np.ones((4, 3)), "labels": [0, 1, 0, 1], "dtype": "float16"}
+    with pytest.raises(pc.InputError, match=r"use \(4,\) of 1 \(ok\) or 2 \(failed\), one per row"):
+        pc.write_arrays(tmp_path / "s", split="s", layer="l", status=status, **more)
+    assert not (tmp_path / "s").exists()
