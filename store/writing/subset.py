@@ -39,9 +39,11 @@ def write_subset(
     if str(os.path.abspath(str(out))) == str(os.path.abspath(str(source.path))):
         raise InputError(f"{out} is the store that is read: name another --out")
     chosen = [s for s in source.splits if name in source.layers_of(s)] if splits is None else list(splits)
-    for split in chosen:
-        n, d = source.shape(split, name)
-        kept = check_columns(columns, d, f"the subset of {name}")
+    sizes = {split: source.shape(split, name) for split in chosen}
+    for _, d in sizes.values():  # of all splits before any is written
+        check_columns(columns, d, f"the subset of {name}")
+    kept = columns.astype(np.int64)
+    for split, (n, d) in sizes.items():
         info, form = source.split_info(split), source.layer_info(split, name)
         attrs = {**form.spec.attrs, "columns": digest(kept.tolist()), "of": d}
         labels, samples, status = source.row_arrays(split)

@@ -79,6 +79,13 @@ def test_wrong_input_writes_nothing(store, tmp_path, columns, layer, says):
     assert not (tmp_path / "small.zarr").exists()
 
 
+def test_a_split_whose_layer_is_narrower_stops_before_any_is_written(store, tmp_path):
+    write_arrays(store.path, split="zoo", layer="blocks.3", activations=np.ones((4, 3), np.float16))
+    with pytest.raises(InputError, match="names neuron 5; the layer has 0 to 2"):
+        write_subset(store.path, np.array([0, 5]), tmp_path / "small.zarr", layer="blocks.3")
+    assert not (tmp_path / "small.zarr").exists()
+
+
 def test_onto_itself_is_refused(store):
     with pytest.raises(InputError, match="is the store that is read"):
         write_subset(store, np.array([0]), store.path, layer="penultimate")
