@@ -92,6 +92,8 @@ def _unwrapped(name: str) -> str:
 
 
 def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return first_line(error)
     with open(path, "rb") as file:
         if file.read(32).startswith(b"version https://git-lfs"):
             return "it is a pointer of git LFS: fetch the file with `git lfs pull`"

@@ -1,5 +1,6 @@
 """Weights from files, packages and nowhere; what names them."""
 
+import errno
 import importlib.util
 import sys
 from argparse import Namespace
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from probecache.extract.backbone import hub
 from probecache.extract.backbone.load import load_backbone
-from probecache.extract.backbone.weights import PACKAGES, state_hash
+from probecache.extract.backbone.weights import PACKAGES, read_checkpoint, state_hash
 from probecache.store.errors import InputError, ProbecacheError
 
 MODEL = "test_resnet"
@@ -77,6 +78,19 @@ def test_checkpoints_that_do_not_fit(other, tmp_path):
     (tmp_path / "torn.pth").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(InputError, match="cannot be read"):
         load_backbone(MODEL, checkpoint=str(tmp_path / "torn.pth"))
+
+
+def test_a_checkpoint_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "mine.pth"
+    path.touch()
+
+    def refused(*_, **__):
+        path.unlink()  # and so a second look at the file fails, too
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(torch, "load", refused)
+    with pytest.raises(InputError, match="PermissionError: .*Permission denied"):
+        read_checkpoint(path)
 
 
 def test_random_weights_depend_on_the_seed_alone():
