@@ -250,7 +250,8 @@ def _states(status: Any, n: int) -> Array:
     states = np.asarray(status)
     if states.shape != (n,) or not np.isin(states, (OK, FAILED)).all():
         raise InputError(
-            f"status is {states.dtype} {states.shape}: use ({n},) of {OK} (ok) or {FAILED} (failed), one per row"
+            f"status is {states.dtype} {states.shape}: use ({n},) of {OK} (ok) or {FAILED} (failed), one per "
+            "row"
         )
     return states.astype(np.uint8)
 

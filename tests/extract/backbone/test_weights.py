@@ -89,7 +89,7 @@ def test_a_checkpoint_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(torch, "load", refused)
-    with pytest.raises(InputError, match="PermissionError: .*Permission denied"):
+    with pytest.raises(InputError, match=r"PermissionError: .*Permission denied"):
         read_checkpoint(path)
 
 
