@@ -5,7 +5,12 @@
 0 is guessing, 1 is always right. A probe that names classes without looking has a = 1/c, in whatever
 proportions the classes come, which its plain accuracy has not: naming the commonest of two classes at 9 to 1
 is 90% right.
+
+Several labels at once are problems of two classes each, so that guessing is 1/2, however many labels there
+are; of a rare label always saying no is better than that, which class accuracies cannot tell.
 """
+
+import json
 
 import xarray as xr
 
@@ -26,8 +31,18 @@ def skill(results: xr.Dataset) -> xr.DataArray:
         full = full_scores(score_of(results))
         return full.mean("seed") * float("nan")
     full = full_scores(score_of(results, "class_accuracy"))  # (..., class, ..., seed)
-    guess = 1 / full.notnull().sum("class").astype(float)
+    guess = (1 / full.notnull().sum("class").astype(float)).where(~_of_labels(results), 0.5)
     return ((full.mean("class") - guess) / (1 - guess)).mean("seed")
+
+
+def _of_labels(results: xr.Dataset) -> xr.DataArray:
+    """bool: whether the target is of several labels at once, over the targets where there are several."""
+    if "target" not in results.coords:
+        return xr.DataArray(False)
+    kinds = {name: about["kind"] for name, about in json.loads(results.attrs.get("targets", "{}")).items()}
+    target = results["target"]
+    found = [kinds.get(str(name)) == "labels" for name in target.values.ravel().tolist()]
+    return xr.DataArray(found if target.dims else found[0], dims=target.dims, coords=target.coords)
 
 
 def at_chance(results: xr.Dataset) -> xr.DataArray:

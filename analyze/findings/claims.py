@@ -44,7 +44,8 @@ def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
     out: list[Finding] = []
     if "random" in selections:
         out += _headline(main, layers[-1])
-        if not _guesses(main).any():  # of nothing, every part is as good as the whole
+        parts = main.sizes["fraction"] > 1 and np.isfinite(_curve(main, "random")[1])
+        if parts and not _guesses(main).any():  # of nothing, every part is as good as the whole
             out += _mass(main, layers[-1], delta)
             out += _pca(main, selections)
             out += _first(main, selections)
@@ -58,6 +59,11 @@ def findings(results: xr.Dataset, *, delta: float = 0.9) -> list[Finding]:
 
 def _headline(main: xr.Dataset, layer: str) -> Iterator[Finding]:
     band, full = _curve(main, "random")
+    if np.isnan(full):
+        yield Finding(
+            "headline", f"The full {layer} has no score{_on(main)}: nothing can be compared with it."
+        )
+        return
     if not full > 0:
         yield Finding(
             "headline",
@@ -77,11 +83,13 @@ def _headline(main: xr.Dataset, layer: str) -> Iterator[Finding]:
     k = int(_sizes(main).sel(fraction=fraction))
     d = int(_sizes(main).max())
     share = mean / full
+    span = "one seed"
+    if _seeds(main) > 1:
+        span = f"95% interval {_value(main, near['low'])} to {_value(main, near['high'])}"
     yield Finding(
         "headline",
         f"{k} of the {d:,} neurons of {layer} ({_share(fraction)}), picked at random, reach "
-        f"{_score(main, mean)}{_on(main)} (95% interval {_value(main, near['low'])} to "
-        f"{_value(main, near['high'])}): {share:.1%} of the full layer's {_value(main, full)}.",
+        f"{_score(main, mean)}{_on(main)} ({span}): {share:.1%} of the full layer's {_value(main, full)}.",
         "a fifth of the neurons, picked at random, is within 5% of the full layer (CIFAR-10)",
         bool(share >= 0.95) if 0.15 <= fraction <= 0.25 else None,
     )
@@ -107,7 +115,7 @@ def _mass(main: xr.Dataset, layer: str, delta: float) -> Iterator[Finding]:
         f"{1 - share:.0%} of {layer} can be dropped at random while {delta:.0%} of its {_noun(main)} "
         "stays.",
         "any random subset above a critical mass does about as well as the full layer",
-        bool(share <= 0.5),
+        None if at_grid and share > 0.5 else bool(share <= 0.5),  # smaller ones may do
     )
 
 
@@ -142,7 +150,7 @@ def _pca(main: xr.Dataset, selections: list[str]) -> Iterator[Finding]:
             f"At {_share(near['fraction'])} of the layer the least principal components are "
             f"{100 * float(near):.1f} points below random neurons.",
             "the least principal components do much worse than random neurons",
-            bool(near > CLOSE),
+            bool(near > CLOSE) if near["fraction"] <= 0.5 else None,
         )
 
 
@@ -251,7 +259,7 @@ def _classes(main: xr.Dataset) -> Iterator[Finding]:
         f"class "
         f"loses {100 * typical:.1f}.",
         "dropping neurons hurts some classes far more than others",
-        bool(near["gini_low"] > whole["gini_high"]),
+        bool(near["gini_low"] > whole["gini_high"]) if _seeds(main) > 1 else None,
     )
 
 
@@ -301,6 +309,12 @@ def _curve(main: xr.Dataset, selection: str) -> tuple[xr.Dataset, float]:
     values = score_of(main)
     band = seed_band(values.sel({"selection": selection}), within=bounds_of(str(values.name)))
     return band, float(full_scores(values).mean())
+
+
+def _seeds(main: xr.Dataset) -> int:
+    """Seeds with a score: of one, an interval has no width and says nothing."""
+    score = score_of(main)
+    return int(score.notnull().any([d for d in score.dims if d != "seed"]).sum())
 
 
 def _sizes(main: xr.Dataset) -> xr.DataArray:

@@ -97,8 +97,10 @@ def redundancy(
         raise InputError(
             f"delta {delta} is outside (0, 1]: it is the share of the full score to keep, e.g. 0.9"
         )
-    if not 0 < confidence < 1:
+    if isinstance(confidence, str) or not 0 < confidence < 1:
         raise InputError(f"confidence {confidence} is outside (0, 1): give a coverage such as 0.95")
+    if not isinstance(bootstrap, int | np.integer) or bootstrap < 0:
+        raise InputError(f"got bootstrap {bootstrap!r}; allowed: a count of resamples, 0 for no intervals")
 
     others = tuple(str(d) for d in values.dims if d not in ("fraction", "seed"))
     full = full_scores(values)

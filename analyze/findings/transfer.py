@@ -35,7 +35,7 @@ def efficient_subset(
     order drawn.
 
     Raises InputError where nothing reaches the share, or for a layer or selection that was not measured, or a
-    selection that keeps no neurons (a projection).
+    selection that keeps no neurons (a projection), and where the full score is not above 0.
     """
     if not 0 < keep <= 1:
         raise InputError(f"keep {keep} is outside (0, 1]: it is the share of the full accuracy, e.g. 0.95")
@@ -47,6 +47,8 @@ def efficient_subset(
             f"got selection {selection!r}: subsets can be exported for random, whose draws RESULTS holds"
         )
     full = float(full_scores(score_of(results)).mean())
+    if not full > 0:
+        raise InputError(f"got a full score of {full:.4f}; a share of it means something only above 0")
     score = score_of(results)
     score = score.squeeze([d for d in score.dims if d not in ("fraction", "seed")], drop=True)
     reached = (score >= keep * full - 1e-12).to_numpy()  # (fraction, seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from probecache.analyze.findings.chance_level import at_chance
 from probecache.analyze.findings.claims import findings
 from probecache.analyze.results.saved import save_dataset
 from tests.analyze.synthetic import synthetic_results
@@ -186,3 +187,36 @@ def test_the_smallest_size_measured_is_told_of_rounded_sizes_too():
     results = results.assign_coords(fraction=[0.09, 0.2, 0.5, 1.0])  # 4 of 40 neurons are a tenth
     (finding,) = told(results, "critical mass")
     assert "the smallest size measured, so the true one may be lower" in finding.text
+
+
+def test_what_one_seed_or_one_size_cannot_tell_is_no_verdict():
+    kinds = ("random", "pca", "pca-least")
+    one = synthetic_results(selections=kinds, n_seeds=1)
+    assert "(one seed)" in told(one, "headline")[0].text
+    assert told(one, "classes")[0].agrees is None
+    assert told(synthetic_results(n_seeds=2), "classes")[0].agrees is not None
+    whole = synthetic_results(selections=kinds, fractions=(1.0,))
+    assert [f.topic for f in findings(whole)] == ["headline"]
+    coarse = curves(random=[0.1, 0.2, 0.3, 0.8])
+    (finding,) = told(coarse.sel(fraction=[1.0, 0.5]), "critical mass")
+    assert finding.agrees is False  # half was measured, and is too little
+    near = synthetic_results(selections=kinds, fractions=(0.9, 1.0))
+    assert told(near, "critical mass")[0].agrees is None
+    assert told(near, "pca-least")[0].agrees is None
+
+
+def test_a_full_layer_without_a_score_is_said():
+    results = curves(random=[0.5, 0.6, 0.7, 0.8])
+    results["accuracy"].loc[{"fraction": 1.0}] = np.nan
+    assert told(results, "headline")[0].text.startswith("The full penultimate has no score")
+    assert [f.topic for f in findings(results)] == ["headline", "health"]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_guessing_several_labels_is_a_coin_for_each(count):
+    for right, guesses in ((0.93, False), (0.5, True)):
+        results = synthetic_results(n_classes=count)
+        results["class_accuracy"][:] = results["accuracy"][:] = right
+        kinds = {"label": {"kind": "labels", "names": [f"class {c}" for c in range(count)]}}
+        results.attrs["targets"] = json.dumps(kinds)
+        assert bool(at_chance(results).all()) == bool(at_chance(results.isel(target=0)).all()) == guesses

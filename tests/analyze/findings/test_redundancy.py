@@ -222,3 +222,11 @@ def test_what_is_no_score_is_refused():
         redundancy(results.assign(seconds=results["accuracy"]), score="seconds")
     with pytest.raises(InputError, match=r"no auroc .* accuracy: sweep with metric auroc"):
         redundancy(results, score="auroc")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bootstrap": -1}, {"bootstrap": 1.5}, {"bootstrap": "x"}, {"confidence": "a"}]
+)
+def test_counts_and_coverages_that_are_none_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        redundancy(synthetic_results(), **wrong)

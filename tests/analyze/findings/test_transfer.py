@@ -66,3 +66,10 @@ def test_wrong_input():
 def test_one_fraction_and_one_seed():
     got = efficient_subset(synthetic_results(selections=("random",), fractions=(1.0,), n_seeds=1), 0.9)
     assert got.neuron.values.tolist() == permutation(40, 0).tolist()
+
+
+def test_no_share_is_kept_of_a_score_that_is_not_above_zero():
+    results = synthetic_results(selections=("random",))
+    results["accuracy"] -= 2
+    with pytest.raises(InputError, match=r"got a full score of -1\..*only above 0"):
+        efficient_subset(results, 0.9)
