@@ -186,6 +186,7 @@ def extract(
         print_plan(plan(out=out, **options))
         return
     from probecache.extract.run import extract_features as run
+    from probecache.store.layout import MISSING
     from probecache.store.stop import end_after
 
     end_after(max_hours)
@@ -198,7 +199,7 @@ def extract(
     else:
         store = run(out=out, progress=True, **options)
     print(f"{store.path}: split {split!r}, {', '.join(store.layers_of(split))}")
-    missing = [row for row, state in enumerate(store.status(split)) if state == 0]
+    missing = [row for row, state in enumerate(store.status(split)) if state == MISSING]
     if missing:
         print(
             f"probecache: {len(missing)} of {len(store.status(split))} rows are still to be written, from "

@@ -10,15 +10,16 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from probecache.extract.backbone.features import Feature
-from probecache.extract.pipeline.loader import OK, open_batches
+from probecache.extract.pipeline.loader import open_batches
 from probecache.extract.pipeline.loop import Forward
-from probecache.extract.pipeline.shard_assembler import to_numpy
 from probecache.extract.prepare import Setup, build_features, prepare
 from probecache.extract.settings import Settings
 from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical
+from probecache.store.layout import OK
 from probecache.store.reader import Store
+from probecache.store.writing.cast import numpy_of
 
 # Half a unit in the last place of the dtype stored or computed in, the coarser one, several times over:
 # kernels may differ between machines.
@@ -142,7 +143,7 @@ def _run(
                     raise InputError(f"an image that the store marks ok cannot be read now: {reason}")
                 for _, outputs in forward(batch.images.to(setup.compute.device)):
                     for feature, output in zip(wanted, outputs, strict=True):
-                        found[feature.name].append(to_numpy(output.cpu()).astype(np.float32))
+                        found[feature.name].append(numpy_of(output).astype(np.float32))
     finally:
         features.close()
     return {name: np.concatenate(parts) for name, parts in found.items()}

@@ -15,7 +15,7 @@ from probecache.extract.backbone.losses import require_kept
 from probecache.extract.datasets.preprocess import unsaid
 from probecache.extract.distributed import Place, find_place, wait_for_split
 from probecache.extract.pipeline.batch_size import layer_batch_sizes, one_batch_size
-from probecache.extract.pipeline.loader import FAILED, batch_ranges, open_batches
+from probecache.extract.pipeline.loader import batch_ranges, open_batches
 from probecache.extract.pipeline.loop import Forward, run_loop
 from probecache.extract.pipeline.progress import show_progress
 from probecache.extract.pipeline.shard_assembler import GatheredShard
@@ -25,7 +25,7 @@ from probecache.extract.prepare import Setup, build_features, prepare, stored_da
 from probecache.extract.settings import Options, Settings, show_options
 from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError, ProbecacheError
-from probecache.store.layout import SHARD_ROWS, Geometry, Shard, SplitSpec
+from probecache.store.layout import FAILED, SHARD_ROWS, Geometry, Shard, SplitSpec
 from probecache.store.progress import Progress, check_progress
 from probecache.store.reader import Store, open_store
 from probecache.store.writer import SplitWriter, open_split_writer

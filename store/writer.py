@@ -26,8 +26,9 @@ from probecache.store.reading.read_matrix import read_matrix
 from probecache.store.reading.read_rows import read_rows
 from probecache.store.storage.files import Files, open_files
 from probecache.store.storage.rehearsal import Rehearsal
+from probecache.store.writing.cast import cast_rows
 from probecache.store.writing.create import grow_split, metadata_changed, open_layers, open_split
-from probecache.store.writing.layer_shards import cast_rows, encode_layer, finish_layer
+from probecache.store.writing.layer_shards import encode_layer, finish_layer
 from probecache.store.writing.merge_rows import merged_rows, require_same_rows
 from probecache.store.writing.write_index import touch, write_indexes
 

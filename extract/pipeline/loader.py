@@ -18,8 +18,8 @@ from probecache.extract.datasets.images import Images
 from probecache.extract.datasets.preprocess import Preprocess
 from probecache.extract.datasets.processes import start
 from probecache.store.errors import InputError, first_line
+from probecache.store.layout import FAILED, OK
 
-OK, FAILED = 1, 2
 _MIXED = (
     "the dataset gives pixels (uint8 or PIL images) and normalised floating point images: give one of them"
 )

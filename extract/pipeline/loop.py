@@ -3,7 +3,6 @@
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor
 from probecache.extract.backbone.features import Features
 from probecache.extract.pipeline.device import Compute, PinnedRing
 from probecache.extract.pipeline.device_loader import DeviceLoader
-from probecache.extract.pipeline.loader import OK, Batch
+from probecache.extract.pipeline.loader import Batch
 from probecache.extract.pipeline.shard_assembler import Rows, ShardAssembler, Write
 from probecache.extract.pipeline.statistics import ShardStatistics
 from probecache.extract.pipeline.timing import Timing
 from probecache.store.errors import ProbecacheError
+from probecache.store.layout import OK, Shard
 
 
 class Forward:
@@ -95,7 +95,7 @@ def run_loop(
     forward: Forward,
     features: Features,
     batches: Iterator[Batch],
-    shards: Sequence[Any],
+    shards: Sequence[Shard],
     write: Write,
     timing: Timing,
     on_batch: Callable[[int], None],

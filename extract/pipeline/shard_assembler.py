@@ -6,13 +6,14 @@ from queue import Empty, Full, Queue
 from threading import Thread
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
 
-from probecache.extract.pipeline.loader import FAILED, Batch
+from probecache.extract.pipeline.loader import Batch
 from probecache.extract.pipeline.timing import Timing
+from probecache.store.layout import DTYPES, FAILED, Shard
+from probecache.store.writing.cast import numpy_of
 
 DEPTH = 4
 
@@ -37,7 +38,7 @@ class GatheredShard:
     """A shard's rows, and why some could not be read. statistics: of each layer, where a device took them.
     losses: what the cast lost (`count_losses`), of each layer that was cast."""
 
-    shard: Any
+    shard: Shard
     activations: dict[str, np.ndarray]
     labels: np.ndarray
     status: np.ndarray
@@ -59,7 +60,7 @@ class ShardAssembler:
 
     def __init__(
         self,
-        shards: Sequence[Any],
+        shards: Sequence[Shard],
         names: Sequence[str],
         neurons: Sequence[int],
         dtype: torch.dtype,
@@ -70,7 +71,7 @@ class ShardAssembler:
         self._stops = {shard.stop for shard in shards}
         self._names = list(names)
         self._neurons = list(neurons)
-        self._dtype = numpy_dtype(dtype)
+        self._dtype = DTYPES[str(dtype).removeprefix("torch.")]
         self._write = write
         self._timing = timing
         self._queue: Queue[Rows | None] = Queue(DEPTH)
@@ -157,7 +158,7 @@ class ShardAssembler:
             self._whole.task_done()
         self._whole.task_done()
 
-    def _empty(self, shard: Any) -> GatheredShard:
+    def _empty(self, shard: Shard) -> GatheredShard:
         count = shard.stop - shard.start
         arrays = {
             name: np.empty((count, n), self._dtype)
@@ -175,24 +176,10 @@ class ShardAssembler:
         failed = batch.status == FAILED
         with self._timing.work("write"):
             for name, output in zip(self._names, rows.outputs, strict=True):
-                full.activations[name][part] = to_numpy(output[: len(batch.labels)])
+                full.activations[name][part] = numpy_of(output[: len(batch.labels)])
                 if failed.any():
                     full.activations[name][part][failed] = np.nan
             full.labels[part], full.status[part] = batch.labels, batch.status
             self.failed.update(batch.errors)
         if rows.done is not None:
             rows.done()
-
-
-def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    """numpy's name for a stored dtype; bfloat16 is ml_dtypes' one."""
-    if dtype == torch.bfloat16:
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(str(dtype).removeprefix("torch."))
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A host tensor as numpy, without a copy."""
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()

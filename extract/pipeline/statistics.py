@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probecache.extract.pipeline.loader import FAILED, OK, Batch
+from probecache.extract.pipeline.loader import Batch
 from probecache.extract.pipeline.shard_assembler import GatheredShard
 from probecache.store.format.metadata import STATISTICS
 from probecache.store.format.moments import partial
+from probecache.store.layout import FAILED, OK
 
 AT_ONCE = 2**25  # values that are held as float64
 

@@ -19,10 +19,9 @@ from probecache.store.layout import DTYPES, FAILED, OK, SHARD_ROWS, LayerSpec, S
 from probecache.store.progress import Progress, check_progress, reporting
 from probecache.store.reader import Store
 from probecache.store.storage.files import open_files
-from probecache.store.streaming.batch import as_numpy, tell_rounding
 from probecache.store.targets import MAX_CLASSES, has_own_missing, make_target
 from probecache.store.writer import SplitWriter, open_split_writer
-from probecache.store.writing.layer_shards import require_fits
+from probecache.store.writing.cast import as_numpy, require_fits, tell_rounding
 from probecache.store.writing.merge_rows import require_same_split
 
 Array = np.ndarray[Any, Any]

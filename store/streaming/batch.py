@@ -1,20 +1,16 @@
 """What a stream is given: a batch, checked whole before any of it is kept, and the shard that it fills."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from probecache.store.errors import InputError, first_line
-from probecache.store.importing.formats.tensors import numpy_of
-from probecache.store.layout import DTYPES
+from probecache.store.errors import InputError
 from probecache.store.targets import has_own_missing, make_target
-from probecache.store.writing.layer_shards import cast_rows
+from probecache.store.writing.cast import as_numpy, cast_rows, tell_rounding
 
 Array = np.ndarray[Any, Any]
-LOGGER = logging.getLogger("probecache.store")
 UNSAID = -2  # a label that the caller did not give
 
 
@@ -91,40 +87,6 @@ def _numbered(labels: Any) -> Array:
             "names as class_names"
         )
     return make_target("labels", labels, "classes").values
-
-
-def as_numpy(value: Any, what: str) -> Array:
-    """An array, or a torch tensor of any device and dtype, as numpy's."""
-    try:
-        array = numpy_of(value) if hasattr(value, "detach") else np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of sparse tensors
-        raise InputError(f"{what} is no array ({first_line(error):.80})") from None
-    if array.ndim == 0 or (array.dtype.kind not in "fiub" and array.dtype != DTYPES["bfloat16"]):
-        raise InputError(f"{what} is {array.dtype} {array.shape}: use numbers, one row per sample")
-    return array
-
-
-def tell_rounding(values: Array, dtype: str, where: str) -> bool:
-    """Log that rows lose digits in the stored dtype that was taken for them; True where they do."""
-    stored = DTYPES[dtype]
-    if values.dtype == stored or not values.size:
-        return False
-    with np.errstate(over="ignore", invalid="ignore"):
-        back = values.astype(stored).astype(values.dtype)
-        kept = (back == values) | (values != values)  # NaN stays NaN; what is infinite now is counted apart
-        if kept.all():
-            return False
-        share = np.abs(back.astype(np.float64) / values.astype(np.float64) - 1)[~kept]
-    most = share[np.isfinite(share)].max(initial=0)
-    LOGGER.warning(
-        "%s: %s values are rounded to %s, by up to %.1g of a value; give dtype=%r where that is meant",
-        where,
-        values.dtype,
-        dtype,
-        most,
-        dtype,
-    )
-    return True
 
 
 class ShardBuffer:

@@ -17,7 +17,7 @@ from probecache.store.reading.read_rows import read_rows
 from probecache.store.storage.files import Files
 from probecache.store.streaming.batch import Batch
 from probecache.store.streaming.columns import column_array, read_column
-from probecache.store.writing.layer_shards import cast_rows
+from probecache.store.writing.cast import cast_rows
 
 Array = np.ndarray[Any, Any]
 

@@ -9,6 +9,7 @@ import numpy as np
 from probecache.store.errors import InputError, first_line
 from probecache.store.importing.formats.matrix import Matrix, missing_library, pick
 from probecache.store.layout import DTYPES
+from probecache.store.writing.cast import numpy_of
 
 Array = np.ndarray[Any, Any]
 
@@ -21,16 +22,6 @@ class Tensor:
 
     def __getitem__(self, rows: slice) -> Array:
         return numpy_of(self._tensor[rows])
-
-
-def numpy_of(tensor: Any) -> Array:
-    """The values of a tensor of any device, its bits kept."""
-    import torch
-
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        return np.asarray(tensor.contiguous().view(torch.uint16).numpy().view(DTYPES["bfloat16"]))
-    return np.asarray(tensor.numpy())
 
 
 def open_pt(path: Path, key: str | None) -> Matrix:

@@ -13,9 +13,10 @@ from torch.utils.data import Dataset, TensorDataset
 from probecache.extract.datasets.decode import from_array, to_mode
 from probecache.extract.datasets.open import open_images
 from probecache.extract.datasets.preprocess import Preprocess
-from probecache.extract.pipeline.loader import FAILED, OK, batch_ranges, open_batches
+from probecache.extract.pipeline.loader import batch_ranges, open_batches
 from probecache.extract.run import extract_features
 from probecache.store.errors import InputError, ProbecacheError
+from probecache.store.layout import FAILED, OK
 from tests.extract.datasets.test_webdataset import add
 
 SIZE = 16

@@ -13,11 +13,12 @@ from PIL import Image, PngImagePlugin
 from probecache.extract.datasets.decode import decode, to_mode
 from probecache.extract.datasets.decoder import Decoder, Encoded
 from probecache.extract.datasets.open import open_images
-from probecache.extract.pipeline.loader import FAILED, OK, batch_ranges, open_batches
+from probecache.extract.pipeline.loader import batch_ranges, open_batches
 from probecache.extract.recompute import recompute
 from probecache.extract.run import extract_features
 from probecache.extract.settings import Settings
 from probecache.store.errors import FingerprintMismatch, InputError
+from probecache.store.layout import FAILED, OK
 from tests.extract.datasets.test_decode import SMALL, Opened, encoded, every_reader
 
 RANDOM = np.random.default_rng(0)

@@ -12,8 +12,9 @@ from torchvision.datasets import ImageFolder
 from probecache.extract.datasets.classes import Choices
 from probecache.extract.datasets.open import open_images
 from probecache.extract.datasets.preprocess import Preprocess
-from probecache.extract.pipeline.loader import FAILED, OK, batch_ranges, open_batches
+from probecache.extract.pipeline.loader import batch_ranges, open_batches
 from probecache.store.errors import InputError
+from probecache.store.layout import FAILED, OK
 
 SMALL = Preprocess((3, 32, 32), "bilinear", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
 

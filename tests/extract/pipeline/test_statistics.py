@@ -1,20 +1,19 @@
 """Statistics of a shard taken where its rows were computed, beside those that the store takes of its own."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
 import probecache as pc
-from probecache.extract.pipeline.loader import FAILED, OK, Batch
-from probecache.extract.pipeline.shard_assembler import numpy_dtype, to_numpy
+from probecache.extract.pipeline.loader import Batch
 from probecache.extract.pipeline.statistics import ShardStatistics, shard_statistics
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.moments import partial
-from probecache.store.layout import LayerSpec, SplitSpec
+from probecache.store.layout import FAILED, OK, LayerSpec, SplitSpec
 from probecache.store.verify import verify
 from probecache.store.writer import open_split_writer
+from probecache.store.writing.cast import numpy_of
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -55,7 +54,7 @@ def by_definition(x):
 
 def test_of_no_rows_they_are_those_of_nothing():
     nothing = torch.empty(0, 5, dtype=torch.float16)
-    np.testing.assert_array_equal(shard_statistics(nothing), partial(to_numpy(nothing)))
+    np.testing.assert_array_equal(shard_statistics(nothing), partial(numpy_of(nothing)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -69,7 +68,7 @@ def test_they_are_what_numpy_says(monkeypatch, dtype, make):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_they_are_what_the_store_takes(dtype):
     x = rows(dtype)
-    np.testing.assert_allclose(shard_statistics(x).numpy(), partial(to_numpy(x)), rtol=1e-5)
+    np.testing.assert_allclose(shard_statistics(x).numpy(), partial(numpy_of(x)), rtol=1e-5)
 
 
 def batch(start, n, failed=()):
@@ -97,7 +96,7 @@ def test_batches_and_their_pieces_make_shards_and_failed_rows_do_not_count():
 
 
 def test_a_store_written_with_known_statistics_is_the_same_and_verifies(tmp_path):
-    x, labels = to_numpy(rows(torch.float16, 60, 4)), np.zeros(60, np.int64)
+    x, labels = numpy_of(rows(torch.float16, 60, 4)), np.zeros(60, np.int64)
     status = np.full(60, OK, np.uint8)
     status[[1, 40]] = FAILED
     stores = []
@@ -148,10 +147,6 @@ def test_known_statistics_refuse_what_the_stored_dtype_does_not_hold(tmp_path):
         known = {"a": shard_statistics(torch.from_numpy(x)).numpy()}
         with pytest.raises(pc.ProbecacheError, match="8 non-finite and 8 values"):
             writer.write(shard, {"a": x}, np.zeros(4, np.int64), list("abcd"), None, known)
-
-
-def test_numpy_names_the_stored_dtypes():
-    assert [numpy_dtype(dtype) for dtype in DTYPES] == [np.float16, ml_dtypes.bfloat16, np.float32]
 
 
 @pytest.mark.gpu
