@@ -1,7 +1,7 @@
-"""The module list of docs/design.md, from each module's own first line.
+"""The lists of folders and modules in the docs, from the first line of each one's docstring.
 
-python docs/modules.py            rewrite the list
-python docs/modules.py --check    exit 1 where it is not what the modules say
+python docs/modules.py            rewrite docs/modules.md, and the folders in docs/design.md
+python docs/modules.py --check    exit 1 where they are not what the code says
 """
 
 import ast
@@ -9,8 +9,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "design.md"
-BEGIN, END = "<!-- modules: python docs/modules.py -->\n", "<!-- end of modules -->"
+DESIGN, MODULES = ROOT / "docs" / "design.md", ROOT / "docs" / "modules.md"
+BEGIN, END = "<!-- folders: python docs/modules.py -->\n", "<!-- end of folders -->"
+HEAD = """# The list of modules
+
+Each with the first line of its docstring, written by `python docs/modules.py`. [The map](design.md) says how
+they fit together.
+"""
 FOLDERS = ("extract", "store", "analyze")
 
 
@@ -20,36 +25,45 @@ def first_line(path: Path) -> str:
     return " ".join(text.split("\n\n")[0].split()).rstrip(".")
 
 
-def listing() -> str:
-    """A table per folder and room: module, what it says of itself."""
-    lines = []
-    for folder in FOLDERS:
-        rooms = [
-            ROOT / folder,
-            *sorted(p for p in (ROOT / folder).rglob("*") if p.is_dir() and p.name[0] != "_"),
-        ]
-        for room in rooms:
-            modules = sorted(p for p in room.glob("*.py") if p.name != "__init__.py")
-            init = room / "__init__.py"
-            if not init.exists():
-                continue
-            name = room.relative_to(ROOT).as_posix()
-            lines += ["", f"### `{name}/`", "", first_line(init) + ".", ""]
-            if modules:
-                lines += ["| module | what it holds |", "|---|---|"]
-                lines += [f"| `{p.stem}` | {first_line(p).replace('|', chr(92) + '|')} |" for p in modules]
-    return "\n".join(lines).strip() + "\n\n"
+def rooms() -> list[Path]:
+    """Every package folder of the three, each before those in it."""
+    inside = [p for folder in FOLDERS for p in [ROOT / folder, *sorted((ROOT / folder).rglob("*"))]]
+    return [p for p in inside if (p / "__init__.py").is_file()]
+
+
+def name(room: Path) -> str:
+    return f"`{room.relative_to(ROOT).as_posix()}/`"
+
+
+def folders() -> str:
+    """A row per folder: what it says of itself."""
+    lines = ["| folder | what it holds |", "|---|---|"]
+    lines += [f"| {name(room)} | {first_line(room / '__init__.py')} |" for room in rooms()]
+    return "\n".join(lines) + "\n"
+
+
+def modules() -> str:
+    """A table per folder: module, what it says of itself."""
+    lines = [HEAD.rstrip()]
+    for room in rooms():
+        found = sorted(p for p in room.glob("*.py") if p.name != "__init__.py")
+        lines += ["", f"## {name(room)}", "", first_line(room / "__init__.py") + ".", ""]
+        if found:
+            lines += ["| module | what it holds |", "|---|---|"]
+            lines += [f"| `{p.stem}` | {first_line(p).replace('|', chr(92) + '|')} |" for p in found]
+    return "\n".join(lines).strip() + "\n"
 
 
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    new = before + BEGIN + "\n" + listing() + END + rest.split(END, 1)[1]
-    if "--check" in sys.argv:
-        if new != page:
-            sys.exit("docs/design.md lists other modules than there are; run python docs/modules.py")
-        return
-    PAGE.write_text(new, encoding="utf-8")
+    design = DESIGN.read_text(encoding="utf-8")
+    before, rest = design.split(BEGIN)
+    pages = {DESIGN: before + BEGIN + folders() + END + rest.split(END, 1)[1], MODULES: modules()}
+    wrong = [page for page, text in pages.items() if not page.is_file() or page.read_text("utf-8") != text]
+    if wrong and "--check" in sys.argv:
+        names = ", ".join(page.name for page in wrong)
+        sys.exit(f"{names}: not what the code says; run python docs/modules.py")
+    for page in wrong:
+        page.write_text(pages[page], encoding="utf-8")
 
 
 if __name__ == "__main__":
