@@ -148,7 +148,7 @@ def _index(files: Files, owner: Split | Layer, known: list[Committed]) -> Iterat
 def _layer(files: Files, layer: Layer, status: dict[int, Array], known: list[Committed]) -> Iterator[Damage]:
     shards, whole = list(layer.geometry.shards()), True
     total: Array | None = None
-    parts: list[Array | None] = [None]
+    part: Array | None = None
 
     def fresh() -> Layer:
         return catalog.read_layer(files, catalog.read_split(files, layer.split), layer.spec.name)
@@ -156,21 +156,22 @@ def _layer(files: Files, layer: Layer, status: dict[int, Array], known: list[Com
     for s, (committed, raw) in zip(shards, commits.read_objects(files, layer, shards), strict=True):
 
         def again(index: int = s.index) -> list[Damage]:
+            nonlocal part
             now = fresh()
             shard = now.geometry.shard(index)
             rows = catalog.read_split(files, layer.split)
             verify_rows(files, rows, shard, commits.read_commits(files, rows, [shard])[0], status, {})
             committed = commits.read_commits(files, now, [shard])[0]
-            parts[0], found = verify_values(files, now, shard, committed, status.get(index))
+            part, found = verify_values(files, now, shard, committed, status.get(index))
             return found
 
         known.append(committed)
-        parts[0], found = verify_values(files, layer, s, committed, status.get(s.index), raw)
+        part, found = verify_values(files, layer, s, committed, status.get(s.index), raw)
         yield from settled(files, layer.split, found, again)
-        if parts[0] is None:
+        if part is None:
             whole = False
         else:
-            total = parts[0] if total is None else moments.merge(total, parts[0])
+            total = part if total is None else moments.merge(total, part)
     if not whole or total is None:
         return
 

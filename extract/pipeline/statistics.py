@@ -9,7 +9,7 @@ from torch import Tensor
 from probecache.extract.pipeline.loader import Batch
 from probecache.extract.pipeline.shard_assembler import GatheredShard
 from probecache.store.format.metadata import STATISTICS
-from probecache.store.format.moments import partial
+from probecache.store.format.moments import UNDERFLOW, partial
 from probecache.store.layout import FAILED, OK
 
 AT_ONCE = 2**25  # values that are held as float64
@@ -60,7 +60,7 @@ def gathered_statistics(full: GatheredShard) -> dict[str, np.ndarray]:
         else:
             found[name] = full.statistics[name].copy()
         if name in full.losses:
-            found[name][STATISTICS.index("underflow")] = full.losses[name][0].numpy()
+            found[name][UNDERFLOW] = full.losses[name][0].numpy()
     return found
 
 

@@ -10,6 +10,16 @@ from probecache.store.format.shard_format import ShardFormat
 from probecache.store.layout import DTYPES, ROW_ARRAYS, Geometry, LayerSpec, Shard, panel_rows
 
 
+def commits_key(split: str, layer: str) -> str:
+    """The folder of a layer's commits, also of a layer whose document cannot be read."""
+    return f"{split}/{layer}/commit/c"
+
+
+def commit_key(split: str, layer: str, index: int) -> str:
+    """The commit of a layer's shard of that number."""
+    return f"{commits_key(split, layer)}/{index}/0"
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer's group. `complete`: the number of samples it held when its split was finished (0: never)."""
@@ -42,12 +52,12 @@ class Layer:
         return f"{self.key}/partial/c/{shard.index}/0/0"
 
     def commit_key(self, shard: Shard) -> str:
-        return f"{self.commits_key}/{shard.index}/0"
+        return commit_key(self.split, self.spec.name, shard.index)
 
     @property
     def commits_key(self) -> str:
         """The folder of the shards' commits."""
-        return f"{self.key}/commit/c"
+        return commits_key(self.split, self.spec.name)
 
     @property
     def n_words(self) -> int:

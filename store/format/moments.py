@@ -15,6 +15,7 @@ import numpy as np
 from probecache.store.format.metadata import STATISTICS
 
 Array = np.ndarray[Any, Any]
+NONFINITE, SATURATED, UNDERFLOW = (STATISTICS.index(n) for n in ("nonfinite", "saturated", "underflow"))
 _PANEL = 255  # zeros of a panel are counted in uint8
 _LARGE = 1e15  # above it a square may leave float32
 
@@ -113,6 +114,11 @@ def merge(a: Array, b: Array) -> Array:
     out[2] = a[2] + b[2] + delta**2 * (a[0] * b[0] / safe)
     out[3], out[4] = np.minimum(a[3], b[3]), np.maximum(a[4], b[4])
     return out
+
+
+def counts(total: Array, n_statistics: int) -> dict[str, int]:
+    """What a layer's report says of values that its dtype does not hold; of the first `n_statistics`."""
+    return {STATISTICS[row]: int(total[row].sum()) for row in range(NONFINITE, n_statistics)}
 
 
 def summary(total: Array) -> dict[str, Array]:

@@ -8,7 +8,7 @@ from probecache.store import catalog
 from probecache.store.claims import Claims
 from probecache.store.errors import DamagedStore, InputError, NotAStore, ProbecacheError
 from probecache.store.format import metadata
-from probecache.store.format.groups import Layer, Split
+from probecache.store.format.groups import Layer, Split, commit_key
 from probecache.store.format.target_array import parse_target_array
 from probecache.store.storage.files import Files, open_files, read_piece
 from probecache.store.verification.damage import Damage
@@ -97,8 +97,6 @@ def _drop(files: Files, split: Split, found: list[Damage]) -> list[Damage]:
 
     Damaged labels take every layer's shard of these rows along.
     """
-    claims = Claims(files, split.name)
-    claims.sweep()
     dropped = []
     shards = sorted({d.shard for d in found if d.kind in ("rows", "shard") and d.shard is not None})
     names = {d.layer for d in found if d.kind == "shard"}
@@ -106,31 +104,31 @@ def _drop(files: Files, split: Split, found: list[Damage]) -> list[Damage]:
     layers = [catalog.read_layer(files, split, n) for n in _readable(files, split) if rows or n in names]
     changed: list[Split | Layer] = [split, *layers] if rows else [*layers]
     changed = changed if shards else []
-    try:
-        touch(files, changed)
-        for index in shards:
-            try:
-                claims.take([index])
-            except InputError:  # a living writer's: what it holds is its business
-                continue
-            for damage in verify_shard(files, split.name, index):
-                keys = [f"{split.name}/{damage.layer}/commit/c/{index}/0"]
-                if damage.kind == "rows":
-                    if not rows:  # seen only now: the next round takes it
-                        continue
-                    shard = split.geometry.shard(index)
-                    keys = [f"{split.name}/{n}/commit/c/{index}/0" for n in catalog.layer_names(files, split)]
-                    keys.append(split.commit_key(shard))
-                elif not rows and damage.layer not in names:
+    with contextlib.closing(Claims(files, split.name)) as claims:
+        claims.sweep()
+        try:
+            touch(files, changed)
+            for index in shards:
+                try:
+                    claims.take([index])
+                except InputError:  # a living writer's: what it holds is its business
                     continue
-                if damage.harmful:
-                    dropped.append(damage)
-                    for key in keys:
-                        files.delete(key)
-            claims.release(index)
-    finally:
-        touch(files, changed)
-        claims.close()
+                for damage in verify_shard(files, split.name, index):
+                    keys = [commit_key(split.name, str(damage.layer), index)]
+                    if damage.kind == "rows":
+                        if not rows:  # seen only now: the next round takes it
+                            continue
+                        keys = [commit_key(split.name, n, index) for n in catalog.layer_names(files, split)]
+                        keys.append(split.commit_key(split.geometry.shard(index)))
+                    elif not rows and damage.layer not in names:
+                        continue
+                    if damage.harmful:
+                        dropped.append(damage)
+                        for key in keys:
+                            files.delete(key)
+                claims.release(index)
+        finally:
+            touch(files, changed)
     return dropped
 
 

@@ -9,7 +9,7 @@ from probecache.store import catalog
 from probecache.store.errors import DamagedStore, InputError, ProbecacheError
 from probecache.store.format import chunks, metadata, moments
 from probecache.store.format.chunks import BadChunk
-from probecache.store.format.groups import Layer, Split
+from probecache.store.format.groups import Layer, Split, commit_key, commits_key
 from probecache.store.layout import FAILED, OK, Shard
 from probecache.store.reading import commits
 from probecache.store.reading.commits import Raw
@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 
 def held_shards(files: Files, split: Split) -> dict[str, set[str]]:
     """For each layer, the shards that it may have a commit of: a dropped commit leaves its folder."""
-    return {n: set(files.names(f"{split.name}/{n}/commit/c")) for n in catalog.layer_names(files, split)}
+    return {n: set(files.names(commits_key(split.name, n))) for n in catalog.layer_names(files, split)}
 
 
 def _holds(files: Files, split: Split, name: str, s: Shard) -> bool:
@@ -33,7 +33,7 @@ def _holds(files: Files, split: Split, name: str, s: Shard) -> bool:
     try:
         found = commits.read_commits(files, catalog.read_layer(files, split, name), [s])[0]
     except ProbecacheError:  # its document is damaged, and is named by itself
-        return files.size(f"{split.name}/{name}/commit/c/{s.index}/0") is not None
+        return files.size(commit_key(split.name, name, s.index)) is not None
     return isinstance(found, BadChunk) or found[0] > 0
 
 
@@ -136,7 +136,7 @@ def verify_values(
     if not np.isnan(values[status[:rows] == FAILED].astype(np.float32)).all():
         found.append(_shard_damage(layer, s, "activations", "rows marked failed hold values"))
     again = moments.partial(values if ok.all() else values[ok])
-    again[8] = part[8]  # of values that are not there any more
+    again[moments.UNDERFLOW] = part[moments.UNDERFLOW]  # of values that are not there any more
     scale = np.maximum(np.abs(np.nan_to_num(part, posinf=0, neginf=0)).max(axis=1, keepdims=True), 1e-30)
     with np.errstate(invalid="ignore"):  # inf - inf, where a neuron has no finite value
         same = (again == part) | (np.abs(again - part) <= 1e-5 * scale)
@@ -165,6 +165,6 @@ def verify_moments(files: Files, layer: Layer, total: Array) -> Iterator[Damage]
             yield damage(name, "its file is missing")
         elif raw != chunks.sealed(values.astype("<f8").tobytes())[0]:
             yield damage(name, "does not agree with the shards")
-    for row, name in ((6, "nonfinite"), (7, "saturated"), (8, "underflow"))[: layer.n_statistics - 6]:
-        if layer.report.get(name) != int(total[row].sum()):
-            yield damage(name, f"{int(total[row].sum())} {name} values, reported {layer.report.get(name)}")
+    for name, count in moments.counts(total, layer.n_statistics).items():
+        if layer.report.get(name) != count:
+            yield damage(name, f"{count} {name} values, reported {layer.report.get(name)}")

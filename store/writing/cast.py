@@ -98,12 +98,19 @@ def require_fits(values: Array, dtype: str, where: str) -> None:
         nonfinite, saturated = int(gone.sum()), 0
         beyond = nonfinite - int((~np.isfinite(values)).sum()) if nonfinite and limit else 0
     counts, lost = underflow(values, cast)
-    refuse_losses(where, dtype, np.array([nonfinite, saturated, counts.sum()]), beyond, lost, values.shape[1])
+    refuse_losses(where, dtype, (nonfinite, saturated, int(counts.sum())), beyond, lost, values.shape[1])
 
 
-def refuse_losses(where: str, dtype: str, counts: Array, beyond: int, lost: int, neurons: int) -> None:
-    """ProbecacheError for values that the stored dtype does not hold."""
-    nonfinite, saturated, vanished = (int(count) for count in counts)
+def refuse_losses(
+    where: str, dtype: str, counts: tuple[int, int, int], beyond: int, lost: int, neurons: int
+) -> None:
+    """ProbecacheError for values that the stored dtype does not hold.
+
+    counts  stored values that are not finite, those at the limit or beyond, and those that became 0
+    beyond  how many of them the cast made so
+    lost    neurons, of `neurons`, that became 0 with the last
+    """
+    nonfinite, saturated, vanished = counts
     if lost > _LOST * neurons:
         raise ProbecacheError(
             f"{where}: {vanished} values are too small for {dtype} and became 0, and {lost} of {neurons} "

@@ -10,7 +10,7 @@ from probecache.store.claims import being_written
 from probecache.store.errors import InputError, NotAStore
 from probecache.store.fingerprint import Fingerprint, require_equal
 from probecache.store.format import metadata
-from probecache.store.format.groups import Layer, Split
+from probecache.store.format.groups import Layer, Split, commits_key
 from probecache.store.layout import LayerSpec
 from probecache.store.storage.files import Files, read_piece
 
@@ -58,7 +58,7 @@ def open_split(
         )
     if n_samples > old.n_samples:
         others = [n for n in catalog.layer_names(files, split) if n not in layers]
-        others = [n for n in others if files.names(f"{name}/{n}/commit/c")]
+        others = [n for n in others if files.names(commits_key(name, n))]
         if others:
             raise InputError(
                 f"{where} holds {old.n_samples} samples of layer {', '.join(others)} too, which {n_samples} "
@@ -135,7 +135,7 @@ def _described(spec: LayerSpec, compression: str | None) -> dict[str, Any]:
 
 def _begun(files: Files, layer: Layer) -> bool:
     """Whether a layer holds a commit, or a living writer is at work in its split."""
-    if files.names(f"{layer.key}/commit/c"):
+    if files.names(layer.commits_key):
         return True
     return being_written(files, layer.split) is not None
 

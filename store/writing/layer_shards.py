@@ -41,15 +41,16 @@ def encode_layer(
     given, lost = values if ok.all() else values[ok], 0
     if known is None or values.dtype != cast.dtype:
         statistics = moments.partial(cast if ok.all() else cast[ok])
-        statistics[8], lost = underflow(given, cast if ok.all() else cast[ok])
+        statistics[moments.UNDERFLOW], lost = underflow(given, cast if ok.all() else cast[ok])
     else:
         statistics = known
     if not allow_saturated:
-        beyond = int(statistics[6].sum()) + (int(statistics[7].sum()) if spec.dtype == "float16" else 0)
+        nonfinite, saturated, vanished = (int(row.sum()) for row in statistics[moments.NONFINITE :])
+        beyond = nonfinite + (saturated if spec.dtype == "float16" else 0)
         if beyond and spec.dtype != "float16":  # what was infinite or NaN before may stay so
             beyond -= int((~np.isfinite(given)).sum())
         where = f"layer {spec.name!r}, rows {s.start}:{s.stop} of split {layer.split!r}"
-        refuse_losses(where, spec.dtype, statistics[6:].sum(axis=1), beyond, lost, spec.neurons)
+        refuse_losses(where, spec.dtype, (nonfinite, saturated, vanished), beyond, lost, spec.neurons)
     form = layer.form
     stored = cast.view(np.uint16) if spec.dtype == "bfloat16" else cast
     pieces, crcs = shard_format.encode(np.ascontiguousarray(stored), form)
@@ -72,9 +73,7 @@ def finish_layer(files: Files, layer: Layer, summary: Mapping[str, Any]) -> list
     }
     report = {
         **layer.report,
-        "nonfinite": int(total[6].sum()),
-        "saturated": int(total[7].sum()),
-        **({"underflow": int(total[8].sum())} if layer.n_statistics > 8 else {}),
+        **moments.counts(total, layer.n_statistics),
         **({"summary": dict(summary)} if summary else {}),
     }
     done = replace(layer, complete=layer.geometry.n_samples, report=report)
