@@ -9,7 +9,6 @@ import torch
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, Kind, ProbeRequest, claims
-from probecache.analyze.probes.optim.multinomial import search_dtype
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.score import score
 from probecache.analyze.probes.shared_state import Known, SharedState, share
@@ -104,7 +103,6 @@ def _joined(parts: list[dict[str, np.ndarray]], request: ProbeRequest, device: t
         "device": describe_device(device),
         "torch": torch.__version__,
         "tol": request.tol,
-        "search_dtype": str(search_dtype(device)).removeprefix("torch."),
     }
     return BlockResult.of(arrays, attrs)
 
@@ -118,7 +116,7 @@ def _fit_batch(states: list[SharedState], request: ProbeRequest) -> list[dict[st
     """For each task arrays of shape (s, f, p, ...) under the names of `BlockResult`, metrics among them."""
     begun = time.perf_counter()
     orders = [order[: request.sizes.max()] for order in request.orders]
-    probes = ProbeOrder.of(len(orders), request.sizes, request.l2s)
+    probes = ProbeOrder.of(request.sizes, request.penalties())
     if len(states) == 1:
         fits = [request.kind.fit(states[0], orders, probes, request)]
     else:

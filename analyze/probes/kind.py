@@ -56,6 +56,7 @@ class ProbeRequest:
     tol: the relative gap of the objective at which an iterative probe has converged; max_iter: its limit.
     metrics: what is computed of the test scores beside accuracy.
     return_coef, return_predictions, return_scores: whether weights, classes and test scores are returned.
+    own_l2: float64 (s, f), one l2 for each probe, instead of every one of l2s, which then lists them.
     """
 
     kind: "Kind"
@@ -72,12 +73,16 @@ class ProbeRequest:
     return_coef: bool = False
     return_predictions: bool = False
     return_scores: bool = False
+    own_l2: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         fix("orders", np.asarray(self.orders))
         fix("sizes", check_sizes(np.asarray(self.sizes), self.orders.shape[-1]))
         fix("l2s", check_l2s(self.l2s))
+        if self.own_l2 is not None:
+            fix("own_l2", check_l2s(self.own_l2).reshape(len(self.orders), len(self.sizes)))
+            fix("l2s", np.unique(self.own_l2))
         fix("seeds", tuple(self.seeds) or tuple(range(len(self.orders))))
         if not 0 < self.tol < 1:
             raise InputError(f"got tol {self.tol!r}; allowed: above 0 and below 1")
@@ -91,7 +96,14 @@ class ProbeRequest:
     def part(self, rows: slice | np.ndarray) -> Self:
         """Some of the orders."""
         seeds = tuple(np.asarray(self.seeds)[rows].tolist())
-        return replace(self, orders=self.orders[rows], seeds=seeds)
+        own = None if self.own_l2 is None else self.own_l2[rows]
+        return replace(self, orders=self.orders[rows], seeds=seeds, own_l2=own)
+
+    def penalties(self) -> np.ndarray:
+        """Each probe's l2, float64 (s, f, p)."""
+        if self.own_l2 is not None:
+            return self.own_l2[..., None]
+        return np.broadcast_to(self.l2s, (len(self.orders), len(self.sizes), len(self.l2s)))
 
 
 @dataclass(frozen=True)
@@ -158,7 +170,7 @@ class Kind(Protocol):
     def fit(
         self, shared: "SharedState", orders: list[np.ndarray], probes: "ProbeOrder", request: ProbeRequest
     ) -> Fitted:
-        """Fit the probes of some column orders."""
+        """Fit the probes of some column orders, each of the size and with the l2 that `probes` says."""
 
     def flops(self, size: "LayerSize", ks: np.ndarray, penalties: int) -> float:
         """Floating-point operations of fitting one column order's probes of ks (f,) neurons, scoring not

@@ -1,7 +1,7 @@
 """Choosing l2 for each probe by rows that its fit does not see, then fitting it on all training rows.
 
     logistic    one stratified part, a fifth of the training rows of each class, is held out; the path is
-                fitted on the rest and scored on it, as far as it takes to know the best (race.py)
+                fitted on the rest and scored on it, as far as it takes to tell the best (race.py)
     ridge       five folds of the moments (crossvalidate.py)
 
 The penalty with the best score is taken, the largest of those that are equal. The test rows play no part.
@@ -19,7 +19,7 @@ from probecache.analyze.probes.design.kept_panels import KeptPanels
 from probecache.analyze.probes.fit import fit_request, moments_for, task_moments
 from probecache.analyze.probes.folds import SEED, held_out_rows, split_task
 from probecache.analyze.probes.kind import Kind, ProbeRequest, claims
-from probecache.analyze.probes.race import Fit, race
+from probecache.analyze.probes.race import CLOSE, Fit, is_at_once, near_penalties, race
 from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
@@ -54,7 +54,7 @@ def describe_choice(kind: Kind) -> str:
     """How l2 is chosen, in words: a part of the settings of RESULTS."""
     if kind.l2_choice == FOLDED:
         return f"accuracy over {FOLDS} stratified folds of train, seed {SEED}"
-    return f"accuracy on {HELD_OUT:.0%} of train held out by class, seed {SEED}"
+    return f"accuracy on {HELD_OUT:.0%} of train held out by class, seed {SEED}, at a gap of {CLOSE} or less"
 
 
 def fit_chosen(
@@ -102,9 +102,13 @@ def best_penalty(scores: np.ndarray, path: np.ndarray) -> np.ndarray:
 def refit(
     task: Task, request: ProbeRequest, chosen: np.ndarray, shared: SharedState | None, fit: Fit
 ) -> BlockResult:
-    """Each probe with its own penalty: those of one penalty and the same sizes are fitted together."""
+    """Each probe with its own penalty: all at once, or those of one penalty and the same sizes."""
     if shared is None:
         shared = moments_for(task, request)
+    l2s = np.unique(chosen)
+    far = len(near_penalties(l2s)) == len(l2s)  # near ones would start from probes of other sizes
+    if request.kind.l2_choice == FOLDED or (far and is_at_once(task, shared)):
+        return fit(task, replace(request, own_l2=chosen), shared)
     shared = replace(shared, kept=KeptPanels())
     groups: dict[tuple[float, tuple[int, ...]], list[int]] = defaultdict(list)
     for s, row in enumerate(chosen):

@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ProbeOrder:
-    """The m = s f p probes of a grid of orders, sizes and l2s, in the solver's order.
+    """The m = s f p probes of orders, sizes and their l2s, in the solver's order.
 
     shape: (s, f, p); group, size, l2: (m,); back: where in the solver's order the probes of the grid are.
     """
@@ -19,13 +19,14 @@ class ProbeOrder:
     back: np.ndarray
 
     @classmethod
-    def of(cls, orders: int, sizes: np.ndarray, l2s: np.ndarray) -> "ProbeOrder":
-        grid = np.meshgrid(np.arange(orders), sizes, l2s, indexing="ij")
-        group, size, l2 = (axis.ravel() for axis in grid)
+    def of(cls, sizes: np.ndarray, penalties: np.ndarray) -> "ProbeOrder":
+        """sizes: (f,); penalties: (s, f, p)."""
+        group, at, _ = (axis.ravel() for axis in np.indices(penalties.shape))
+        size, l2 = np.asarray(sizes)[at], penalties.ravel()
         rank = np.lexsort((-size, group))
         back = np.empty_like(rank)
         back[rank] = np.arange(rank.size)
-        return cls(grid[0].shape, group[rank], size[rank], l2[rank], back)
+        return cls(penalties.shape, group[rank], size[rank], l2[rank], back)
 
     def __len__(self) -> int:
         return len(self.size)

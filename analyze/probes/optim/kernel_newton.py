@@ -137,17 +137,20 @@ def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch
         members = (batch.groups == group).nonzero()[:, 0].tolist()
         factors = prefix_factors(columns, [int(batch.widths[i]) - 1 for i in members])
         factor, rough, size = columns, columns, 0
-        wider: dict[float, Point] = {}  # by penalty, of the size before, scaled to this one
+        wider: dict[float, Point] = {}  # by penalty, of the last wider size that had it, scaled to this one
         found: dict[float, Point] = {}  # of this size
+        last: list[float] = []  # penalties of the size before
         for i in sorted(members, key=lambda i: (-int(batch.widths[i]), -float(batch.l2[i]))):
             before, size, l2 = size, int(batch.widths[i]) - 1, float(batch.l2[i])
             if size != before:
                 factor = next(factors)
                 rough = factor.to(search)
-                wider = {at: Point(p.rows * (before / size), p.intercept) for at, p in found.items()}
-                found = {}
+                known = (wider | found).items()
+                wider = {at: Point(p.rows * (before / size), p.intercept) for at, p in known}
+                last, found = list(found), {}
             problem = KernelProblem(factor, rough, size / INTERCEPT, l2, truth, share)
-            begun, tried = _start(problem, wider, found, torch.zeros_like(batch.truth))
+            others = [] if l2 in last else [wider[at] for at in last]
+            begun, tried = _start(problem, wider, found, others, torch.zeros_like(batch.truth))
             point, used[i], gap[i], converged[i] = newton_cg(problem, begun, tol, max_iter)
             used[i] += tried
             found[l2] = point
@@ -159,16 +162,20 @@ def fit_in_kernel_form(batch: Batch, *, tol: float, max_iter: int, search: torch
 
 
 def _start(
-    problem: KernelProblem, wider: dict[float, Point], found: dict[float, Point], nothing: Tensor
+    problem: KernelProblem,
+    wider: dict[float, Point],
+    found: dict[float, Point],
+    others: list[Point],
+    nothing: Tensor,
 ) -> tuple[Point, int]:
     """Where a probe starts, and the products that it took to tell.
 
-    wider: points of the next wider size, by penalty; found: of this size, of larger penalties; nothing: zeros
-    (c, n), which are the start without any. With both, the
-    step that the wider size took from the penalty before leads on from this size's point there. The one of
-    the least objective is taken.
+    wider: points of wider sizes, by penalty; found: of this size, of larger penalties; others: of the next
+    wider size, where it lacks this penalty; nothing: zeros (c, n), which are the start without any. With the
+    first two, the step that the wider size took from the penalty before leads on from this size's point
+    there. The one of the least objective is taken.
     """
-    l2, starts = problem.l2, []
+    l2, starts = problem.l2, list(others)
     if l2 in wider:
         starts.append(wider[l2])
     if found:

@@ -4,7 +4,8 @@ From the largest penalty down, each starts where the parabola over log l2 throug
 leads. It goes on with what L-BFGS has learnt of the curvature there, by steps from the float32 pass that
 ended the one before (`fit_after`): three to five evaluations where a penalty by itself takes twenty. Factors
 serve penalties up to `REUSE` apart. Class Grams serve until a penalty has been hard with them; from there
-they are of the solutions themselves, by width, since a pilot is like the widest probes alone.
+they are of the solutions themselves, by width, since a pilot is like the widest probes alone. Of many classes
+a penalty that is near no other is fitted as if it were the only one (`downward.py`).
 """
 
 import math
@@ -18,6 +19,7 @@ from torch import Tensor
 from probecache.analyze.probes.design import bfloat16_product
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
 from probecache.analyze.probes.lbfgs.lock_step import Solution
+from probecache.analyze.probes.optim import downward
 from probecache.analyze.probes.optim.fit_logistic import LOOSE, Trail, fit_after, fit_logistic, search_roughly
 from probecache.analyze.probes.optim.logistic_start import precondition_and_start
 from probecache.analyze.probes.optim.multinomial import Batch, search_dtype
@@ -67,6 +69,7 @@ def fit_path(
     glance = None
     if single and len(penalties) > 1:
         glance = Glance.of(batch.part(batch.l2 == batch.l2[0]), search)
+    apart = _apart(penalties)
     for at in [penalties] if _in_step(batch, penalties, tasks) else penalties.split(1):
         l2 = float(at[0])
         mine = torch.isin(batch.l2, at).nonzero()[:, 0]
@@ -82,6 +85,8 @@ def fit_path(
             fit = fit_logistic(
                 part, *precondition_and_start(tasks, orders, part), max_iter=request.max_iter, **how
             )
+        elif l2 in apart and downward.serves(part, tasks[0]):
+            fit = downward.fit_downward(tasks[0], orders[0], part, request)
         else:
             trail = trail if near is not None else None
             solver, start = factors.at(part, near, done[-1][1] if done else None, trail)
@@ -106,7 +111,17 @@ def _in_step(batch: Batch, penalties: Tensor, tasks: list[SharedState]) -> bool:
 
 def _any_near(penalties: Tensor) -> bool:
     """Whether one of the penalties, largest first, starts from the solution before it."""
-    return bool((penalties[:-1] <= NEAR * penalties[1:]).any())
+    return len(_apart(penalties)) < len(penalties)
+
+
+def _apart(penalties: Tensor) -> list[float]:
+    """Those of the penalties, largest first, that neither start from another nor are what one starts from."""
+    near = (penalties[:-1] <= NEAR * penalties[1:]).tolist()
+    return [
+        l2
+        for l2, before, after in zip(penalties.tolist(), [False, *near], [*near, False], strict=True)
+        if not before and not after
+    ]
 
 
 def _search_dtype(batch: Batch, penalties: Tensor) -> torch.dtype:

@@ -54,11 +54,11 @@ def loop(
         raise InputError(f"got layer {task.layer!r} on disk; only solver torch reads it in row blocks")
     if task.target_kind != "classes" or task.weights is not None:
         raise InputError("got regression targets, labels or sample weights; only solver torch takes them")
-    orders, sizes, l2s = request.orders, request.sizes, request.l2s
+    orders, sizes, penalties = request.orders, request.sizes, request.penalties()
     train, test = (np.asarray(matrix, np.float64) for matrix in (task.train, task.test))
     if request.standardize:
         train, test = ((matrix - task.mean) / task.scale for matrix in (train, test))
-    shape, count = (len(orders), len(sizes), len(l2s)), len(task.classes)
+    shape, count = penalties.shape, len(task.classes)
     arrays = {name: np.empty(shape) for name in (*ARRAYS, *(metric.name for metric in request.metrics))}
     arrays |= {"n_iter": np.empty(shape, np.int64), "converged": np.empty(shape, bool)}
     arrays["class_accuracy"] = np.empty((*shape, count))
@@ -68,7 +68,7 @@ def loop(
         arrays["scores"] = np.empty((*shape, task.n_outputs, len(test)), np.float32)
     for at in np.ndindex(shape):
         columns = orders[at[0]][: sizes[at[1]]]
-        l2 = float(l2s[at[2]])
+        l2 = float(penalties[at])
         begun = time.perf_counter()
         x = np.ascontiguousarray(train[:, columns])  # (n, k)
         found = problem.fit(x, task.train_labels, l2)

@@ -14,9 +14,9 @@ from probecache.analyze.probes.design.kept_panels import KeptPanels
 from probecache.analyze.probes.fit import fit_block, fit_request, task_moments
 from probecache.analyze.probes.folds import fold_numbers, held_out_rows, split_task
 from probecache.analyze.probes.kind import ProbeRequest
-from probecache.analyze.probes.race import LOOSE, race
+from probecache.analyze.probes.race import CLOSE, LOOSE, race
 from probecache.analyze.probes.registry import get_kind
-from probecache.analyze.probes.select_l2 import fit_chosen
+from probecache.analyze.probes.select_l2 import fit_chosen, refit
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.sweeps.plan import DIMS
 from probecache.analyze.tasks.task import Task
@@ -228,7 +228,10 @@ def test_losers_are_fitted_loosely_or_not_at_all_and_no_choice_is_a_row_worse_th
     assert {tol for tol, l2s, _, _ in tried if max(l2s) < 0.03} >= {LOOSE}
     wide = [(tol, l2s) for tol, l2s, sizes, _ in tried if 150 in sizes]
     assert min(min(l2s) for _, l2s in wide) > 1e-5  # far behind: not followed
-    assert all(len(sizes) < 3 for tol, l2s, sizes, _ in tried if tol == 1e-7 and max(l2s) < 0.03)
+    again = [one for one in tried if one[0] < LOOSE and max(one[1]) < 0.03]
+    assert again
+    assert all(tol == CLOSE and len(sizes) < 3 for tol, _, sizes, _ in again)
+    assert {tol for tol, l2s, _, _ in tried if min(l2s) > 0.03} == {1e-7}
     assert all(tol == 1e-7 for tol, *_, rows in asked if rows == 2400)
 
 
@@ -246,7 +249,7 @@ def test_penalties_beyond_one_that_is_far_behind_are_not_fitted_on_either_side()
     scores = race(task, task_moments(task), request, np.array(sorted(told)), fit)
     # 1e-4 and 1 are far behind 0.8 of so many rows; what lies beyond is never seen, be it the best
     assert [l2 for l2, _ in asked] == [0.1, 1e-2, 1e-3, 1e-4, 1.0, 1e-2, 1e-3]
-    assert [tol for l2, tol in asked if l2 == 1e-2] == [LOOSE, request.tol]
+    assert [tol for l2, tol in asked if l2 == 1e-2] == [LOOSE, CLOSE]
     assert np.isfinite(scores[0, 0]).tolist() == [False, False, False, True, True, True, False, False]
 
 
@@ -262,3 +265,51 @@ def test_rows_in_an_order_are_arranged_once_for_its_prefixes():
     for panel, columns in ((part, order[:7]), (other, permutation(20, 2))):
         z = (task.train - task.mean) / task.scale
         np.testing.assert_allclose(panel.of(0)[1:], z[:, columns].T, atol=1e-5)
+
+
+def test_on_few_rows_small_penalties_are_fitted_closely_and_large_ones_to_tol():
+    rng = np.random.default_rng(4)
+    y = np.arange(200) % 4
+    x = (0.3 * rng.normal(size=(4, 150))[y] + rng.normal(size=(200, 150))).astype(np.float32)
+    task, order, ks = Task(x, y, x[:9], y[:9]), np.arange(150)[None], np.array([100, 150])
+    path, asked = np.geomspace(1e-6, 10, 8), []
+
+    def fit(part, request, shared):
+        asked.append((len(part.train), request.tol, request.l2s.tolist()))
+        return fit_request(part, request, shared)
+
+    request = ProbeRequest(get_kind("logistic"), order, ks, path, tol=1e-7)
+    _, chosen = fit_chosen(task, request, fit=fit)
+    assert asked[:2] == [(160, CLOSE, path[:5].tolist()), (160, 1e-7, path[5:].tolist())]
+    full = fit_block(split_task(task, held_out_rows(y)), order, ks, path, tol=1e-7).accuracy[0]
+    lost = [row.max() - row[path == l2][0] for row, l2 in zip(full, chosen[0, :, 0], strict=True)]
+    assert max(lost) < 1.5 / 40
+
+
+@pytest.mark.parametrize(
+    ("probe", "rows", "classes"), [("logistic", 120, 4), ("logistic", 600, 2), ("ridge", 600, 4)]
+)
+def test_probes_of_different_penalties_that_share_a_fit_are_the_ones_fitted_alone(probe, rows, classes):
+    rng = np.random.default_rng(5)
+    y = np.arange(rows) % classes
+    x = (0.4 * rng.normal(size=(classes, 100))[y] + rng.normal(size=(rows, 100))).astype(np.float32)
+    task, orders, ks = (
+        Task(x, y, x, y),
+        np.stack([rng.permutation(100) for _ in "ab"]),
+        np.array([70, 80, 100]),
+    )
+    chosen, asked = np.array([[1e-3, 1e-1, 1e-3], [1e-5, 1e-5, 1.0]]), []
+
+    def fit(part, request, shared):
+        asked.append(request)
+        return fit_request(part, request, shared)
+
+    got = refit(task, ProbeRequest(get_kind(probe), orders, ks, [1.0], tol=1e-6), chosen, None, fit)
+    assert len(asked) == 1
+    assert got.accuracy.shape == (2, 3, 1)
+    assert got.converged.all()
+    for s, f in np.ndindex(2, 3):
+        l2 = chosen[s, f : f + 1]
+        alone = fit_block(task, orders[s : s + 1], ks[f : f + 1], l2, probe=probe, tol=1e-6)
+        assert got.objective[s, f, 0] == pytest.approx(alone.objective.item(), rel=2e-6)
+        assert got.accuracy[s, f, 0] == pytest.approx(alone.accuracy.item(), abs=1.5 / rows)

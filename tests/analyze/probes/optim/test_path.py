@@ -100,3 +100,13 @@ def test_two_classes_go_on_where_only_narrow_probes_are_left(monkeypatch):
     assert set(widths) <= {7}  # none where bfloat16 is not searched in
     assert found.converged.all()
     np.testing.assert_allclose(found.objective, plain.objective, rtol=2e-6)
+
+
+def test_penalties_of_many_classes_that_are_far_apart_are_fitted_as_each_alone(monkeypatch):
+    some, order, ks = task(4000, 60, 40, 0.3), np.arange(60)[None], np.array([60, 30])
+    how = {"device": "cpu", "tol": 1e-5}
+    together = fit_block(some, order, ks, np.array([1e-4, 1e-2]), **how)
+    for p, l2 in enumerate([1e-4, 1e-2]):
+        alone = fit_block(some, order, ks, np.array([l2]), **how)
+        np.testing.assert_array_equal(together.objective[..., p], alone.objective[..., 0])
+        np.testing.assert_array_equal(together.n_iter[..., p], alone.n_iter[..., 0])
