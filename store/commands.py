@@ -37,7 +37,7 @@ def verify(
 ) -> int:
     """Read every byte and name what is damaged or missing; exit 1 if anything is."""
     from probecache.store.reader import open_store
-    from probecache.store.verify import verify as check
+    from probecache.store.verification.verify import verify as check
 
     named = context.obj["check_results"](store)
     if named is not None:

@@ -14,7 +14,7 @@ import pytest
 import probecache as pc
 from probecache.analyze.results.verify import verify_results
 from probecache.extract.digits import write_digits
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 ROOT = Path(__file__).parents[1]
 # a suite that runs in the background of a shell is born deaf to Ctrl-C

@@ -27,7 +27,7 @@ from benchmarks.store.work import X, Y
 from probecache.__main__ import main as command_line
 from probecache.analyze.results.verify import is_results, verify_results
 from probecache.extract.digits import write_digits
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 PLAN = "--layer l --train train --test test --probe ridge"
 MODEL = "--model test_resnet --no-pretrained --img-size 32 --device cpu -b 32 -j 0 --layer penultimate,layer3"

@@ -27,7 +27,7 @@ import numpy as np
 
 import probecache as pc
 from probecache.store.storage import local
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 SHARD_ROWS = 64
 Work = Callable[[Path, Path | None], None]

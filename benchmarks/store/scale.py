@@ -32,7 +32,7 @@ import numpy as np
 import probecache as pc
 from probecache.store.info import describe
 from probecache.store.storage import local
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 ROWS, NEURONS, LATENCY = 4, 8, 0.03
 KEYS = {

@@ -16,7 +16,7 @@ import numpy as np
 import probecache as pc
 from benchmarks.record import record
 from benchmarks.store.scale import LATENCY, ROWS, counted_files, local, measure, s3, write
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 TARGETS = 40
 

@@ -16,7 +16,7 @@ import numpy as np
 import probecache as pc
 from benchmarks.store.work import PLAN, N, X, Y, features
 from probecache.analyze.results.verify import verify_results
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 ENDED, REFUSED, FAILED = 0, 3, 1
 

@@ -46,7 +46,7 @@ from probecache.store.fingerprint import Fingerprint
 from probecache.store.layout import LayerSpec, SplitSpec
 from probecache.store.storage import local, writer_identity
 from probecache.store.storage.local import LocalFiles
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 from probecache.store.writer import open_split_writer
 
 

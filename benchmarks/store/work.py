@@ -10,7 +10,7 @@ import numpy as np
 import probecache as pc
 from benchmarks.store.faults import contents
 from probecache.analyze.results.verify import verify_results
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 from probecache.store.writing.subset import write_subset
 
 N = 300

@@ -12,7 +12,7 @@ from probecache.store.format.groups import Layer, Split, commit_key
 from probecache.store.format.target_array import parse_target_array
 from probecache.store.storage.files import Files, open_files, read_piece
 from probecache.store.verification.damage import Damage
-from probecache.store.verify import verify, verify_shard
+from probecache.store.verification.verify import verify, verify_shard
 from probecache.store.writing.create import metadata_changed, write_array_documents, write_root
 from probecache.store.writing.layer_shards import finish_layer
 from probecache.store.writing.write_index import touch, write_indexes

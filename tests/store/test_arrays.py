@@ -13,7 +13,7 @@ import probecache as pc
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.importing.formats.open import open_matrix
 from probecache.store.layout import LayerSpec, SplitSpec
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 from probecache.store.writer import open_split_writer
 
 

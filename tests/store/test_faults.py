@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import probecache as pc
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 ROOT = Path(__file__).parents[2]
 

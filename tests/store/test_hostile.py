@@ -11,7 +11,7 @@ import pytest
 
 import probecache as pc
 from probecache.store.format import metadata
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from probecache.store.reading import commits
 from probecache.store.reading.read_index import load_index
 from probecache.store.storage.local import LocalFiles
 from probecache.store.verification.repair import repair
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 from probecache.store.writer import open_split_writer
 
 N, ROWS = 150, 4  # 38 shards: more than are asked for one by one

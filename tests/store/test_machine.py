@@ -20,7 +20,7 @@ from probecache.store.reading import commits
 from probecache.store.storage import local
 from probecache.store.storage import writer_identity as process
 from probecache.store.verification.repair import repair
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 from probecache.store.writer import open_split_writer
 
 SHARD_ROWS, MOST = 8, 40

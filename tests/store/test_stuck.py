@@ -12,7 +12,7 @@ import pytest
 
 import probecache as pc
 from probecache.store.verification.repair import repair
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 ROOT = Path(__file__).parents[2]
 ROWS = 20

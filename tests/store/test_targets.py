@@ -17,7 +17,7 @@ from probecache.store.claims import Claims
 from probecache.store.storage import local, writer_identity
 from probecache.store.targets import make_target
 from probecache.store.verification.repair import repair
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 from probecache.store.writing.subset import write_subset
 from probecache.store.writing.targets import TARGETS
 

@@ -15,7 +15,7 @@ from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.metadata import group_document, render
 from probecache.store.format.row_object import HEAD
 from probecache.store.verification.repair import repair
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 ROOT = Path(__file__).parents[2]
 

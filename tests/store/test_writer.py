@@ -22,7 +22,7 @@ from probecache.store.storage import local, writer_identity
 from probecache.store.storage.files import open_files
 from probecache.store.storage.local import LocalFiles
 from probecache.store.verification.repair import repair
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 from probecache.store.writer import open_split_writer, open_writer
 
 ROOT = Path(__file__).parents[2]

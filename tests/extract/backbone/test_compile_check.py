@@ -17,7 +17,7 @@ from probecache.extract.pipeline.device import Compute
 from probecache.extract.pipeline.loop import Forward
 from probecache.extract.run import extract_features
 from probecache.store.errors import FingerprintMismatch, InputError
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 ROOT = Path(__file__).parents[3]
 

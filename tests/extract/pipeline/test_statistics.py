@@ -11,7 +11,7 @@ from probecache.extract.pipeline.statistics import ShardStatistics, shard_statis
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.moments import partial
 from probecache.store.layout import FAILED, OK, LayerSpec, SplitSpec
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 from probecache.store.writer import open_split_writer
 from probecache.store.writing.cast import numpy_of
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import probecache as pc
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 
 class Scaled(nn.Module):

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 import probecache as pc
 from probecache.store.importing.formats.open import FORMATS, open_matrix
 from probecache.store.importing.labels import read_labels
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 
 ROOT = Path(__file__).parents[3]
 N, D, R = 90, 6, 32

@@ -14,7 +14,7 @@ import pytest
 import probecache as pc
 from probecache.store.layout import LayerSpec, SplitSpec
 from probecache.store.verification.repair import repair
-from probecache.store.verify import verify
+from probecache.store.verification.verify import verify
 from probecache.store.writer import open_split_writer
 
 pytest.importorskip("s3fs", reason="the s3 extra is not installed")
