@@ -208,11 +208,11 @@ def critical(
     from probecache.analyze.findings.critical.critical_mass import SIMILARITIES, critical_mass
     from probecache.analyze.findings.critical.tell import tell_critical
     from probecache.analyze.sweeps.cluster.start import connect
-    from probecache.store.progress import probe_bar
+    from probecache.store.progress import progress_bar
 
     more: dict[str, Any] = {"selection": split_names(selection), "target": targets, "shots": list_of(shots)}
     more = {name: one_or_list(value) for name, value in more.items() if value}
-    with connect(workers, scheduler, None, None) as client, probe_bar() as progress:
+    with connect(workers, scheduler, None, None) as client, progress_bar() as progress:
         found = critical_mass(
             opened,
             layer=one_or_list(layers),

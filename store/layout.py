@@ -3,12 +3,14 @@
 STORE/                            group      fingerprint of backbone and compute
   train/                          group      n_samples, shard_rows, class_names, fingerprint of the data
     sample  label  status         (sample,)  identity (text), class (int64), 0 missing / 1 ok / 2 failed
-    commit                        (shard, word)
+    commit                        (shard, word)      beside it `rows/I`: a shard's rows in one object
     blocks.5/                     group      neurons, dtype, compression, attributes of the layer
       activations                 (sample, neuron)   one file per shard of `shard_rows` rows
       mean variance minimum maximum zeros   (neuron,)  over the rows that are ok
-      partial                     (shard, statistic, neuron)   the same, shard by shard
-      commit                      (shard, word)      written last: a shard is there when its commit is
+      commit                      (shard, word)      with the shard's part of these moments; written last: a
+                                                     shard is there when its commit is
+
+Format 1 has a file for each of a shard's labels, samples, status, moments (`partial`) and commits.
 """
 
 import re

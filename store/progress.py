@@ -24,36 +24,29 @@ def reporting(
     """
     check_progress(progress)
     if progress is True:
-        return probe_bar(what)
+        return progress_bar(what)
     return nullcontext(progress or None)
 
 
 @contextmanager
-def probe_bar(what: str = "probes") -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str = "probes") -> Iterator[Callable[[int, int], None]]:
     """A context that gives `progress(done, total)`.
 
-    A terminal shows the bar from the start, and nothing of it where no probe was done: an error stays one
+    A terminal shows the bar from the start, and nothing of it where nothing was done: an error stays one
     line. Elsewhere the last state is one line.
     """
+    from rich import progress as parts
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TimeRemainingColumn,
-    )
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Rate(parts.ProgressColumn):
+        def render(self, task: parts.Task) -> Text:
             elapsed = task.elapsed or 0
             rate = task.completed / elapsed if elapsed else 0
             return Text(f"{rate:.3g} {what}/s" if rate else f"... {what}/s")
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True, force_jupyter=False))
+    counted = (parts.BarColumn(), parts.MofNCompleteColumn(), Rate(), parts.TimeRemainingColumn())
+    bar = parts.Progress("{task.description}", *counted, console=Console(stderr=True, force_jupyter=False))
     task = bar.add_task(what, total=None)
     bar.live.transient = True
 

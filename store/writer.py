@@ -2,7 +2,7 @@
 
 A shard of one layer is written in this order, each step replacing a whole file:
 
-    labels, samples, status and their commit  ->  activations  ->  partial moments  ->  the layer's commit
+    labels, samples, status and their commit  ->  activations  ->  the layer's commit, with the moments
 """
 
 import os

@@ -145,7 +145,7 @@ def _logits(
 
 
 def predict(x: Tensor, widths: Tensor, groups: Tensor, panels: Panels, labels: bool = False) -> Tensor:
-    """`classes_of` the scores of probes x (m, c, w), laid out as in `logistic.Batch`."""
+    """`classes_of` the scores of probes x (m, c, w), laid out as in `multinomial.Batch`."""
     shape = (x.shape[0], x.shape[1], panels.n_samples) if labels else (x.shape[0], panels.n_samples)
     predictions = torch.empty(shape, dtype=torch.int64, device=x.device)
     for probes, rows, logits in _logits(x, widths, groups, panels):

@@ -2,7 +2,7 @@
 
     logistic    one stratified part, a fifth of the training rows of each class, is held out; the path is
                 fitted on the rest and scored on it, as far as it takes to tell the best (race.py)
-    ridge       five folds of the moments (crossvalidate.py)
+    ridge       five folds of the moments (cross_validate.py)
 
 The penalty with the best score is taken, the largest of those that are equal. The test rows play no part.
 A held-out part was preferred to folds for logistic probes: it costs 0.8 fits per penalty, five folds cost 4.

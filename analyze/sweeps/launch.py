@@ -21,7 +21,7 @@ from probecache.analyze.sweeps.sweep import Running, Told, execute
 from probecache.analyze.tasks.shots import ALL
 from probecache.analyze.threads import SHORTEST, Watch, describe
 from probecache.store.errors import InputError, OutOfTime
-from probecache.store.progress import probe_bar
+from probecache.store.progress import progress_bar
 from probecache.store.reader import open_store
 from probecache.store.stop import end_after
 
@@ -71,7 +71,7 @@ def run_sweep(plan: SweepPlan, store: str, launch: Launch) -> int:
 
             stack.enter_context(client.as_current())
             stack.enter_context(report(filename=str(launch.performance_report)))
-        progress = stack.enter_context(probe_bar())
+        progress = stack.enter_context(progress_bar())
         if client is None and launch.device in ("auto", "cpu") and missing.any():
             progress = _adjusting(progress)
         seconds = None if launch.max_hours is None else 3600 * launch.max_hours

@@ -1,8 +1,7 @@
 """The zarr.json documents of a store, made from the few numbers that decide them.
 
 Every array document follows from its split's and layer's attributes, so a reader compares instead of
-trusting, and
-a changed byte is seen. Group documents carry a checksum of their own attributes.
+trusting, and a changed byte is seen. Group documents carry a checksum of their own attributes.
 """
 
 import json
@@ -13,10 +12,7 @@ from probecache.store.fingerprint import digest
 from probecache.store.layout import MOMENTS, Geometry, LayerSpec, panel_rows
 
 FORMAT = 2
-FORMATS = (
-    1,
-    2,
-)  # 1: a file for each row array, moments and commit of a shard; still read, written and mended
+FORMATS = (1, 2)  # 1: a file for each row array, moments and commit of a shard; still read, written, mended
 STATISTICS = ("count", "mean", "m2", "minimum", "maximum", "zeros", "nonfinite", "saturated", "underflow")
 OLD_STATISTICS = 8  # of layers that were made before underflow was counted
 _FILL = {

@@ -3,8 +3,7 @@
     [panel 0 | crc32c] [panel 1 | crc32c] ... [(offset, bytes) per panel, uint64 | crc32c]
 
 A panel past the split's last row is absent (offset and size 2**64 - 1), as the format allows. zarr-python
-reads and
-writes the same bytes; here the panels go from the file into the result without a copy between.
+reads and writes the same bytes; here the panels go from the file into the result without a copy between.
 """
 
 from dataclasses import dataclass

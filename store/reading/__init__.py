@@ -1,1 +1,1 @@
-"""Reading stores: matrices, blocks ahead, a lazy xarray tree, and what `probecache info` shows."""
+"""Reading stores: commits and their indexes, matrices, rows, targets, blocks ahead, a lazy xarray tree."""

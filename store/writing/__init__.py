@@ -1,1 +1,1 @@
-"""Making and growing stores: documents, claims, shards, commits; arrays and column subsets as stores."""
+"""Making and growing stores: documents, casts, shards, commits, indexes, targets; a store of some columns."""

@@ -49,7 +49,7 @@ def fit_sgd(
 ) -> Tensor:
     """Weights (m, c, 1 + d), intercept first, of probes on the first `sizes` (m,) columns, not increasing.
 
-    panels: one column order, in memory; truth: (c, n) from `crossentropy.indicator`; weights: float32 (n,).
+    panels: one column order, in memory; truth: (c, n) from `cross_entropy.indicator`; weights: float32 (n,).
     """
     device = panels.device
     x = torch.cat([panel.of(0) for panel in panels], dim=1)  # (w, n)
