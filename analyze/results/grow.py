@@ -25,7 +25,7 @@ from probecache.analyze.results.layout import (
 )
 from probecache.store.format.metadata import render
 from probecache.store.storage.files import Files, open_files
-from probecache.store.storage.replace_folder import beside, link_tree, replace_folder
+from probecache.store.storage.replace_folder import beside, link_tree, replace_folder, require_not_here
 
 FRACTION, L2 = 4, 6  # axes
 _AT_ONCE = 256  # files of one write: each is open until all are synced
@@ -33,6 +33,7 @@ _AT_ONCE = 256  # files of one write: each is open until all are synced
 
 def build(path: Path, grid: Grid, attributes: Mapping[str, Any], source: Grid | None = None) -> None:
     """RESULTS over `grid` at `path`; source: the grid of those that lie there, whose probes are kept."""
+    require_not_here(path)
     new = beside(path, "new")
     if new.exists():
         shutil.rmtree(new)

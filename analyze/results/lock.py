@@ -8,20 +8,28 @@ from pathlib import Path
 
 from probecache.store.errors import InputError
 from probecache.store.storage.disk_errors import writing
+from probecache.store.storage.enclosing import require_outside
 from probecache.store.storage.files import check_place
-from probecache.store.storage.replace_folder import beside, recover_folder, replace_folder
+from probecache.store.storage.replace_folder import (
+    beside,
+    recover_folder,
+    replace_folder,
+    require_not_here,
+)
 
 
 def real_place(path: str | Path) -> Path:
     """Where a folder really lies: links followed, so that two names of one folder share its lock.
 
-    InputError for a URL, a path that names no folder of its own, such as `/`, and a ring of links.
+    InputError for a URL, a path that names no folder of its own, such as `/`, a ring of links, and a place
+    inside a store or RESULTS.
     """
     if "://" in check_place(path):
         raise InputError(f"got {path}; allowed: a local folder, copy it to the object store after")
     place = Path(os.path.realpath(Path(path).expanduser()))
     if not place.name or place.is_symlink():
         raise InputError(f"got the path {path}: name a folder")
+    require_outside(place)
     return place
 
 
@@ -83,6 +91,7 @@ def replaced(out: str | Path, check: Callable[[Path], None]) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         handle = lock(place)
         try:
+            require_not_here(place)
             recover_folder(place)
             check(place)
             made = beside(place, "new")

@@ -54,6 +54,7 @@ def missing_in(path: str | Path | None, grid: Grid, settings: Mapping[str, Any])
     if path is None:
         return np.ones(grid.shape, bool)
     _check_local(path)
+    real_place(path)
     path = Path(path).expanduser()
     if _is_new(path):
         return np.ones(grid.shape, bool)

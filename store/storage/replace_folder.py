@@ -6,6 +6,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from probecache.store.errors import InputError
+
 _AT_FDCWD, _EXCHANGE = -100, 2
 
 
@@ -33,6 +35,12 @@ def replace_folder(new: Path, path: Path) -> None:
         _sync(path.parent)
         shutil.rmtree(old)
     _sync(path.parent)
+
+
+def require_not_here(path: Path) -> None:
+    """InputError where this process works in `path`: relative paths lead nowhere once it is replaced."""
+    if Path.cwd().is_relative_to(os.path.realpath(path)):
+        raise InputError(f"got the path {path}, where this command runs: run it from another folder")
 
 
 def recover_folder(path: Path) -> None:

@@ -12,6 +12,7 @@ from probecache.store.fingerprint import Fingerprint, require_equal
 from probecache.store.format import metadata
 from probecache.store.format.groups import Layer, Split, commits_key
 from probecache.store.layout import LayerSpec
+from probecache.store.storage.enclosing import require_outside
 from probecache.store.storage.files import Files, read_piece
 
 
@@ -159,6 +160,8 @@ def _open_root(files: Files, fingerprint: Fingerprint) -> dict[str, Any]:
             )
         if files.size("") is not None and not os.path.isdir(files.url):
             raise NotAStore(f"{files.url} is a file, not a store: name a new or empty folder")
+        if "://" not in files.url:
+            require_outside(files.url)
         write_root(files, asked, {})
     root = catalog.read_root(files)
     require_equal(root["fingerprint"], asked, files.url)

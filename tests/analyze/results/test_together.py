@@ -206,3 +206,43 @@ def test_what_another_command_wrote_meanwhile_is_not_replaced(tmp_path):
         write_while_another_does(tmp_path / "r")
     assert (tmp_path / "r" / "mine").read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["r"]
+
+
+@pytest.mark.parametrize("inside", ["new", "train/new", "train/a/deep/new"])
+def test_nothing_is_laid_inside_a_store(store, tmp_path, inside):
+    home = tmp_path / "s"
+    shutil.copytree(store.path, home)
+    held = sorted(home.rglob("*"))
+    for write_there in (
+        lambda place: pc.sweep(home, **PLAN, out=place),
+        lambda place: save_dataset(xr.Dataset({"x": ("n", [1.0])}), place),
+        lambda place: pc.write_arrays(place, split="s", layer="l", activations=np.zeros((4, 2), np.float32)),
+        check_folder,
+    ):
+        with pytest.raises(InputError, match=r"inside .*, which is a store or a part of one"):
+            write_there(home / inside)
+    assert sorted(home.rglob("*")) == held
+    assert pc.open_store(home).splits == ["test", "train"]
+
+
+def test_nothing_is_laid_inside_results(store, tmp_path):
+    """Growing would remove it."""
+    pc.sweep(store, **PLAN, out=tmp_path / "r")
+    with pytest.raises(InputError, match=r"inside .*, which is RESULTS"):
+        save_dataset(xr.Dataset({"x": ("n", [1.0])}), tmp_path / "r" / "cka")
+
+
+def test_the_folder_that_a_command_runs_in_is_not_replaced(store, tmp_path, monkeypatch):
+    here = tmp_path / "r"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(InputError, match="run it from another folder"):
+        pc.sweep(store, **PLAN, out=".")
+    assert not any(here.iterdir())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r"]
+    monkeypatch.chdir(tmp_path)
+    pc.sweep(store, **PLAN, out=here)
+    monkeypatch.chdir(here)
+    assert (pc.sweep(store, **PLAN, out=".")["state"] == 1).all()  # nothing is left to do
+    with pytest.raises(InputError, match="run it from another folder"):
+        pc.sweep(store, **MORE, out=".")
