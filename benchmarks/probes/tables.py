@@ -24,7 +24,8 @@ def ridge() -> str:
     differ = (
         f"{r['predictions that differ']} of {r['predictions']:,} predictions differ from RidgeClassifier's."
     )
-    return f"{source(entry)} {told}\n\n{table(['', 'seconds', 'times RidgeClassifier'], rows)}\n\n{differ}"
+    shown = table(["", "seconds", "times as fast as RidgeClassifier"], rows)
+    return f"{source(entry)} {told}\n\n{shown}\n\n{differ}"
 
 
 def targets() -> str:
@@ -45,7 +46,7 @@ def targets() -> str:
     ]
     told = f"{r['targets']} targets of two classes, {n:,} x {d:,}, 20 fractions each, in seconds per target; "
     told += f"threads: {r['threads']}, {r['clock']} clock."
-    head = ["probe", "alone", "each of all", "share", "scikit-learn", "times scikit-learn"]
+    head = ["probe", "alone", "each of all", "share", "scikit-learn", "times as fast as scikit-learn"]
     return f"{source(entry)} {told}\n\n{table(head, rows)}"
 
 
@@ -61,7 +62,7 @@ def targets_apart() -> str:
     narrow, wide = (f"{r['microseconds a column'][columns]:.0f}" for columns in ("200", "400"))
     told = f"{r['targets']} targets, {n:,} x {d:,}, 10 fractions each, in seconds per target; one thread, "
     told += "cpu clock. "
-    told += f"A column of a product of 200 takes {narrow} us, of one of 400 {wide} us."
+    told += f"One column takes {narrow} us in a product of 200 columns, {wide} us in one of 400."
     return f"{source(entry)} {told}\n\n{table(['sweep', 'alone', 'each of all', 'share'], rows)}"
 
 
@@ -76,7 +77,10 @@ def honest() -> str:
         rows.append([shape, *cells])
     told = next(iter(entry["results"].values()))["tols"]
     head = ["case (rows x neurons, classes, l2)", *(f"{one['tol']:g}" for one in told)]
-    return f"{source(entry)} Largest and median gap over tol, share above 1.\n\n" + table(head, rows)
+    return (
+        f"{source(entry)} Each cell: the largest and the median gap, divided by tol; the share above 1.\n\n"
+        + table(head, rows)
+    )
 
 
 def gaps(name: str = "probes-gap") -> str:
@@ -117,7 +121,7 @@ def scaling() -> str:
         told = "; ".join(f"{int(value):,}: {spent:.2f} s" for value, spent in points)
         rows.append([axis, told])
     told = f"Threads: {r['threads']}, {r['clock']} clock."
-    return f"{source(entry)} {told}\n\n" + table(["of", "seconds of all probes"], rows)
+    return f"{source(entry)} {told}\n\n" + table(["what grows", "seconds of all probes"], rows)
 
 
 def auto() -> str:
@@ -142,7 +146,7 @@ def busy() -> str:
         [foreign, f"{median(seconds):.1f}", f"{r['times'][foreign]:.2f}" if foreign in r["times"] else ""]
         for foreign, seconds in r["seconds"].items()
     ]
-    head = ["busy processes beside it", "seconds, median of five", "times the quiet one"]
+    head = ["busy processes beside it", "seconds, median of five", "times the time without"]
     return f"{source(entry)}\n\n" + table(head, rows)
 
 
