@@ -8,11 +8,12 @@ probabilities.)
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 import xarray as xr
 
+from probecache.analyze.metrics.scores import log_probabilities
 from probecache.analyze.probes.fit import fit_block, task_moments
-from probecache.analyze.selections.subsets import permutation
-from probecache.analyze.tasks.matrix import StoredRows
+from probecache.analyze.selections.subsets import check_seeds, permutation
 from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 
@@ -35,12 +36,12 @@ def disjoint_ensemble(
     `vote_accuracy` (seed): mean of probabilities, and majority (ties to the first class); `full_accuracy`;
     `agreement_with_full` (seed, part).
     """
-    d, c = task.n_neurons, len(task.classes)
+    d = task.n_neurons
     if not 2 <= parts <= d:
         raise InputError(f"got {parts} parts of {d} neurons; allowed: 2 to {d}")
-    if isinstance(task.test, StoredRows):
-        raise InputError("got a layer that stays on disk; ensembles score it in memory: raise memory_limit")
-    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if task.target_kind != "classes":
+        raise InputError(f"got {task.target_kind}; an ensemble votes for classes")
+    seed_list = list(check_seeds(seeds))
     k = d // parts
     shared = task_moments(task, standardize, device=device)
 
@@ -54,64 +55,40 @@ def disjoint_ensemble(
             standardize=standardize,
             device=device,
             shared=shared,
-            return_coef=True,
+            return_scores=True,
         )
-        assert fit.coef is not None  # both were asked for
-        assert fit.intercept is not None
-        return np.stack(
-            [
-                _softmax(task, order, fit.coef[i, 0, 0], fit.intercept[i, 0, 0], standardize)
-                for i, order in enumerate(orders)
-            ]
-        )
+        assert fit.scores is not None  # they were asked for
+        return log_probabilities(torch.from_numpy(fit.scores[:, 0, 0])).exp().transpose(1, 2).numpy()
 
     reference = probabilities(np.arange(d)[None])[0].argmax(1)
-
-    scores: dict[str, list] = {
-        name: [] for name in ("accuracy", "agreement", "chance", "soft", "vote", "with_full")
-    }
-    for seed in seed_list:
-        orders = permutation(d, seed)[: k * parts].reshape(parts, k)
-        each = probabilities(orders)  # (part, sample, class)
-        picks = each.argmax(-1)  # (part, sample)
-        right = (picks == task.test_labels).mean(1)
-        a, b = np.tril_indices(parts, -1)
-        counts = (picks[:, :, None] == np.arange(c)).sum(0)  # (sample, class)
-        scores["accuracy"].append(right)
-        scores["agreement"].append((picks[a] == picks[b]).mean())
-        scores["chance"].append(
-            np.mean(right[a] * right[b] + (1 - right[a]) * (1 - right[b]) / max(c - 1, 1))
-        )
-        scores["soft"].append((each.mean(0).argmax(-1) == task.test_labels).mean())
-        scores["vote"].append((counts.argmax(-1) == task.test_labels).mean())
-        scores["with_full"].append((picks == reference).mean(1))
+    orders = [permutation(d, seed)[: k * parts].reshape(parts, k) for seed in seed_list]
+    found = [_of_one_seed(probabilities(those), reference, task.test_labels) for those in orders]
+    kept: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    for name in found[0]:
+        values = np.stack([one[name] for one in found])
+        kept[name] = (("seed", "part")[: values.ndim], values)
     return xr.Dataset(
-        {
-            "accuracy": (("seed", "part"), np.stack(scores["accuracy"])),
-            "agreement": ("seed", scores["agreement"]),
-            "chance_agreement": ("seed", scores["chance"]),
-            "ensemble_accuracy": ("seed", scores["soft"]),
-            "vote_accuracy": ("seed", scores["vote"]),
-            "agreement_with_full": (("seed", "part"), np.stack(scores["with_full"])),
-            "full_accuracy": float((reference == task.test_labels).mean()),
-        },
+        {**kept, "full_accuracy": float((reference == task.test_labels).mean())},
         coords={"seed": seed_list, "part": np.arange(parts)},
         attrs={"layer": task.layer, "neurons_per_part": k, "neurons": d, "l2": l2},
     )
 
 
-def _softmax(
-    task: Task, order: np.ndarray, coef: np.ndarray, intercept: np.ndarray, standardize: bool
-) -> np.ndarray:
-    """softmax(test[:, order] W' + b): coef (c, k) in the probe's units, intercept (c,) -> (n_test, c).
+def _of_one_seed(each: np.ndarray, reference: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """What the parts' probes are worth, alone (part,) and together ().
 
-    Two classes have one row of weights, the second class's; the first class's logit is zero.
+    each: probabilities (part, sample, class); reference: the full layer's picks (sample,).
     """
-    x = task.test[:, order].astype(np.float64)  # type: ignore[index]
-    if standardize:
-        x = (x - task.mean[order]) / task.scale[order]
-    logits = x @ coef[:, : len(order)].T.astype(np.float64) + intercept
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return weights / weights.sum(1, keepdims=True)
+    parts, _, c = each.shape
+    picks = each.argmax(-1)  # (part, sample)
+    right = (picks == truth).mean(1)
+    a, b = np.tril_indices(parts, -1)
+    votes = (picks[:, :, None] == np.arange(c)).sum(0)  # (sample, class)
+    return {
+        "accuracy": right,
+        "agreement": (picks[a] == picks[b]).mean(),
+        "chance_agreement": np.mean(right[a] * right[b] + (1 - right[a]) * (1 - right[b]) / max(c - 1, 1)),
+        "ensemble_accuracy": (each.mean(0).argmax(-1) == truth).mean(),
+        "vote_accuracy": (votes.argmax(-1) == truth).mean(),
+        "agreement_with_full": (picks == reference).mean(1),
+    }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.selections.subsets import check_seeds, permutation, sizes
 from probecache.analyze.similarity.gram import FeatureStore, centred_gram, cross_products
 from probecache.analyze.similarity.measures import Measure, Products, measure_named
 from probecache.store.reader import open_store
@@ -120,7 +120,7 @@ def subset_similarity(
     gram = centred_gram(store, split, layer, squares=any(k.needs_squares for k in kinds))
     squares = None if gram.squares is None else (gram.squares,) * 3
     whole = Products(gram.n, gram.products, gram.products, gram.products, squares)
-    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    seed_list = list(check_seeds(seeds))
     counts = sizes(fractions, len(gram.products))
     out = xr.Dataset(coords={"fraction": np.asarray(fractions, dtype=np.float64), "seed": seed_list})
     parts = [[whole.take(permutation(len(gram.products), s)[:k]) for s in seed_list] for k in counts]

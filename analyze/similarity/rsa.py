@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from probecache.analyze.selections.subsets import permutation, sizes
+from probecache.analyze.selections.subsets import check_seeds, permutation, sizes
 from probecache.analyze.similarity.gram import FeatureStore
 from probecache.store.errors import InputError
 
@@ -43,7 +43,7 @@ def rsa(
             for start, block in store.blocks(split, layer)
         ]
     ).astype(np.float64)
-    seed_list = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    seed_list = list(check_seeds(seeds))
     d = x.shape[1]
     counts = sizes(fractions, d)
     full = ranks(dissimilarity(x))

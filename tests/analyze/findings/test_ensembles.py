@@ -55,3 +55,8 @@ def test_parts_share_no_neuron_and_wrong_counts_are_refused():
     for parts in (1, 13):
         with pytest.raises(InputError, match="allowed: 2 to 12"):
             disjoint_ensemble(task, parts)
+    with pytest.raises(InputError, match="got seeds 0"):
+        disjoint_ensemble(task, 3, seeds=0)
+    numbers = Task(task.train, task.train[:, 0], task.test, task.test[:, 0])
+    with pytest.raises(InputError, match="got numbers; an ensemble votes for classes"):
+        disjoint_ensemble(numbers, 3)
