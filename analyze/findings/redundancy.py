@@ -9,7 +9,7 @@ For a layer g of |g| neurons, a score T and a tolerance delta in (0, 1]:
 critical mass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,14 +89,7 @@ def redundancy(
     results = restored(as_results(results))
     values = score_of(results, score)
     require_more_is_better(str(values.name))
-    try:
-        deltas = np.atleast_1d(np.asarray(delta, dtype=np.float64))
-    except (TypeError, ValueError):
-        deltas = np.empty(0)
-    if deltas.size == 0 or deltas.ndim > 1 or not ((deltas > 0) & (deltas <= 1)).all():
-        raise InputError(
-            f"delta {delta} is outside (0, 1]: it is the share of the full score to keep, e.g. 0.9"
-        )
+    deltas = np.array(check_deltas(delta))
     if isinstance(confidence, str) or not 0 < confidence < 1:
         raise InputError(f"confidence {confidence} is outside (0, 1): give a coverage such as 0.95")
     if not isinstance(bootstrap, int | np.integer) or bootstrap < 0:
@@ -111,28 +104,16 @@ def redundancy(
 
     n_seeds = table.shape[-1]
     mass = _critical_mass(table, reference, sizes, deltas, np.ones((1, n_seeds)))[0]  # (delta, ...)
-    bounds = {"": mass}
+    ends = {"": mass}
     if bootstrap:
         low = high = np.full_like(mass, np.nan)
         if n_seeds > 1:
             draws = np.random.default_rng(seed).multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), bootstrap)
             low, high = _resampled(table, reference, sizes, deltas, draws, confidence)
-        bounds |= {"_low": low, "_high": high}
+        ends |= {"_low": low, "_high": high}
 
-    dims = ("delta", *others)
-    out = xr.Dataset(coords={"delta": ("delta", deltas, {"long_name": "share of the full score to keep"})})
+    out = critical_dataset(deltas, others, ends, layer_size)
     out = out.assign_coords({d: values[d] for d in others if d in values.coords})
-    for end, critical in bounds.items():
-        share = critical / layer_size
-        # Needing the most neurons is having the least redundancy, so the bounds of DR change sides.
-        mirrored = {"": "", "_low": "_high", "_high": "_low"}[end]
-        out["critical_mass" + end] = (dims, critical, {"units": "neurons", "long_name": "critical mass"})
-        out["critical_fraction" + end] = (
-            dims,
-            share,
-            {"units": "1", "long_name": "critical mass / layer size"},
-        )
-        out["dr" + mirrored] = (dims, 1 - share, {"units": "1", "long_name": "diffused redundancy"})
     out["full_score"] = full.mean("seed").assign_attrs(
         long_name=f"{values.name} of the full layer", units="1"
     )
@@ -145,6 +126,42 @@ def redundancy(
         "confidence": confidence,
     }
     return out.isel(delta=0) if np.ndim(delta) == 0 else out
+
+
+def check_deltas(delta: float | Sequence[float]) -> tuple[float, ...]:
+    """`delta` as a tuple, each in (0, 1] and once; else InputError."""
+    try:
+        given = np.atleast_1d(np.asarray(delta, np.float64))
+    except (TypeError, ValueError):
+        given = np.empty(0)
+    if given.size == 0 or given.ndim > 1 or not ((given > 0) & (given <= 1)).all():
+        raise InputError(f"got delta {delta}; allowed: shares of the full score in (0, 1], such as 0.9")
+    return tuple(dict.fromkeys(given.tolist()))
+
+
+def critical_dataset(
+    deltas: Sequence[float] | np.ndarray,
+    others: tuple[str, ...],
+    ends: Mapping[str, np.ndarray],
+    layer_size: np.ndarray | int,
+) -> xr.Dataset:
+    """`critical_mass`, `critical_fraction` and `dr` along delta and the dimensions `others`.
+
+    ends  f* in neurons (delta, ...), under "" and, for the ends of its interval, "_low" and "_high"
+    """
+    dims = ("delta", *others)
+    out = xr.Dataset(
+        coords={"delta": ("delta", list(deltas), {"long_name": "share of the full score to keep"})}
+    )
+    for end, mass in ends.items():
+        share = mass / layer_size
+        # Needing the most neurons is having the least redundancy, so the bounds of DR change sides.
+        mirrored = {"": "", "_low": "_high", "_high": "_low"}[end]
+        about = {"units": "1", "long_name": "critical mass / layer size"}
+        out["critical_mass" + end] = (dims, mass, {"units": "neurons", "long_name": "critical mass"})
+        out["critical_fraction" + end] = (dims, share, about)
+        out["dr" + mirrored] = (dims, 1 - share, {"units": "1", "long_name": "diffused redundancy"})
+    return out
 
 
 def _critical_mass(

@@ -19,6 +19,7 @@ import xarray as xr
 from probecache.analyze.arguments import memory_bytes
 from probecache.analyze.findings.critical.measure import Measure, Probes, Similarity
 from probecache.analyze.findings.critical.search import Search
+from probecache.analyze.findings.redundancy import check_deltas, critical_dataset
 from probecache.analyze.findings.score import require_more_is_better
 from probecache.analyze.metrics import METRICS
 from probecache.analyze.selections.subsets import check_seeds, sizes
@@ -205,17 +206,6 @@ def grid_sizes(d: int, precision: float) -> tuple[list[float], np.ndarray]:
     return [*steps, 1.0], sizes([*steps, 1.0], d)
 
 
-def check_deltas(delta: float | Sequence[float]) -> tuple[float, ...]:
-    """`delta` as a tuple, each in (0, 1] and once; else InputError."""
-    try:
-        values = tuple(dict.fromkeys(float(v) for v in np.atleast_1d(np.asarray(delta, np.float64))))
-    except (TypeError, ValueError):
-        values = ()
-    if not values or not all(0 < v <= 1 for v in values):
-        raise InputError(f"got delta {delta}; allowed: shares of the full score in (0, 1], such as 0.9")
-    return values
-
-
 def _measured(score: str | None, plan: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """What is searched by, None for the usual score, and the plan with it among its metrics."""
     given = plan.get("metric") or []
@@ -245,24 +235,16 @@ def _cells(given: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
 def _answer(search: Search, ks: np.ndarray) -> xr.Dataset:
     """One cell's Dataset along delta."""
     found = [search.crossing(delta) for delta in search.deltas]
-    ends: dict[str, list[int | None]] = {
-        "": [f.at for f in found],
-        "_low": [f.low for f in found],
-        "_high": [f.high for f in found],
+
+    def neurons(positions: list[int | None]) -> np.ndarray:
+        return np.array([np.nan if j is None else float(ks[j - 1]) for j in positions])
+
+    ends = {
+        "": neurons([f.at for f in found]),
+        "_low": neurons([f.low for f in found]),
+        "_high": neurons([f.high for f in found]),
     }
-    out = xr.Dataset(
-        coords={"delta": ("delta", list(search.deltas), {"long_name": "share of the score kept"})}
-    )
-    for end, positions in ends.items():
-        mass = np.array([np.nan if j is None else float(ks[j - 1]) for j in positions])
-        mirrored = {"": "", "_low": "_high", "_high": "_low"}[end]  # needing most neurons is least redundancy
-        out["critical_mass" + end] = ("delta", mass, {"units": "neurons", "long_name": "critical mass"})
-        out["critical_fraction" + end] = ("delta", mass / ks[-1], {"units": "1"})
-        out["dr" + mirrored] = (
-            "delta",
-            1 - mass / ks[-1],
-            {"units": "1", "long_name": "diffused redundancy"},
-        )
+    out = critical_dataset(search.deltas, (), ends, int(ks[-1]))
     out["full_score"] = float(search.scores[-1].mean())
     out["layer_size"] = ((), int(ks[-1]), {"units": "neurons"})
     return out

@@ -79,7 +79,7 @@ def test_what_is_no_result_is_refused_in_one_line():
     with pytest.raises(InputError, match=r"got RESULTS results\.zarr, which does not exist"):
         redundancy("results.zarr")
     for delta in ("most", None, [], [[0.9]], 0):
-        with pytest.raises(InputError, match=r"outside \(0, 1\]"):
+        with pytest.raises(InputError, match=r"allowed: shares of the full score in \(0, 1\]"):
             redundancy(results, delta)
 
 
@@ -163,9 +163,9 @@ def test_works_on_cka_results():
 @pytest.mark.parametrize(
     ("change", "delta", "says"),
     [
-        (lambda r: r, 0.0, "delta 0.0 is outside"),
-        (lambda r: r, 1.1, "delta 1.1 is outside"),
-        (lambda r: r, [0.9, float("nan")], "is outside"),
+        (lambda r: r, 0.0, "got delta 0.0; allowed"),
+        (lambda r: r, 1.1, "got delta 1.1; allowed"),
+        (lambda r: r, [0.9, float("nan")], "got delta [0.9, nan]; allowed"),
         (lambda r: r.isel(fraction=slice(0, 2)), 0.9, "run the same sweep with fraction 1.0 added"),
         (lambda r: r.drop_vars("accuracy"), 0.9, "no accuracy or cka"),
         (lambda r: r.drop_vars("n_neurons"), 0.9, "no variable n_neurons"),
