@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from probecache.analyze.metrics import get_metric
@@ -134,15 +133,6 @@ def _block_bits(
         scale=scale,
         weights=None if task.weights is None else task.weights[seen],
     )
-    found = fit_block(
-        part, columns[None], np.array([len(columns)]), np.array([l2]), return_coef=True, **options
-    )
-    assert found.coef is not None
-    assert found.intercept is not None
-    x = part.test[:, columns].astype(np.float64)  # type: ignore[index]
-    if options.get("standardize", True):
-        x = (x - mean[columns]) / scale[columns]
-    scores = found.coef[0, 0, 0].astype(np.float64) @ x.T + found.intercept[0, 0, 0][:, None]  # (c, rows)
-    truth = torch.from_numpy(part.test_labels)
-    loss = get_metric("log_loss").compute(torch.from_numpy(scores)[None], truth, len(task.classes))
-    return float(loss[0]) * len(coded) / np.log(2)
+    how = options | {"metrics": (get_metric("log_loss"),)}
+    found = fit_block(part, columns[None], np.array([len(columns)]), np.array([l2]), **how)
+    return float(found.metrics["log_loss"].item()) * len(coded) / np.log(2)
