@@ -16,8 +16,8 @@ from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.probes.fitted import FittedProbe
 from probecache.analyze.probes.kind import ProbeRequest, check_standardize
+from probecache.analyze.probes.l2_choice.select_l2 import L2_PATH, fit_chosen
 from probecache.analyze.probes.registry import get_kind
-from probecache.analyze.probes.select_l2 import L2_PATH, fit_chosen
 from probecache.analyze.selections.projections import Selection, select
 from probecache.analyze.selections.subsets import check_seeds, sizes
 from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight, weigh_classes

@@ -11,7 +11,8 @@ from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.kind import Fitted, Kind, ProbeRequest, claims
 from probecache.analyze.probes.registry import get_kind
 from probecache.analyze.probes.score import score
-from probecache.analyze.probes.shared_state import Known, SharedState, share
+from probecache.analyze.probes.share import Known, share
+from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.class_weights import ClassWeight, weigh_classes
 from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.task import Task

@@ -10,9 +10,10 @@ import numpy as np
 from probecache.analyze.probes.block_result import BlockResult
 from probecache.analyze.probes.fit import fit_together, moments_for
 from probecache.analyze.probes.kind import ProbeRequest, claims
-from probecache.analyze.probes.race import Fit, race
-from probecache.analyze.probes.select_l2 import FOLDED, best_penalty, fit_chosen, refit
-from probecache.analyze.probes.shared_state import SharedState, share_labels
+from probecache.analyze.probes.l2_choice.race import Fit, race
+from probecache.analyze.probes.l2_choice.select_l2 import FOLDED, best_penalty, fit_chosen, refit
+from probecache.analyze.probes.share import share_labels
+from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.selections.projections import Selection, select
 from probecache.analyze.selections.subsets import sizes
 from probecache.analyze.sweeps.blocks import Block

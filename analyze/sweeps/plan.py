@@ -17,8 +17,8 @@ from typing import Any
 
 from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.kind import MOST_L2, TOL, Kind, check_standardize
+from probecache.analyze.probes.l2_choice.select_l2 import FOLDED, L2_PATH, describe_choice
 from probecache.analyze.probes.registry import get_kind
-from probecache.analyze.probes.select_l2 import FOLDED, L2_PATH, describe_choice
 from probecache.analyze.selections.projections import check_selection
 from probecache.analyze.selections.subsets import check_seeds
 from probecache.analyze.tasks.class_weights import ClassWeight, check_class_weight
@@ -44,8 +44,8 @@ class SweepPlan:
     rounded to 12 digits, so that 0.15 and np.linspace's 0.15000000000000002 are one fraction. l2 is lambda in
     (1/n) sum CE + (lambda/2) ||W||^2; for ridge in (1/n) ||Y - XW||^2 + lambda ||W||^2.
     l2="auto": each probe takes the best of `l2_path` by training rows that its fit does not see
-    (analyze/probes/select_l2.py); with `val` by that split, and is then fitted on train, or on both where
-    refit is "train+val". class_weight: as in `weigh_classes`.
+    (analyze/probes/l2_choice); with `val` by that split, and is then fitted on train, or on both where refit
+    is "train+val". class_weight: as in `weigh_classes`.
     train and test may be unions, "train+val". target and layer may be globs. shots: training rows of each
     class, or shares of them, drawn by the seed. metric: computed beside accuracy. control: labels that say
     nothing (`analyze.tasks.control`). save_predictions: "classes", or "scores" too. groups: a target that

@@ -14,8 +14,9 @@ import numpy as np
 
 from probecache.analyze.probes.fit import pick_device, task_moments
 from probecache.analyze.probes.kind import claims
-from probecache.analyze.probes.select_l2 import HeldOut, hold_out
-from probecache.analyze.probes.shared_state import Known, SharedState, share_labels
+from probecache.analyze.probes.l2_choice.select_l2 import HeldOut, hold_out
+from probecache.analyze.probes.share import Known, share_labels
+from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.whole_rows import WholeRows, has_room
 from probecache.analyze.tasks.class_weights import weigh_classes

@@ -21,8 +21,8 @@ from benchmarks.probes.machine import add_machine, settle_machine
 from benchmarks.record import record
 from probecache.analyze.probes.fit import fit_block, fit_request
 from probecache.analyze.probes.kind import ProbeRequest
+from probecache.analyze.probes.l2_choice.select_l2 import L2_PATH, best_penalty, fit_chosen, hold_out
 from probecache.analyze.probes.registry import get_kind
-from probecache.analyze.probes.select_l2 import L2_PATH, best_penalty, fit_chosen, hold_out
 from probecache.analyze.selections.subsets import permutation, sizes
 from probecache.analyze.tasks.task import Task
 

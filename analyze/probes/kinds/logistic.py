@@ -16,7 +16,8 @@ from probecache.analyze.probes.optim.logistic_start import ALIKE, precondition_a
 from probecache.analyze.probes.optim.multinomial import MANY, Batch, search_dtype
 from probecache.analyze.probes.optim.newton import CHUNK, PARAMETERS
 from probecache.analyze.probes.optim.path import FOUND, fit_path
-from probecache.analyze.probes.shared_state import GRAM_LIMIT, SharedState, one_label
+from probecache.analyze.probes.share import one_label
+from probecache.analyze.probes.shared_state import GRAM_LIMIT, SharedState
 from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.size import LayerSize
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch._subclasses.fake_tensor import unset_fake_temporarily as no_fakes
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from probecache.analyze.probes import shared_state
+from probecache.analyze.probes import share, shared_state
 from probecache.analyze.probes.design import paired_product
 from probecache.analyze.probes.design.design_matrix import Panel, Panels
 from probecache.analyze.probes.design.nested_matmul import Segment, backward, forward, spans
@@ -47,7 +47,8 @@ def held(panels, memory_limit):
 def test_rows_that_stay_on_the_device_give_the_same_probes(monkeypatch):
     task, orders = blobs(), np.stack([permutation(40, seed) for seed in range(2)])
     read = fit_block(task, orders, SIZES, L2, device="cpu", return_coef=True)
-    monkeypatch.setattr(shared_state, "resident", held)
+    for module in (share, shared_state):
+        monkeypatch.setattr(module, "resident", held)
     monkeypatch.setattr(Panels, "standardised", counted(Panels.standardised, seen := []))
     kept = fit_block(task, orders, SIZES, L2, device="cpu", return_coef=True)
     assert seen == [900]  # the training rows, once; products with test rows take them as they are on a CPU
@@ -58,10 +59,11 @@ def test_rows_that_stay_on_the_device_give_the_same_probes(monkeypatch):
 
 def test_another_target_of_the_same_rows_takes_those_on_the_device(monkeypatch):
     task = blobs()
-    monkeypatch.setattr(shared_state, "resident", held)
+    for module in (share, shared_state):
+        monkeypatch.setattr(module, "resident", held)
     first = task_moments(task, device="cpu")
     other = Task(task.train, 1 - task.train_labels % 2, task.test, 1 - task.test_labels % 2)
-    second = task_moments(other, device="cpu", known=shared_state.Known(state=first))
+    second = task_moments(other, device="cpu", known=share.Known(state=first))
     assert second.rows is first.rows
     fresh = task_moments(other, device="cpu")
     torch.testing.assert_close(second.moments.cross, fresh.moments.cross)

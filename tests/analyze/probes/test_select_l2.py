@@ -9,14 +9,14 @@ import torch
 from sklearn.linear_model import Ridge, RidgeClassifier
 
 import probecache as pc
-from probecache.analyze.probes.cross_validate import ridge_scores
 from probecache.analyze.probes.design.kept_panels import KeptPanels
 from probecache.analyze.probes.fit import fit_block, fit_request, task_moments
-from probecache.analyze.probes.folds import fold_numbers, held_out_rows, split_task
 from probecache.analyze.probes.kind import ProbeRequest
-from probecache.analyze.probes.race import CLOSE, LOOSE, race
+from probecache.analyze.probes.l2_choice.cross_validate import ridge_scores
+from probecache.analyze.probes.l2_choice.folds import fold_numbers, held_out_rows, split_task
+from probecache.analyze.probes.l2_choice.race import CLOSE, LOOSE, race
+from probecache.analyze.probes.l2_choice.select_l2 import fit_chosen, refit
 from probecache.analyze.probes.registry import get_kind
-from probecache.analyze.probes.select_l2 import fit_chosen, refit
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.sweeps.plan import DIMS
 from probecache.analyze.tasks.task import Task

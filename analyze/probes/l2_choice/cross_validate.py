@@ -12,8 +12,8 @@ from torch import Tensor
 from probecache.analyze.probes.design.design_matrix import Panels
 from probecache.analyze.probes.design.gram import moments
 from probecache.analyze.probes.design.task_panels import task_targets, task_weights, units
-from probecache.analyze.probes.folds import fold_numbers
 from probecache.analyze.probes.kinds.ridge import fit_ridge
+from probecache.analyze.probes.l2_choice.folds import fold_numbers
 from probecache.analyze.probes.score import predict, r_squared
 from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.rows import rows_of

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from probecache.analyze.probes.block_result import BlockResult
-from probecache.analyze.probes.cross_validate import FOLDS, ridge_scores
 from probecache.analyze.probes.design.kept_panels import KeptPanels
 from probecache.analyze.probes.fit import fit_request, moments_for, task_moments
-from probecache.analyze.probes.folds import SEED, held_out_rows, split_task
 from probecache.analyze.probes.kind import Kind, ProbeRequest, claims
-from probecache.analyze.probes.race import CLOSE, Fit, is_at_once, near_penalties, race
+from probecache.analyze.probes.l2_choice.cross_validate import FOLDS, ridge_scores
+from probecache.analyze.probes.l2_choice.folds import SEED, held_out_rows, split_task
+from probecache.analyze.probes.l2_choice.race import CLOSE, Fit, is_at_once, near_penalties, race
 from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
