@@ -14,7 +14,7 @@ from probecache.store import catalog
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import Fingerprint
 from probecache.store.format.groups import Split
-from probecache.store.importing.formats.matrix import Matrix
+from probecache.store.importing.formats.matrix import Matrix, require_all_there, require_unpacked
 from probecache.store.layout import DTYPES, FAILED, OK, SHARD_ROWS, LayerSpec, Shard, SplitSpec
 from probecache.store.progress import Progress, check_progress, reporting
 from probecache.store.reader import Store
@@ -302,8 +302,11 @@ def _checked(activations: Any) -> Any:
         values = activations
     else:
         values = as_numpy(activations, "activations")
-    if len(values.shape) != 2 or 0 in values.shape:
+    if len(values.shape) != 2 or not all(size == size and size > 0 for size in values.shape):
         raise InputError(f"activations have shape {values.shape}: use (samples, neurons), neither of them 0")
+    if isinstance(said := getattr(values, "attrs", None), Mapping):
+        require_unpacked(said, "activations")
+        require_all_there(values, said, "activations")
     if values.dtype.kind not in "fiu" and values.dtype != DTYPES["bfloat16"]:
         if values.dtype.kind == "V" and values.dtype.itemsize == 2:
             raise InputError(

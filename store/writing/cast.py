@@ -29,7 +29,7 @@ def numpy_of(tensor: Any) -> Array:
     """The values of a tensor of any device, its bits kept."""
     import torch
 
-    tensor = tensor.detach().cpu()
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     if tensor.dtype == torch.bfloat16:
         return np.asarray(tensor.contiguous().view(torch.uint16).numpy().view(DTYPES["bfloat16"]))
     return np.asarray(tensor.numpy())

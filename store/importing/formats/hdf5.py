@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from probecache.store.errors import InputError, first_line
-from probecache.store.importing.formats.matrix import Matrix, missing_library, pick, require_unpacked
+from probecache.store.importing.formats.matrix import (
+    Matrix,
+    missing_library,
+    pick,
+    require_all_there,
+    require_unpacked,
+)
 
 
 def open_h5(path: Path, key: str | None) -> Matrix:
@@ -26,7 +32,9 @@ def open_h5(path: Path, key: str | None) -> Matrix:
 
     file.visititems(visit)
     found: Matrix = file[pick(names, None if key is None else key.strip("/"), repr(str(path)), "dataset")]
-    require_unpacked(found.attrs, f"{str(path)!r}: {found.name}")  # type: ignore[attr-defined]
+    attributes, where = found.attrs, f"{str(path)!r}: {found.name}"  # type: ignore[attr-defined]
+    require_unpacked(attributes, where)
+    require_all_there(found, attributes, where)
     if found.dtype.kind == "O" and h5py.check_string_dtype(found.dtype) is not None:
         return found.asstr()[()]  # type: ignore[attr-defined]  # labels: as many texts as rows
     return found

@@ -1,5 +1,8 @@
 """What every format gives: a shape, a dtype, and rows in order; and several files as one."""
 
+import base64
+import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -8,6 +11,7 @@ import numpy as np
 from probecache.store.errors import InputError, close_names
 
 Array = np.ndarray[Any, Any]
+_AT_ONCE = 1 << 22  # values that are looked through together
 
 
 class Matrix(Protocol):
@@ -90,12 +94,47 @@ def pick(names: Sequence[str], key: str | None, where: str, what: str = "array")
 def require_unpacked(attributes: Mapping[str, Any], where: str) -> None:
     """InputError where an array's attributes say that its numbers stand for others, as netCDF packs them."""
     for name, plain in (("scale_factor", 1), ("add_offset", 0)):
-        value = float(np.ravel(attributes.get(name, plain))[0])
+        value = _number(attributes.get(name, plain))
         if value != plain:
             raise InputError(
                 f"{where} holds packed numbers ({name} {value:g}), which stand for others: open it with "
                 "xarray, which unpacks them, and write_arrays the values"
             )
+
+
+def require_all_there(found: Matrix, attributes: Mapping[str, Any], where: str) -> None:
+    """InputError where an array holds the number that its attributes say stands for a missing one.
+
+    It is read through for that, where they name one that is no NaN. -1 is the label of none here, too.
+    """
+    marks = {
+        name: _number(attributes[name]) for name in ("_FillValue", "missing_value") if name in attributes
+    }
+    marks = {
+        name: mark for name, mark in marks.items() if mark == mark and (len(found.shape) > 1 or mark != -1)
+    }
+    if not marks or found.dtype.kind not in "fiu":
+        return
+    step = max(1, _AT_ONCE // max(1, int(np.prod(found.shape[1:]))))
+    for start in range(0, found.shape[0], step):
+        block = np.asarray(found[slice(start, start + step)])
+        for name, mark in marks.items():
+            if count := int((block == block.dtype.type(mark)).sum()):
+                raise InputError(
+                    f"{where} holds {count} values that stand for missing ones ({name} {mark:g}) from row "
+                    f"{start} on: open it with xarray, which makes them NaN, and write_arrays that, such rows "
+                    "marked as failed"
+                )
+
+
+def _number(value: Any) -> float:
+    """An attribute's number, which xarray writes to zarr as text; NaN where it is none."""
+    try:
+        if isinstance(value, str):
+            return float(struct.unpack("<d", base64.b64decode(value))[0])
+        return float(np.ravel(value)[0])
+    except (TypeError, ValueError, IndexError, struct.error):
+        return math.nan
 
 
 def missing_library(where: str, name: str) -> InputError:

@@ -53,6 +53,8 @@ def open_pt(path: Path, key: str | None) -> Matrix:
             else {}
         )
         found = tensors[pick(list(tensors), key, repr(str(path)), "tensor")]
+    if found.is_meta:
+        raise InputError(f"{str(path)!r} holds a tensor without values (device meta): save it with them")
     if found.is_quantized:
         raise InputError(f"{str(path)!r} holds a quantised tensor: save its .dequantize()")
     if found.is_sparse or found.layout != torch.strided:
@@ -81,6 +83,8 @@ def _dtype(name: str, path: Path) -> np.dtype[Any]:
     if name == "bfloat16":
         return DTYPES["bfloat16"]
     try:
-        return np.dtype(name)
+        if not name.startswith("float8"):  # of which numpy knows some, and scales lie beside them
+            return np.dtype(name)
+        raise TypeError
     except TypeError:
         raise InputError(f"{str(path)!r} holds {name}: no numpy dtype is like it, convert it first") from None

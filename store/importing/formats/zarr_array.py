@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from probecache.store.errors import InputError, first_line
-from probecache.store.importing.formats.matrix import Matrix, pick, require_unpacked
+from probecache.store.importing.formats.matrix import Matrix, pick, require_all_there, require_unpacked
 from probecache.store.layout import DTYPES
 
 Array = np.ndarray[Any, Any]
@@ -42,6 +42,11 @@ def open_zarr(path: Path, key: str | None) -> Matrix:
         raise InputError(f"{str(path)!r} is no zarr array or group ({first_line(error):.120})") from None
     if not isinstance(found, zarr.Array):
         raise InputError(f"{str(path)!r} has no array {key!r:.80}")
-    require_unpacked(found.attrs, f"{str(path)!r}: {found.path}")
+    where = f"{str(path)!r}: {found.path}"
+    said = dict(found.attrs)
+    if "_ARRAY_DIMENSIONS" in said and found.fill_value and found.dtype.kind in "fiu":
+        said = {"_FillValue": found.fill_value} | said  # as xarray keeps it in version 2
+    require_unpacked(said, where)
+    require_all_there(found, said, where)  # type: ignore[arg-type]
     bits = found.dtype == np.uint16 and found.attrs.get("dtype") == "bfloat16"
     return _Bits(found) if bits else found  # type: ignore[return-value]

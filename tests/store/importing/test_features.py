@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import dask.array as da
 import h5py
 import ml_dtypes
 import numpy as np
@@ -387,6 +388,55 @@ def test_packed_numbers_are_not_taken_for_what_they_stand_for(tmp_path, name):
     (tmp_path / "old.nc").write_bytes(b"CDF\x01" + bytes(60))
     with pytest.raises(pc.InputError, match=r"no HDF5 file .*of netCDF only version 4 is"):
         open_matrix(f"{tmp_path}/old.nc", "here")
+
+
+@pytest.mark.parametrize("name", ["_FillValue", "missing_value"])
+def test_numbers_that_stand_for_missing_ones_are_not_taken_for_values(tmp_path, name):
+    values = np.arange(N * D, dtype=np.float32).reshape(N, D)
+    gone = values.copy()
+    gone[N - 1, 1] = -9999
+    for file, rows, mark in (("a", gone, -9999), ("b", values, -9999), ("c", values, np.nan)):
+        h5(tmp_path / f"{file}.nc", rows)
+        with h5py.File(tmp_path / f"{file}.nc", "a") as opened:
+            opened["deep/X"].attrs[name] = np.float32([mark])
+    for file in "bc":
+        np.testing.assert_array_equal(open_matrix(f"{tmp_path}/{file}.nc:deep/X", "here")[0:N], values)
+    says = rf"1 values that stand for missing ones \({name} -9999\)"
+    with pytest.raises(pc.InputError, match=says):
+        open_matrix(f"{tmp_path}/a.nc:deep/X", "here")
+    with h5py.File(tmp_path / "a.nc") as file, pytest.raises(pc.InputError, match=says):
+        pc.write_arrays(tmp_path / "s", split="s", layer="l", activations=file["deep/X"])
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_what_xarray_calls_missing_in_zarr_is_not_taken_for_a_value(tmp_path, version):
+    values = np.arange(N * D, dtype=np.float32).reshape(N, D)
+    for mark in (5.0, -9999.0):
+        data = xr.Dataset({"X": (("n", "d"), values)})
+        path = tmp_path / f"{mark}.zarr"
+        data.to_zarr(path, zarr_format=version, consolidated=False, encoding={"X": {"_FillValue": mark}})
+    np.testing.assert_array_equal(open_matrix(f"{path}:X", "here")[0:N], values)
+    assert np.isnan(xr.open_zarr(tmp_path / "5.0.zarr", consolidated=False)["X"].values).sum() == 1
+    with pytest.raises(pc.InputError, match=r"1 values that stand for missing ones \(_FillValue 5\)"):
+        open_matrix(f"{tmp_path}/5.0.zarr:X", "here")
+
+
+def test_tensors_that_are_views_of_others_signs_are_read_and_those_without_values_refused(tmp_path):
+    values = torch.arange(6.0).reshape(3, 2)
+    for tensor in (torch._neg_view(-values), (values + 0j).conj().real):
+        store = pc.write_arrays(tmp_path / str(id(tensor)), split="s", layer="l", activations=tensor)
+        np.testing.assert_array_equal(store.matrix("s", "l"), values)
+    torch.save({"X": values.to("meta"), "F": values.to(torch.float8_e5m2)}, tmp_path / "a.pt")
+    for key, says in (("X", "without values"), ("F", "float8_e5m2: no numpy dtype")):
+        with pytest.raises(pc.InputError, match=says):
+            open_matrix(f"{tmp_path}/a.pt:{key}", "here")
+
+
+def test_rows_that_nobody_counted_are_refused(tmp_path):
+    lazy = da.from_array(np.ones((4, 2), np.float32))
+    with pytest.raises(pc.InputError, match=r"shape \(nan, 2\)"):
+        pc.write_arrays(tmp_path / "s", split="s", layer="l", activations=lazy[lazy[:, 0] > 0])
 
 
 @pytest.mark.slow
