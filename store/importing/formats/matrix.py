@@ -122,7 +122,7 @@ def require_all_there(found: Matrix, attributes: Mapping[str, Any], where: str) 
             if count := int((block == block.dtype.type(mark)).sum()):
                 raise InputError(
                     f"{where} holds {count} values that stand for missing ones ({name} {mark:g}) from row "
-                    f"{start} on: open it with xarray, which makes them NaN, and write_arrays that, such rows "
+                    f"{start} on: open it with xarray, which makes them NaN, and write_arrays it, such rows "
                     "marked as failed"
                 )
 
