@@ -1,6 +1,7 @@
 """Multinomial logistic probes: the kind. `optim.fit_logistic` fits them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from probecache.analyze.probes.design.nested_matmul import FULL, runs
 from probecache.analyze.probes.design.probe_order import ProbeOrder
 from probecache.analyze.probes.design.task_panels import task_weights
 from probecache.analyze.probes.kind import Fitted, ProbeRequest
+from probecache.analyze.probes.lbfgs.lock_step import Solution
 from probecache.analyze.probes.optim import downward, kernel_newton
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.fit_logistic import fit_logistic
@@ -29,9 +31,8 @@ from probecache.analyze.tasks.size import LayerSize
 EVALUATIONS = 13
 SCARCE = 24
 DOWN = 10
-CURVATURE = (
-    9  # classes d^3 products of one penalty's class Grams: 7.9 d rows for each class, half of a square
-)
+CURVATURE = 9  # classes d^3 products of one penalty's class Grams: 7.9 d rows a class, half of a square
+TOLD = (*FOUND, "gap")  # of a solution, beside its weights
 HISTORY = 100  # copies of a probe's weights that the solver holds at its peak: 98 counted
 
 
@@ -129,57 +130,16 @@ class Logistic:
             indicator(torch.from_numpy(task.train_labels).to(device), n_outputs(len(task.classes))),
             task_weights(task, device),
         )
-        kernel, whole = None, batch
         # Where columns are nearly alike, as random projections are, the decrement falls short of the gap.
         alike = shared.moments.effective_rank <= ALIKE
         if shared.is_scarce and not alike and kernel_newton.serves(batch):
-            kernel = kernel_newton.fit_in_kernel_form(
-                batch, tol=request.tol, max_iter=request.max_iter, search=search_dtype(device)
-            )
-            if bool(kernel.converged.all()):
-                found = {name: getattr(kernel, name) for name in FOUND}
-                found["converged"] = found["converged"] & ~batch.has_no_minimum(found["objective"])
-                return Fitted(**found, weights=kernel.x)
-            batch = batch.part((~kernel.converged).nonzero()[:, 0].cpu())  # L-BFGS's
-            orders = [order[: batch.width - 1] for order in orders]
+            return _fitted(batch, _in_kernel_form(shared, orders, batch, request))
         several = len(l2s.unique()) > 1 or batch.outputs == 1
         if batch.panels.in_memory and not shared.is_scarce and several:
             return fit_path([shared], orders, batch, request)
         if not several and downward.serves(batch, shared):
-            solution = downward.fit_downward(shared, orders[0], batch, request)
-            found = {name: getattr(solution, name) for name in FOUND}
-            found["converged"] &= ~batch.has_no_minimum(found["objective"])
-            return Fitted(**found, weights=solution.x)
-        preconditioner, start = precondition_and_start([shared], orders, batch)
-        # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
-        search = torch.float32 if shared.is_scarce else search_dtype(device, batch.flops)
-        x = torch.zeros_like(start)
-        fits = []
-        # Where rows are scarce, what the history reads is as much as an evaluation, and the columns beyond
-        # each probe's own with it: probes of one size go together. Elsewhere they share the solves, and on
-        # disk the passes over the rows.
-        apart = shared.is_scarce and batch.panels.in_memory
-        for chosen in runs(len(start), len(batch.truth), device) if apart else [slice(0, len(start))]:
-            part = batch.part(chosen)
-            fit = fit_logistic(
-                part,
-                preconditioner.part(chosen),
-                start[chosen, :, : part.width],
-                tol=request.tol,
-                max_iter=request.max_iter,
-                search=search,
-            )
-            x[chosen, :, : part.width] = fit.x
-            fits.append(fit)
-        found = {name: torch.cat([getattr(fit, name) for fit in fits]) for name in FOUND}
-        found["converged"] &= ~batch.has_no_minimum(found["objective"])
-        if kernel is not None:
-            left = ~kernel.converged
-            kernel.x[left, :, : batch.width], x = x, kernel.x
-            kernel.converged &= ~whole.has_no_minimum(kernel.objective)
-            for name, values in found.items():
-                found[name] = getattr(kernel, name).index_put((left,), values)
-        return Fitted(**found, weights=x)
+            return _fitted(batch, downward.fit_downward(shared, orders[0], batch, request))
+        return _fitted(batch, _in_lock_step(shared, orders, batch, request))
 
     def flops(self, size: LayerSize, ks: np.ndarray, penalties: int) -> float:
         evaluations = SCARCE if size.is_scarce else DOWN if _goes_down(size, penalties) else EVALUATIONS
@@ -204,6 +164,60 @@ class Logistic:
         grams = 0 if size.is_scarce else min(l2s * each, max(GRAM_LIMIT // each, 0) * each)
         factors = 1.3 * l2s * each if grams else 4 * l2s * square
         return int(work + grams + factors)
+
+
+def _fitted(batch: Batch, solution: Solution) -> Fitted:
+    """What a solution says of a batch's probes: no end was met where there is none."""
+    found = {name: getattr(solution, name) for name in FOUND}
+    found["converged"] = found["converged"] & ~batch.has_no_minimum(found["objective"])
+    return Fitted(**found, weights=solution.x)
+
+
+def _in_kernel_form(
+    shared: SharedState, orders: list[np.ndarray], batch: Batch, request: ProbeRequest
+) -> Solution:
+    """Newton's method on the kernel of few rows; where it stops short of the tolerance, L-BFGS."""
+    found = kernel_newton.fit_in_kernel_form(
+        batch, tol=request.tol, max_iter=request.max_iter, search=search_dtype(shared.device)
+    )
+    left = ~found.converged
+    if left.any():
+        rest = batch.part(left.nonzero()[:, 0].cpu())
+        again = _in_lock_step(shared, [order[: rest.width - 1] for order in orders], rest, request)
+        found.x[left, :, : rest.width] = again.x
+        for name in TOLD:
+            getattr(found, name)[left] = getattr(again, name)
+    return found
+
+
+def _in_lock_step(
+    shared: SharedState, orders: list[np.ndarray], batch: Batch, request: ProbeRequest
+) -> Solution:
+    """L-BFGS from the preconditioner's start."""
+    device = shared.device
+    preconditioner, start = precondition_and_start([shared], orders, batch)
+    # Where rows are scarce the fit is nearly perfect, and its small losses drown in bfloat16's rounding.
+    search = torch.float32 if shared.is_scarce else search_dtype(device, batch.flops)
+    x = torch.zeros_like(start)
+    fits = []
+    # Where rows are scarce, what the history reads is as much as an evaluation, and the columns beyond
+    # each probe's own with it: probes of one size go together. Elsewhere they share the solves, and on
+    # disk the passes over the rows.
+    apart = shared.is_scarce and batch.panels.in_memory
+    for chosen in runs(len(start), len(batch.truth), device) if apart else [slice(0, len(start))]:
+        part = batch.part(chosen)
+        fit = fit_logistic(
+            part,
+            preconditioner.part(chosen),
+            start[chosen, :, : part.width],
+            tol=request.tol,
+            max_iter=request.max_iter,
+            search=search,
+        )
+        x[chosen, :, : part.width] = fit.x
+        fits.append(fit)
+    told = {name: torch.cat([getattr(fit, name) for fit in fits]) for name in TOLD}
+    return replace(fits[0], **told, x=x, history=None)
 
 
 def _goes_down(size: LayerSize, penalties: int) -> bool:
