@@ -223,7 +223,8 @@ class _Rows(Dataset[Any]):
             return _Item(row, None, known, f"{type(error).__name__}: {reason[:200]}")
 
     def _tensor(self, image: Any) -> Tensor:
-        """uint8 pixels of the model's size, or the data set's own normalised image."""
+        """uint8 pixels of the model's size, or the data set's own normalised image: a copy, since a data set
+        may fill the same memory with its next item."""
         if isinstance(image, Tensor | np.ndarray):
             image = _plain(image)
             if image.is_floating_point():
@@ -234,14 +235,14 @@ class _Rows(Dataset[Any]):
                     )
                 if not bool(torch.isfinite(image).all()):
                     raise ValueError("the image holds NaN or infinite values")
-                return image.to(torch.float32)
+                return image.to(torch.float32, copy=True)
             if image.dtype not in (torch.uint8, torch.uint16):
                 raise InputError(
                     f"the dataset gives images of {image.dtype}: give uint8 or uint16 pixels, or floating "
                     "point that is normalised"
                 )
             if image.dtype == torch.uint8 and tuple(image.shape) == self.size:
-                return image
+                return image.clone()
             image = from_array(image.cpu().numpy())
         if self.size[0] not in MODES:
             raise InputError(f"the model takes {self.size[0]} channels: give tensors of shape {self.size}")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from probecache.extract.datasets import processes
 from probecache.extract.datasets.open import open_images
@@ -79,3 +79,23 @@ def test_where_no_process_can_be_started_or_sent_the_data_one_line_says_so(monke
         with pytest.raises(ProbecacheError, match=f"can be started .*{words}.*workers 0"):
             processes.start(DataLoader([0], num_workers=1))
         assert list(processes.start(DataLoader([0])))
+
+
+@pytest.mark.parametrize("kind", ["pixels", "normalised", "array"])
+def test_a_data_set_that_fills_the_same_memory_again_gives_each_row_its_own(kind):
+    pixels = torch.arange(12 * 3 * 64).reshape(12, 3, 8, 8).to(torch.uint8)
+    given = pixels / 255 - 0.5 if kind == "normalised" else pixels
+    place = torch.empty_like(given[0])
+
+    class Reader(Dataset):
+        def __len__(self):
+            return len(given)
+
+        def __getitem__(self, row):
+            place.copy_(given[row])
+            return place.numpy() if kind == "array" else place
+
+    images = open_images(Reader(), None)
+    preprocess = resolve_preprocess(nn.Identity(), Overrides(img_size=8))
+    (batch,) = loader.open_batches(images, preprocess, [range(len(given))], workers=0)
+    assert torch.equal(batch.images, given)
