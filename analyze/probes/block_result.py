@@ -47,6 +47,11 @@ class BlockResult:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("metrics", "attrs")}
         return {name: values for name, values in own.items() if values is not None} | self.metrics
 
+    def for_every_l2(self, count: int) -> Self:
+        """The result of one penalty as that of `count`, of a kind that none of them changes."""
+        whole = {name: np.repeat(values, count, axis=2) for name, values in self.arrays.items()}
+        return self.of(whole | {"seconds": whole["seconds"] / count}, self.attrs)
+
     @property
     def score(self) -> np.ndarray:
         """What penalties are chosen by: R^2 where targets are numbers, else accuracy. (s, f, p)."""

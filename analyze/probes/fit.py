@@ -1,6 +1,7 @@
 """A block of probes: every fraction and l2 of some column orders, on one task. The unit of scheduled work."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +83,9 @@ def fit_request(task: Task, request: ProbeRequest, shared: SharedState | None = 
     device = pick_device(request.device)
     if shared is None:
         shared = moments_for(task, request)
+    if not kind.has_l2 and len(request.l2s) > 1:
+        once = fit_request(task, replace(request, l2s=request.l2s[:1]), shared)
+        return once.for_every_l2(len(request.l2s))
     per_batch = kind.orders_per_batch(shared, request)
     parts = [_fit_batch([shared], part)[0] for part in _batches(request, per_batch)]
     return _joined(parts, request, device)

@@ -63,9 +63,10 @@ class Projection:
 def expected_seconds(block: Block, size: LayerSize, machine: Machine, kind: Kind) -> float:
     """Expected seconds of a block in one process, loading the layer not counted."""
     ks = sizes(block.fractions, size.d).astype(float)
-    per_draw = kind.flops(size, ks, block.penalties)
-    per_draw += block.penalties * 2 * size.test * float(ks.sum()) * size.classes  # scoring
-    overhead = 5e-3 * len(block.fractions) * block.penalties
+    penalties = block.penalties if kind.has_l2 else 1
+    per_draw = kind.flops(size, ks, penalties)
+    per_draw += penalties * 2 * size.test * float(ks.sum()) * size.classes  # scoring
+    overhead = 5e-3 * len(block.fractions) * penalties
     tasks = 1 + SHARE * len(block.also)
     return tasks * block.draws * (per_draw / (machine.flops * EFFICIENCY) + overhead)
 

@@ -45,6 +45,27 @@ def test_it_sweeps_and_sees_what_a_linear_probe_does_not(store, tmp_path):
     assert len(pc.redundancy(results, delta=0.9).dr.values.ravel()) == 1
 
 
+def test_what_ignores_the_penalty_is_fitted_once_for_all_of_them(store):
+    made = []
+
+    def make(l2, seed):
+        made.append(seed)
+        return GaussianNB(var_smoothing=1e-9 * (1 + seed))
+
+    def sweep(**about):
+        pc.register_probe("bayes", make, **about)
+        plan = {"layer": "a", "fractions": [0.5, 1], "seeds": 2, "l2": [1e-3, 0.1, 1], "metric": "log_loss"}
+        return pc.sweep(store, probe="bayes", **plan)
+
+    every = sweep()
+    before = len(made)
+    once = sweep(has_l2=False)
+    assert (before - 1, len(made) - before - 1) == (2 * 2 * 3, 2 * 2)  # one more says what it offers
+    for name in ("accuracy", "log_loss", "converged", "n_iter"):
+        np.testing.assert_array_equal(once[name], every[name])
+    assert float(once.seconds.sum()) > 0
+
+
 def test_dask_workers_need_not_know_it(store):
     from distributed import Client, LocalCluster
 
