@@ -3,15 +3,17 @@
 import inspect
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 import probecache as pc
-from probecache.__main__ import _run, main
+from probecache.__main__ import _run
 from probecache.analyze import commands as analyze
 from probecache.extract import commands as extract
 from probecache.store import commands as store_commands
+from tests import running
 
 LAYERS = ("a", "b", "blocks.1", "blocks.2")
 
@@ -31,16 +33,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def run(capsys):
-    """Exit code, stdout and stderr of a command, run in this process."""
-
-    def ran(*words):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
-
-    return ran
+    return partial(running.run, capsys)
 
 
 GIVEN = {

@@ -8,21 +8,14 @@ from pathlib import Path
 
 import pytest
 
-import probecache.__main__
 from probecache.extract import dry_run
 from probecache.extract.commands import as_timm
 from probecache.extract.digits import write_digits
 from probecache.store.errors import InputError, ProbecacheError
+from tests.running import run
 
 ROOT = Path(__file__).parents[2]
 MODEL = ["--model", "test_resnet", "--no-pretrained"]
-
-
-def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        probecache.__main__.main([str(a) for a in arguments])
-    output = capsys.readouterr()
-    return stop.value.code, output.out, output.err
 
 
 def test_layers(capsys):

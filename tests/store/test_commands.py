@@ -8,13 +8,7 @@ import pandas as pd
 import pytest
 
 import probecache as pc
-
-
-def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        pc.main([str(a) for a in arguments])
-    told = capsys.readouterr()
-    return stop.value.code, told.out, told.err
+from tests.running import run
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """A hypothesis state machine: writes, kills, growth, new layers and damage against a model in memory."""
 
-import os
+import contextlib
 import shutil
 import tempfile
-import uuid
 from pathlib import Path
 from unittest import mock
 
@@ -18,22 +17,13 @@ from probecache.store.fingerprint import Fingerprint
 from probecache.store.layout import FAILED, OK, LayerSpec, SplitSpec
 from probecache.store.reading import commits
 from probecache.store.storage import local
-from probecache.store.storage import writer_identity as process
 from probecache.store.verification.repair import repair
 from probecache.store.verification.verify import verify
 from probecache.store.writer import open_split_writer
+from tests.store.dying import Killed, dead_marks, dying
 
 SHARD_ROWS, MOST = 8, 40
 LAYERS = {"a": (3, "float32"), "b.c": (5, "float16"), "d+max": (2, "bfloat16")}
-
-
-class Killed(BaseException):
-    """What stands for SIGKILL: nothing catches it, and nothing is tidied up afterwards."""
-
-
-def dead_mark():
-    """A mark of this machine whose process id is none (beyond Linux's largest): claims and litter lapse."""
-    return f"{process._here()}-4194399-0-{uuid.uuid4().hex[:8]}"
 
 
 def source(split, layer):
@@ -57,13 +47,13 @@ class Store(RuleBasedStateMachine):
         self.path = self.folder / "store"
         self.sizes = {}  # split -> samples
         self.done = {}  # (split, layer) -> shards whose write returned, with the rows they held
-        self.patches = [
-            mock.patch(f"probecache.store.{name}.mark", dead_mark) for name in ("storage.local", "claims")
-        ]
-        self.patches.append(mock.patch.object(local.os, "fsync"))  # for speed: nothing here loses power
-        self.patches.append(mock.patch.object(commits, "FEW", 0))  # indexes are believed from one shard on
-        for patch in self.patches:
-            patch.start()
+        self.patched = contextlib.ExitStack()
+        self.patched.enter_context(dead_marks())
+        for patch in (
+            mock.patch.object(local.os, "fsync"),  # for speed: nothing here loses power
+            mock.patch.object(commits, "FEW", 0),  # indexes are believed from one shard on
+        ):
+            self.patched.enter_context(patch)
 
     def teardown(self):
         if not hasattr(self, "folder"):
@@ -75,8 +65,7 @@ class Store(RuleBasedStateMachine):
                 assert list(verify(self.path)) == []
                 self.reads_are_true(partial=False)
         finally:
-            for patch in self.patches:
-                patch.stop()
+            self.patched.close()
             shutil.rmtree(self.folder)
 
     @rule(
@@ -209,37 +198,6 @@ class Store(RuleBasedStateMachine):
             if not partial:
                 assert (there | failed(split)[: len(got)]).all()
                 assert spec.neurons == got.shape[1]
-
-
-class dying:
-    """A context in which the kill-th call that changes the disk raises Killed, as does every one after it."""
-
-    calls = ("replace", "unlink", "link", "fsync", "makedirs")
-
-    def __init__(self, kill):
-        self.left = kill
-        self.patches = []
-
-    def __enter__(self):
-        if self.left is None:
-            return
-        for name in self.calls:
-            self.patches.append(mock.patch.object(local.os, name, self.counted(getattr(os, name))))
-        for patch in self.patches:
-            patch.start()
-
-    def counted(self, call):
-        def counting(*arguments, **options):
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-            return call(*arguments, **options)
-
-        return counting
-
-    def __exit__(self, *_):
-        for patch in self.patches:
-            patch.stop()
 
 
 SETTINGS = settings(

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import uuid
 from pathlib import Path
 from unittest import mock
 
@@ -14,12 +13,12 @@ import zarr
 
 import probecache as pc
 from probecache.store.claims import Claims
-from probecache.store.storage import local, writer_identity
 from probecache.store.targets import make_target
 from probecache.store.verification.repair import repair
 from probecache.store.verification.verify import verify
 from probecache.store.writing.subset import write_subset
 from probecache.store.writing.targets import TARGETS
+from tests.store.dying import Killed, dead_marks, dying
 
 N = 20
 RNG = np.random.default_rng(0)
@@ -301,44 +300,6 @@ def test_what_values_are_taken_for(tmp_path, values, kind, seen, stored, names):
     assert not target.labelled[(np.asarray(stored) == -1).reshape(len(stored), -1).any(axis=1)].any()
 
 
-class Killed(BaseException):
-    """What stands for SIGKILL: nothing catches it, and nothing is tidied up afterwards."""
-
-
-class dying:
-    """A context in which the kill-th call that changes the disk raises Killed, as does every one after it."""
-
-    def __init__(self, kill):
-        self.left = kill
-        self.patches = [
-            mock.patch(f"probecache.store.{name}.mark", self.mark) for name in ("storage.local", "claims")
-        ]
-        for name in ("replace", "unlink", "link", "fsync", "makedirs"):
-            self.patches.append(mock.patch.object(local.os, name, self.counted(getattr(local.os, name))))
-
-    @staticmethod
-    def mark():
-        """Of this machine, of no process: what it leaves is a dead writer's."""
-        return f"{writer_identity._here()}-4194399-0-{uuid.uuid4().hex[:8]}"
-
-    def counted(self, call):
-        def counting(*arguments, **options):
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-            return call(*arguments, **options)
-
-        return counting
-
-    def __enter__(self):
-        for patch in self.patches:
-            patch.start()
-
-    def __exit__(self, *_):
-        for patch in self.patches:
-            patch.stop()
-
-
 def files_of(path):
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(Path(path).rglob("*")) if p.is_file()}
 
@@ -365,7 +326,7 @@ def test_killed_at_any_call_the_store_reads_and_the_same_call_completes_it(origi
         path = tmp_path / f"k{kill}"
         shutil.copytree(tmp_path / "begin", path)
         done = False
-        with contextlib.suppress(Killed), dying(kill):
+        with contextlib.suppress(Killed), dead_marks(), dying(kill):
             label(path)
             done = True
         store = pc.open_store(path)

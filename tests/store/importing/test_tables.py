@@ -17,6 +17,7 @@ from probecache.store.importing.label_file import LabelFile, write_label_file
 from probecache.store.importing.tables.csv_table import typed
 from probecache.store.importing.tables.read import read_table
 from probecache.store.importing.tables.text import read_lines
+from tests.running import run
 
 N = 12
 NAMES = [f"{'Käfer' if i % 2 else 'cat'}/{i}.png" for i in range(N)]
@@ -182,13 +183,6 @@ def test_lists_in_cells(store, tmp_path):
     assert (tags.kind, tags.names, tags.values[[0, 3]].tolist()) == ("labels", ("a", "b"), [[1, 1], [0, 0]])
     assert (box.kind, box.values[[0, 3]].tolist()) == ("numbers", [[1.5, 2], [3, 4]])
     assert np.flatnonzero(tags.labelled).tolist() == np.flatnonzero(box.labelled).tolist() == [0, 3]
-
-
-def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        pc.main([str(a) for a in arguments])
-    told = capsys.readouterr()
-    return stop.value.code, told.out, told.err
 
 
 def test_the_command_counts_what_matched(store, tmp_path, capsys):
