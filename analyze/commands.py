@@ -19,61 +19,97 @@ from probecache.analyze.arguments import (
 from probecache.analyze.probe_commands import fit, online_code, predict
 from probecache.store.choose import choose, choose_layers, split_names
 
+# Named here, since the module that has them loads torch.
+PICKED = (
+    "How neurons are picked: random, first, variance, variance-least, greedy, greedy-worst, pca, pca-least, "
+    "randproj or index:FILE  [random]"
+)
+
 
 def sweep(
-    store: str = typer.Argument(help="Store to read."),
-    out: Path = typer.Option(None, "--out", help="RESULTS folder; an existing one is continued."),
+    store: str = typer.Argument(metavar="STORE", help="Store to read: a folder or URL."),
+    out: Path = typer.Option(
+        None, "--out", help="RESULTS: the folder to write. If it exists, the sweep continues."
+    ),
     layer: list[str] = typer.Option(
-        None, "--layer", "--layers", help="Layers: a,b, repeated, or globs such as 'blocks.*'."
+        None, "--layer", "--layers", help="Layers: a,b or repeated; globs such as 'blocks.*'."
     ),
     target: list[str] = typer.Option(
-        None, "--target", help="What to predict: a,b, repeated, or globs  [label]"
+        None, "--target", help="What to predict: a,b or repeated; globs  [label]"
     ),
     train: str = typer.Option(None, "--train", help="Split to fit on, or a union a+b  [train]"),
     test: str = typer.Option(None, "--test", help="Split to score on  [test]"),
-    val: str = typer.Option(None, "--val", help="Split that chooses l2 auto."),
-    refit: str = typer.Option(None, "--refit", help="Where --val chose: train, or train+val  [train]"),
-    fractions: str = typer.Option(None, "--fractions", help="Comma list in (0, 1]."),
+    val: str = typer.Option(None, "--val", help="Split by whose scores --l2 auto chooses."),
+    refit: str = typer.Option(
+        None, "--refit", help="With --val, what the final fit uses: train or train+val  [train]"
+    ),
+    fractions: str = typer.Option(
+        None, "--fractions", help="Shares of the neurons to keep, in (0, 1]: 0.1,0.5,1."
+    ),
     shots: str = typer.Option(
-        None, "--shots", help="Training rows per class: 1,4,0.1,all (a share of them below 1)  [all]"
+        None, "--shots", help="Training rows per class, or a share of them: 1,4,0.1,all  [all]"
     ),
-    seeds: str = typer.Option(None, "--seeds", help="A count, or a comma list of seeds  [5]"),
-    selection: list[str] = typer.Option(
-        None, "--selection", help="How columns are picked; repeatable  [random]"
-    ),
-    probe: str = typer.Option(None, "--probe", help="logistic, ridge, knn or sgd  [logistic]"),
+    seeds: str = typer.Option(None, "--seeds", help="How many seeds, or which: 5, or 0,3,7  [5]"),
+    selection: list[str] = typer.Option(None, "--selection", help=PICKED),
+    probe: str = typer.Option(None, "--probe", help="Kind of probe: logistic, ridge, knn or sgd  [logistic]"),
     metric: list[str] = typer.Option(
-        None, "--metric", help="Beside accuracy: a,b or repeated; docs/metrics.md lists them."
+        None, "--metric", help="Metrics to add to accuracy, such as auroc,macro_f1: a,b or repeated."
     ),
     save_predictions: str = typer.Option(
-        None, "--save-predictions", help="Keep each test sample's class; =scores keeps its scores too."
+        None,
+        "--save-predictions",
+        help="Keep the class predicted for each test sample; =scores keeps its scores too.",
     ),
     groups: str = typer.Option(
-        None, "--groups", help="Target that says which test samples belong together, kept with predictions."
+        None, "--groups", help="Target that groups test samples, such as patients; kept with the predictions."
     ),
-    control: str = typer.Option(None, "--control", help="Labels that say nothing: shuffled or random."),
-    tol: float = typer.Option(None, "--tol", help="Relative gap at which a logistic probe has converged."),
-    l2: str = typer.Option(None, "--l2", help="Comma list of penalties, or auto  [1e-4]"),
-    l2_path: str = typer.Option(None, "--l2-path", help="What --l2 auto chooses from  [1e-6 to 10]"),
-    class_weight: str = typer.Option(None, "--class-weight", help="balanced, or cat=2,dog=0.5."),
-    solver: str = typer.Option(None, "--solver", help="auto, torch, sklearn or cuml  [auto]"),
+    control: str = typer.Option(
+        None, "--control", help="Control labels instead of the real ones: shuffled or random."
+    ),
+    tol: float = typer.Option(
+        None, "--tol", help="Relative gap of the objective at which a logistic probe stops  [5e-6]"
+    ),
+    l2: str = typer.Option(None, "--l2", help="Penalties: 1e-4,1e-2, or auto  [1e-4]"),
+    l2_path: str = typer.Option(
+        None, "--l2-path", help="Penalties that --l2 auto chooses from  [1e-6 to 10]"
+    ),
+    class_weight: str = typer.Option(
+        None, "--class-weight", help="Weights of the classes: balanced, or cat=2,dog=0.5."
+    ),
+    solver: str = typer.Option(
+        None, "--solver", help="What fits the probes: auto, torch, sklearn or cuml  [auto]"
+    ),
     standardize: bool = typer.Option(
-        None, "--standardize/--no-standardize", help="By train's moments  [yes]"
+        None,
+        "--standardize/--no-standardize",
+        help="Scale neurons by the training rows' standard deviation  [yes]",
     ),
-    preset: str = typer.Option(None, "--preset", help="A protocol: dinov3, clip or one-percent; flags win."),
-    config: Path = typer.Option(None, "--config", help="TOML or YAML file of these names; flags win."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
+    preset: str = typer.Option(
+        None, "--preset", help="A published protocol: dinov3, clip or one-percent; flags override it."
+    ),
+    config: Path = typer.Option(
+        None, "--config", help="TOML or YAML file of these settings; flags override it."
+    ),
+    device: str = typer.Option("auto", "--device", help="Where to compute: auto, cpu, cuda or cuda:N."),
     workers: int = typer.Option(None, "--workers", help="Worker processes on this machine."),
     scheduler: str = typer.Option(None, "--scheduler", help="Address of a running Dask scheduler."),
-    gpus: str = typer.Option(None, "--gpus", help="'all' or device numbers: one process each (dask-cuda)."),
+    gpus: str = typer.Option(None, "--gpus", help="GPUs, one process each (dask-cuda): all, or 0,1."),
     memory_limit: str = typer.Option(
-        None, "--memory-limit", help="For all of this machine's processes: 4GiB."
+        None, "--memory-limit", help="Memory for all processes of this machine, such as 4GiB."
     ),
-    performance_report: Path = typer.Option(None, "--performance-report", help="Dask's report, as HTML."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Print the cost and stop."),
-    max_hours: float = typer.Option(None, "--max-hours", help="Stop in time, whole blocks committed."),
+    performance_report: Path = typer.Option(
+        None, "--performance-report", help="File for Dask's performance report (HTML)."
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print what the sweep would cost, and stop."),
+    max_hours: float = typer.Option(
+        None, "--max-hours", help="Stop after so many hours; the same command continues."
+    ),
 ) -> int:
-    """Probe every layer x selection x fraction x seed x l2. A killed sweep goes on by the same command."""
+    """Fit probes over layers, fractions, seeds and penalties.
+
+    One for every combination of target, layer, selection, shots, fraction, seed and l2. The same command
+    continues a killed run.
+    """
     layers, targets = known_names(
         store, config, splits_named(train or "train", test or "test", val), layer, target
     )
@@ -112,20 +148,25 @@ def sweep(
 
 
 def cka(
-    store: str = typer.Argument(help="Store to read."),
+    store: str = typer.Argument(metavar="STORE", help="Store to read: a folder or URL."),
     layer: list[str] = typer.Option(
-        ..., "--layer", "--layers", help="Layers: a,b, repeated, or globs such as 'blocks.*'."
+        ..., "--layer", "--layers", help="Layers: a,b or repeated; globs such as 'blocks.*'."
     ),
-    split: str = typer.Option("test", "--split", help="Split."),
+    split: str = typer.Option("test", "--split", help="Split whose rows are compared."),
     fractions: str = typer.Option(
-        "0.01,0.02,0.05,0.1,0.2,0.5,1", "--fractions", help="Comma list in (0, 1]."
+        "0.01,0.02,0.05,0.1,0.2,0.5,1",
+        "--fractions",
+        help="Shares of the neurons to keep, in (0, 1]: 0.1,0.5,1.",
     ),
-    seeds: str = typer.Option("5", "--seeds", help="A count, or a comma list of seeds."),
+    seeds: str = typer.Option("5", "--seeds", help="How many seeds, or which: 5, or 0,3,7."),
     out: Path = typer.Option(
-        None, "--out", help="Folder to write, for `report`; with several layers, one in it for each."
+        None, "--out", help="Folder to write, for `report`; several layers get a folder each inside it."
     ),
 ) -> None:
-    """Linear CKA of random column subsets with the full layer, and of two subsets of one size."""
+    """Linear CKA of random subsets with the full layer.
+
+    And of two random subsets of one size.
+    """
     from probecache.store.reader import open_store
 
     opened = open_store(store)
@@ -149,20 +190,28 @@ def cka(
 
 
 def redundancy(
-    results: str = typer.Argument(help="RESULTS folder, or one that `cka --out` wrote."),
-    delta: str = typer.Option("0.9", "--delta", help="Comma list of shares of the full score to keep."),
-    keep: float = typer.Option(None, "--keep", help="Also find the smallest subset that keeps this share."),
+    results: str = typer.Argument(metavar="RESULTS", help="Folder that `sweep` or `cka` wrote."),
+    delta: str = typer.Option("0.9", "--delta", help="Shares of the full layer's score to keep: 0.9,0.95."),
+    keep: float = typer.Option(
+        None, "--keep", help="Also find the smallest single subset that keeps this share."
+    ),
     layer: list[str] = typer.Option(
-        None, "--layer", "--layers", help="Only these: a,b, repeated, or globs; one for --keep."
+        None, "--layer", "--layers", help="Only these layers: a,b or repeated; globs. --keep takes one."
     ),
-    target: list[str] = typer.Option(None, "--target", help="Only these, likewise."),
+    target: list[str] = typer.Option(None, "--target", help="Only these targets, likewise."),
     score: str = typer.Option(
-        None, "--score", help="A metric of the sweep  [accuracy; r2 of numbers; else cka]"
+        None, "--score", help="Metric of the sweep to judge by  [accuracy; r2 for numbers; else cka]"
     ),
-    indices: Path = typer.Option(None, "--indices", help="Write that subset's neurons, one a line."),
-    time: str = typer.Option(None, "--time", help="The store that was swept: time that subset's probe."),
+    indices: Path = typer.Option(None, "--indices", help="File for that subset's neurons, one a line."),
+    time: str = typer.Option(
+        None, "--time", help="The store that was swept: also time a probe on that subset."
+    ),
 ) -> None:
-    """Critical mass and DR of every layer, selection and l2, with intervals over seeds."""
+    """How few neurons keep a share of the full layer's score.
+
+    The critical mass is the smallest size that does, averaged over seeds; DR, diffused redundancy, is the
+    share of neurons beyond it. For every layer, selection and l2, with intervals over seeds.
+    """
     from probecache.analyze.findings.cli_output import find_subset, tell_redundancy, tell_subset
 
     subset = None
@@ -174,29 +223,41 @@ def redundancy(
 
 
 def critical(
-    store: str = typer.Argument(help="Store to read."),
+    store: str = typer.Argument(metavar="STORE", help="Store to read: a folder or URL."),
     layer: list[str] = typer.Option(
-        ..., "--layer", "--layers", help="Layers: a,b, repeated, or globs such as 'blocks.*'."
+        ..., "--layer", "--layers", help="Layers: a,b or repeated; globs such as 'blocks.*'."
     ),
     train: str = typer.Option("train", "--train", help="Split to fit on."),
     test: str = typer.Option("test", "--test", help="Split to score on."),
-    delta: str = typer.Option("0.9", "--delta", help="Comma list of shares of the full score to keep."),
-    precision: float = typer.Option(0.01, "--precision", help="Step between sizes, as a share of the layer."),
-    seeds: str = typer.Option("5", "--seeds", help="A count, or a comma list of seeds."),
-    probe: str = typer.Option("logistic", "--probe", help="logistic, ridge, knn or sgd."),
-    l2: str = typer.Option("1e-4", "--l2", help="Comma list of penalties, or auto."),
-    selection: list[str] = typer.Option(None, "--selection", help="How columns are picked  [random]"),
-    target: list[str] = typer.Option(None, "--target", help="What is predicted  [label]"),
-    shots: str = typer.Option(None, "--shots", help="Comma list of training rows per class, or all."),
-    score: str = typer.Option(
-        None, "--score", help="A metric, cka or cka_debiased  [accuracy; r2 of numbers]"
+    delta: str = typer.Option("0.9", "--delta", help="Shares of the full layer's score to keep: 0.9,0.95."),
+    precision: float = typer.Option(
+        0.01, "--precision", help="Step between the sizes searched, as a share of the layer."
     ),
-    out: Path = typer.Option(None, "--out", help="RESULTS folder; an existing one is continued."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
+    seeds: str = typer.Option("5", "--seeds", help="How many seeds, or which: 5, or 0,3,7."),
+    probe: str = typer.Option("logistic", "--probe", help="Kind of probe: logistic, ridge, knn or sgd."),
+    l2: str = typer.Option("1e-4", "--l2", help="Penalties: 1e-4,1e-2, or auto."),
+    selection: list[str] = typer.Option(None, "--selection", help=PICKED),
+    target: list[str] = typer.Option(
+        None, "--target", help="What to predict: a,b or repeated; globs  [label]"
+    ),
+    shots: str = typer.Option(
+        None, "--shots", help="Training rows per class, or a share of them: 1,4,0.1,all  [all]"
+    ),
+    score: str = typer.Option(
+        None, "--score", help="Metric to judge by, or cka or cka_debiased  [accuracy; r2 for numbers]"
+    ),
+    out: Path = typer.Option(
+        None, "--out", help="RESULTS: the folder to write. If it exists, the sweep continues."
+    ),
+    device: str = typer.Option("auto", "--device", help="Where to compute: auto, cpu, cuda or cuda:N."),
     workers: int = typer.Option(None, "--workers", help="Worker processes on this machine."),
     scheduler: str = typer.Option(None, "--scheduler", help="Address of a running Dask scheduler."),
 ) -> None:
-    """Critical mass to a precision, by probes that close in on it. A killed search goes on by its command."""
+    """Search for the critical mass, fitting few probes.
+
+    The smallest number of neurons that keeps a share of the score, to a precision that you choose. The same
+    command continues a killed search.
+    """
     from probecache.store.reader import open_store
 
     opened, splits = (
@@ -236,24 +297,29 @@ def critical(
 
 
 def compare(
-    a: str = typer.Argument(help="RESULTS of a sweep with --save-predictions."),
-    b: str = typer.Argument(help="RESULTS to compare them with; may be the same."),
-    target: str = typer.Option(None, "--target", help="One for both, or A,B."),
+    a: str = typer.Argument(metavar="A", help="RESULTS of a sweep with --save-predictions."),
+    b: str = typer.Argument(metavar="B", help="RESULTS to compare with A; may be the same."),
+    target: str = typer.Option(None, "--target", help="Only this target; or A,B, one for each side."),
     layer: str = typer.Option(
-        None, "--layer", "--layers", help="One or a glob for both, or A,B: two layers are compared."
+        None, "--layer", "--layers", help="Only this layer, or a glob; or A,B, one for each side."
     ),
-    selection: str = typer.Option(None, "--selection", help="One for both, or A,B."),
-    shots: str = typer.Option(None, "--shots", help="One for both, or A,B."),
-    fraction: str = typer.Option(None, "--fraction", help="One for both, or A,B."),
-    l2: str = typer.Option(None, "--l2", help="One for both, or A,B."),
-    pairs: str = typer.Option(None, "--pairs", help="A dimension: each value of A with each later one of B."),
+    selection: str = typer.Option(None, "--selection", help="Only this selection; or A,B."),
+    shots: str = typer.Option(None, "--shots", help="Only these shots; or A,B."),
+    fraction: str = typer.Option(None, "--fraction", help="Only this fraction; or A,B."),
+    l2: str = typer.Option(None, "--l2", help="Only this l2; or A,B."),
+    pairs: str = typer.Option(
+        None, "--pairs", help="A dimension, such as layer: compare all pairs of its values."
+    ),
     groups: Path = typer.Option(
-        None, "--groups", help="CSV: sample, group. Resampled as wholes  [those of the sweep]"
+        None, "--groups", help="CSV of sample,group: whole groups are resampled  [those of the sweep]"
     ),
-    bootstrap: int = typer.Option(5000, "--bootstrap", help="Resamples."),
+    bootstrap: int = typer.Option(5000, "--bootstrap", help="Number of bootstrap resamples."),
     out: Path = typer.Option(None, "--out", help="Folder to write, or FILE.csv."),
 ) -> None:
-    """Paired tests of two sweeps' probes on the same test samples: A's accuracy less B's."""
+    """Test two sweeps' probes on the same test samples.
+
+    Prints the accuracy of A minus that of B, with intervals and p values.
+    """
     from probecache.analyze.comparison.cli_output import compare_results
 
     chosen = {"layer": layer, "selection": selection, "shots": shots, "fraction": fraction, "l2": l2}
@@ -262,14 +328,23 @@ def compare(
 
 
 def report(
-    results: list[str] = typer.Argument(help="RESULTS folders, and CKA folders beside them."),
-    out: Path = typer.Option(..., "--out", help="Folder for index.html, figures and tables."),
-    delta: float = typer.Option(0.9, "--delta", help="Share of the full accuracy that DR keeps."),
+    results: list[str] = typer.Argument(metavar="RESULTS...", help="Folders that `sweep` or `cka` wrote."),
+    out: Path = typer.Option(..., "--out", help="Folder to write index.html, figures and tables to."),
+    delta: float = typer.Option(
+        0.9, "--delta", help="Share of the full layer's accuracy that DR is to keep."
+    ),
     title: str = typer.Option(None, "--title", help="Title of the page."),
-    name: list[str] = typer.Option(None, "--name", help="What to call each RESULTS, in their order."),
-    task: list[str] = typer.Option(None, "--task", help="Task of each RESULTS; those of one are compared."),
+    name: list[str] = typer.Option(
+        None, "--name", help="Name of each RESULTS in the report, in their order."
+    ),
+    task: list[str] = typer.Option(
+        None, "--task", help="Task of each RESULTS; those with the same task are compared."
+    ),
 ) -> None:
-    """One HTML page that opens offline, the same figures for print, the tables as CSV."""
+    """Write a report: an HTML page, figures and tables.
+
+    The page works offline; figures are SVG, PNG and PDF, tables CSV.
+    """
     from probecache.analyze.report.write import report_files
 
     page = report_files(

@@ -10,22 +10,31 @@ from probecache.store.choose import choose, choose_layer, choose_layers, require
 
 
 def fit(
-    store: str = typer.Argument(help="Store to read."),
-    layer: str = typer.Option(..., "--layer", "--layers", help="Layer, or a glob that means one."),
+    store: str = typer.Argument(metavar="STORE", help="Store to read: a folder or URL."),
+    layer: str = typer.Option(..., "--layer", "--layers", help="Layer, or a glob that matches one."),
     out: Path = typer.Option(..., "--out", help="File to write: PROBE.safetensors."),
-    train: str = typer.Option("train", "--train", help="Split to fit on, or a+b."),
-    target: str = typer.Option("label", "--target", help="What is predicted."),
+    train: str = typer.Option("train", "--train", help="Split to fit on, or a union a+b."),
+    target: str = typer.Option("label", "--target", help="What to predict."),
     l2: str = typer.Option("1e-4", "--l2", help="Penalty, or auto."),
-    fraction: float = typer.Option(1.0, "--fraction", help="Share of the neurons, in (0, 1]."),
-    seed: int = typer.Option(0, "--seed", help="Draws the neurons, and the rows where --shots are few."),
-    selection: str = typer.Option("random", "--selection", help="How neurons are picked."),
-    shots: str = typer.Option("all", "--shots", help="Rows per class, a share of them, or all."),
-    probe: str = typer.Option("logistic", "--probe", help="logistic, ridge or sgd."),
-    class_weight: str = typer.Option(None, "--class-weight", help="balanced, or cat=2,dog=0.5."),
-    standardize: bool = typer.Option(True, "--standardize/--no-standardize", help="By train's moments."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
+    fraction: float = typer.Option(1.0, "--fraction", help="Share of the neurons to keep, in (0, 1]."),
+    seed: int = typer.Option(0, "--seed", help="Draws the neurons, and the rows of --shots."),
+    selection: str = typer.Option("random", "--selection", help="How neurons are picked, as in `sweep`."),
+    shots: str = typer.Option("all", "--shots", help="Training rows per class, a share of them, or all."),
+    probe: str = typer.Option("logistic", "--probe", help="Kind of probe: logistic, ridge or sgd."),
+    class_weight: str = typer.Option(
+        None, "--class-weight", help="Weights of the classes: balanced, or cat=2,dog=0.5."
+    ),
+    standardize: bool = typer.Option(
+        True,
+        "--standardize/--no-standardize",
+        help="Scale neurons by the training rows' standard deviation.",
+    ),
+    device: str = typer.Option("auto", "--device", help="Where to compute: auto, cpu, cuda or cuda:N."),
 ) -> None:
-    """Fit one probe of a sweep's coordinates and keep its weights, for `predict` or your own code."""
+    """Fit one probe and keep its weights.
+
+    The probe that a sweep fits at these settings, for `predict` or your own code.
+    """
     from probecache.store.reader import open_store
 
     opened, splits = open_store(store), splits_named(train)
@@ -58,13 +67,16 @@ def fit(
 
 
 def predict(
-    probe: Path = typer.Argument(help="File that `probecache fit` wrote."),
-    store: str = typer.Argument(help="Store to read."),
+    probe: Path = typer.Argument(metavar="PROBE", help="File that `probecache fit` wrote."),
+    store: str = typer.Argument(metavar="STORE", help="Store to read: a folder or URL."),
     split: str = typer.Option(..., "--split", help="Split to predict."),
-    out: Path = typer.Option(..., "--out", help="FILE.csv or FILE.parquet."),
-    layer: str = typer.Option(None, "--layer", "--layers", help="Layer  [the probe's own]"),
+    out: Path = typer.Option(..., "--out", help="File to write: FILE.csv or FILE.parquet."),
+    layer: str = typer.Option(None, "--layer", "--layers", help="Layer to read  [the probe's own]"),
 ) -> None:
-    """Predict a split with a fitted probe: a row per sample, with its name."""
+    """Predict a split with a fitted probe.
+
+    Writes a table with one row per sample.
+    """
     from probecache.store.reader import open_store
 
     opened = open_store(store)
@@ -85,19 +97,28 @@ def predict(
 
 
 def online_code(
-    store: str = typer.Argument(help="Store to read."),
+    store: str = typer.Argument(metavar="STORE", help="Store to read: a folder or URL."),
     layer: list[str] = typer.Option(
-        ..., "--layer", "--layers", help="Layers: a,b, repeated, or globs such as 'blocks.*'."
+        ..., "--layer", "--layers", help="Layers: a,b or repeated; globs such as 'blocks.*'."
     ),
-    train: str = typer.Option("train", "--train", help="Split whose labels are coded, or a+b."),
-    target: list[str] = typer.Option(None, "--target", help="Whose labels: names or globs  [label]"),
-    shares: str = typer.Option(None, "--shares", help="Comma list of rising shares of the rows, the last 1."),
+    train: str = typer.Option("train", "--train", help="Split whose labels are coded, or a union a+b."),
+    target: list[str] = typer.Option(
+        None, "--target", help="Targets to code: a,b or repeated; globs  [label]"
+    ),
+    shares: str = typer.Option(
+        None, "--shares", help="Growing shares of the rows to train on, the last 1: 0.01,0.1,1."
+    ),
     l2: float = typer.Option(1e-4, "--l2", help="Penalty of every probe."),
     seed: int = typer.Option(0, "--seed", help="Draws the order of the rows."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:N."),
-    out: Path = typer.Option(None, "--out", help="FILE.csv or FILE.parquet: a row per layer and target."),
+    device: str = typer.Option("auto", "--device", help="Where to compute: auto, cpu, cuda or cuda:N."),
+    out: Path = typer.Option(
+        None, "--out", help="FILE.csv or FILE.parquet to write: a row per layer and target."
+    ),
 ) -> None:
-    """Code length of the labels given each layer, in bits: accuracy and the data it took, in one number."""
+    """Code length of the labels given each layer, in bits.
+
+    It combines a probe's accuracy and the data needed for it (Voita and Titov 2020).
+    """
     from probecache.store.reader import open_store
 
     opened, splits = open_store(store), splits_named(train)

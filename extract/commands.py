@@ -15,7 +15,7 @@ Model = Annotated[
 ]
 ModelKwargs = Annotated[
     list[str] | None,
-    typer.Option("--model-kwargs", help="NAME=VALUE ..., handed to timm.create_model."),
+    typer.Option("--model-kwargs", help="NAME=VALUE ..., passed to timm.create_model."),
 ]
 Layers = Annotated[
     list[str] | None,
@@ -30,14 +30,19 @@ _SEVERAL = ("--mean", "--std", "--model-kwargs")
 
 def layers(
     model: Model,
-    pool: Annotated[list[str] | None, typer.Option(help="avg, max, cls, cls+avg, flatten or none.")] = None,
+    pool: Annotated[
+        list[str] | None, typer.Option(help="Pooling: avg (default), max, cls, cls+avg, flatten or none.")
+    ] = None,
     layer: Layers = None,
-    every: Annotated[bool, typer.Option("--all", help="Every module, not only the blocks.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every module, not only the blocks.")] = False,
     img_size: ImgSize = None,
     model_kwargs: ModelKwargs = None,
-    dtype: Annotated[str, typer.Option(help="Stored: float16, bfloat16 or float32.")] = "float16",
+    dtype: Annotated[str, typer.Option(help="Type to store: float16, bfloat16 or float32.")] = "float16",
 ) -> None:
-    """List a model's layers: name, output, pooled shape and stored bytes per image."""
+    """List a model's layers.
+
+    With name, output, pooled shape and stored bytes per image.
+    """
     from probecache.extract.list_layers import list_layers, print_layers
 
     rows = list_layers(
@@ -55,91 +60,103 @@ def layers(
 def extract(
     model: Model,
     out: Annotated[
-        str, typer.Option(help="The store: a folder or fsspec URL. An existing one is continued.")
+        str, typer.Option(help="Store to write: a folder or fsspec URL. If it exists, it is continued.")
     ],
     dataset: Annotated[
-        str, typer.Option(help="timm spec (torch/cifar10, wds/..., hfds/...); empty: folder or .tar.")
+        str,
+        typer.Option(
+            help="timm spec (torch/cifar10, wds/..., hfds/...); if empty, --data-dir is a folder or .tar."
+        ),
     ] = "",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder or .tar of class folders, or the spec's root.")
+        Path | None, typer.Option(help="Folder or .tar of class folders; with --dataset, its root.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split to read, and its name in the store.")] = "train",
     layers: Layers = None,
     pool: Annotated[
-        list[str] | None, typer.Option(help="avg (default), max, cls, cls+avg, flatten, none.")
+        list[str] | None, typer.Option(help="Pooling: avg (default), max, cls, cls+avg, flatten or none.")
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option(help="Pretrained weights, or random ones made under --seed.")
+        bool, typer.Option(help="Pretrained weights, or random ones drawn by --seed.")
     ] = True,
-    checkpoint: Annotated[str | None, typer.Option(help="Weights: .safetensors or .pth.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="File of weights: .safetensors or .pth.")] = None,
     model_kwargs: ModelKwargs = None,
-    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws random weights.")] = 0,
     batch_size: Annotated[
         str, typer.Option("--batch-size", "-b", help="Images per forward pass, or auto.")
     ] = "auto",
-    workers: Annotated[int | None, typer.Option("--workers", "-j", help="Processes that decode.")] = None,
-    decoder: Annotated[str, typer.Option(help="Of image files: pillow or torchcodec.")] = "pillow",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-j", help="Processes that decode images. Default: by the cores."),
+    ] = None,
+    decoder: Annotated[str, typer.Option(help="What decodes image files: pillow or torchcodec.")] = "pillow",
+    device: Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes on this machine, one device each.")] = 1,
-    dtype: Annotated[str, typer.Option(help="Stored: float16, bfloat16 or float32.")] = "float16",
-    amp_dtype: Annotated[str, typer.Option(help="Computed: auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Type to store: float16, bfloat16 or float32.")] = "float16",
+    amp_dtype: Annotated[
+        str, typer.Option(help="Type to compute in: auto, float32, bfloat16 or float16.")
+    ] = "auto",
     channels_last: Annotated[
         bool | None,
-        typer.Option("--channels-last/--no-channels-last", help="Default: by the kind of network."),
+        typer.Option("--channels-last/--no-channels-last", help="Memory format. Default: on for convnets."),
     ] = None,
     torchcompile: Annotated[
-        str | None, typer.Option(help="Compile with this backend; alone, with inductor.")
+        str | None, typer.Option(help="Compile the model with this backend (inductor if none is named).")
     ] = None,
     img_size: ImgSize = None,
     in_chans: Annotated[
         int | None, typer.Option(help="Channels of the images. Default: the model's.")
     ] = None,
     crop_pct: Annotated[float | None, typer.Option(help="Share of the resized image that is kept.")] = None,
-    crop_mode: Annotated[str | None, typer.Option(help="center, squash or border.")] = None,
-    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic, ...")] = None,
-    mean: Annotated[list[float] | None, typer.Option(help="Per channel, in [0, 1].")] = None,
-    std: Annotated[list[float] | None, typer.Option(help="Per channel, in [0, 1].")] = None,
-    rows: Annotated[str | None, typer.Option(help="a:b, these rows only; whole shards.")] = None,
-    limit: Annotated[int | None, typer.Option(help="The first N images only.")] = None,
+    crop_mode: Annotated[str | None, typer.Option(help="How to crop: center, squash or border.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="How to resize: bilinear, bicubic, ...")] = None,
+    mean: Annotated[list[float] | None, typer.Option(help="Mean per channel, for pixels in [0, 1].")] = None,
+    std: Annotated[list[float] | None, typer.Option(help="Standard deviation per channel.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Extract only rows a:b, in whole shards.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Extract only the first N images.")] = None,
     shard_rows: Annotated[
         int | None,
-        typer.Option(help="Rows per shard, the unit of commitment. Default: the store's, or 8192."),
+        typer.Option(help="Rows per shard, the unit that is committed. Default: the store's, or 8192."),
     ] = None,
-    compression: Annotated[str | None, typer.Option(help="zstd; default none.")] = None,
+    compression: Annotated[str | None, typer.Option(help="zstd; default: none.")] = None,
     allow_failed: Annotated[
-        bool, typer.Option("--allow-failed", help="Exit 0 in spite of unreadable images.")
+        bool, typer.Option("--allow-failed", help="Exit 0 even if images cannot be read.")
     ] = False,
     allow_saturated: Annotated[
         bool, typer.Option("--allow-saturated", help="Store float16 overflow instead of refusing it.")
     ] = False,
     download: Annotated[
-        bool, typer.Option("--dataset-download", help="Let the data set fetch itself.")
+        bool, typer.Option("--dataset-download", help="Let the data set download itself.")
     ] = False,
     split_folders: Annotated[
         bool | None,
         typer.Option(
             "--split-folders/--no-split-folders",
-            help="Folders named like splits are splits, or classes. Default: where it is plain.",
+            help="Whether folders named like splits are splits or classes. Default: told from the folders.",
         ),
     ] = None,
     class_from: Annotated[
-        str, typer.Option(help="A class is its leaf folder, the top one, or the path. Default: auto.")
+        str, typer.Option(help="Which folder names the class: leaf, top, path or auto.")
     ] = "auto",
-    input_key: Annotated[str | None, typer.Option(help="Column of the image, where it is not plain.")] = None,
+    input_key: Annotated[str | None, typer.Option(help="Column of the image, if it is not obvious.")] = None,
     target_key: Annotated[
-        str | None, typer.Option(help="Column of the label, or none, where it is not plain.")
+        str | None, typer.Option(help="Column of the label, if it is not obvious; or none.")
     ] = None,
     content: Annotated[
-        str, typer.Option(help="Digest of the images: auto (all bytes up to 1 GiB), or all.")
+        str, typer.Option(help="What the digest of the images covers: auto (all bytes up to 1 GiB) or all.")
     ] = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Sizes, time and room on disk; writes nothing.")
+        bool, typer.Option("--dry-run", help="Print sizes, time and room on disk; write nothing.")
     ] = False,
     max_hours: Annotated[
-        float | None, typer.Option("--max-hours", help="Stop in time, whole shards committed.")
+        float | None,
+        typer.Option("--max-hours", help="Stop after so many hours; the same command continues."),
     ] = None,
 ) -> None:
-    """Run a frozen backbone over images and store activations; the same command continues a killed run."""
+    """Run a frozen backbone over images and store activations.
+
+    The same command continues a killed run.
+    """
     options: dict[str, Any] = {
         "model": model,
         "dataset": dataset,

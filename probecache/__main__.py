@@ -73,10 +73,9 @@ def _app() -> Any:
 
 
 def demo(out: Path = Path("demo")) -> None:
-    """Images to a finding on scikit-learn's digits: extract, sweep, redundancy, report.
+    """From images to a report, on scikit-learn's digits.
 
-    Each step is the command that a user would type, run as a process of its own: the analysis has only the
-    store to read.
+    Extract, sweep, redundancy, report: each step is a command that you could type, and is printed.
     """
     from probecache.extract.digits import write_digits
 

@@ -12,10 +12,15 @@ from probecache.store.importing import commands as importing
 
 def info(
     context: typer.Context,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A store, or RESULTS of a sweep or cka.")],
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="A store, or RESULTS that `sweep` or `cka` wrote.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a store's splits, layers, targets and fingerprint, or what RESULTS hold of which sweep."""
+    """Show what a store or RESULTS hold.
+
+    The splits, layers, targets and fingerprint of a store, or the plan and the state of a sweep.
+    """
     from probecache.store.info import describe, print_description
     from probecache.store.reader import open_store
 
@@ -31,11 +36,15 @@ def info(
 
 def verify(
     context: typer.Context,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A store, or RESULTS of a sweep or cka.")],
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="A store, or RESULTS that `sweep` or `cka` wrote.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    recompute: Annotated[int, typer.Option(min=0, help="Also run the backbone on N random rows.")] = 0,
+    recompute: Annotated[
+        int, typer.Option(min=0, help="Also run the backbone again on N random rows and compare.")
+    ] = 0,
 ) -> int:
-    """Read every byte and name what is damaged or missing; exit 1 if anything is."""
+    """Read every byte and name what is damaged or missing. The exit code is 1 if anything is."""
     from probecache.store.reader import open_store
     from probecache.store.verification.verify import verify as check
 
@@ -94,7 +103,10 @@ def repair(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Drop exactly what is damaged, so that the command that wrote the store writes only that again."""
+    """Drop the damaged shards of a store.
+
+    The command that wrote them then writes exactly those again.
+    """
     from probecache.store.verification.repair import repair as mend
 
     damages = mend(store)
@@ -112,13 +124,18 @@ def repair(
 
 def subset(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
-    indices: Annotated[Path, typer.Option("--indices", help="Neurons to keep: text or .npy.")],
+    indices: Annotated[
+        Path, typer.Option("--indices", help="File of the neurons to keep: text, one a line, or .npy.")
+    ],
     out: Annotated[str, typer.Option("--out", help="Store to write.")],
     layer: Annotated[
-        str | None, typer.Option("--layer", "--layers", help="Layer (needed where there are several).")
+        str | None, typer.Option("--layer", "--layers", help="Layer; needed if the store has several.")
     ] = None,
 ) -> None:
-    """Write a store that holds only some columns of one layer, for every split."""
+    """Write a store with only some neurons of one layer.
+
+    For every split of the store.
+    """
     from probecache.store.reader import open_store
     from probecache.store.writing.subset import only_layer, read_indices, write_subset
 

@@ -24,24 +24,32 @@ def import_files(
     ],
     labels: Annotated[
         str | None,
-        typer.Option("--labels", help="FILE[:COLUMN], (samples,) integers or texts; also .csv .tsv .jsonl."),
+        typer.Option(
+            "--labels", help="FILE[:COLUMN] of integers or texts, one per sample; also .csv .tsv .jsonl."
+        ),
     ] = None,
     samples: Annotated[
         str | None,
-        typer.Option(help="What identifies the rows: FILE[:COLUMN] as for labels, or a text file of lines."),
+        typer.Option(help="Names of the rows: FILE[:COLUMN] as for labels, or a text file of lines."),
     ] = None,
     class_names: Annotated[Path | None, typer.Option(help="Text file: one class name per line.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float16, bfloat16 or float32 (default: as it is).")
     ] = None,
-    rows: Annotated[str | None, typer.Option(help="a:b, whole shards: write only these rows.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Write only rows a:b, in whole shards.")] = None,
     shard_rows: Annotated[int | None, typer.Option(help="Rows per shard (default 8192).")] = None,
-    compression: Annotated[str | None, typer.Option(help="zstd, or nothing.")] = None,
+    compression: Annotated[str | None, typer.Option(help="zstd; default: none.")] = None,
     allow_saturated: Annotated[
-        bool, typer.Option("--allow-saturated", help="Keep non-finite values.")
+        bool,
+        typer.Option(
+            "--allow-saturated", help="Store values that overflow float16, instead of refusing them."
+        ),
     ] = False,
 ) -> None:
-    """Put features in files into a store, as one layer of one split; larger than memory, bit by bit."""
+    """Import features from files as a layer of a split.
+
+    Bit for bit; the files may be larger than memory.
+    """
     from probecache.store.choose import parse_rows
     from probecache.store.importing.features import import_features
     from probecache.store.importing.labels import read_names
@@ -76,26 +84,36 @@ def _lines(path: Path, what: str) -> list[str]:
 
 def target(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")],
-    split: Annotated[str, typer.Option("--split", help="Name of the split whose rows are labelled.")],
-    source: Annotated[Path, typer.Option("--from", help="CSV, TSV, parquet, JSON lines, .npy or .npz.")],
+    split: Annotated[str, typer.Option("--split", help="Split whose rows get the labels.")],
+    source: Annotated[
+        Path, typer.Option("--from", help="File of labels: CSV, TSV, parquet, JSON lines, .npy or .npz.")
+    ],
     key: Annotated[str | None, typer.Option(help="Column that holds sample names (default: sample).")] = None,
     name: Annotated[
         list[str] | None,
         typer.Option(
-            help="COLUMN (a,b or a pattern), NAME=COLUMN, or NAME=A,B for several at once (default: all)."
+            help="COLUMN (a,b or a pattern), NAME=COLUMN, or NAME=A,B for several labels (default: all)."
         ),
     ] = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="classes, labels or numbers, or NAME=KIND (default: by the cells)."),
+        typer.Option(help="classes, labels or numbers, or NAME=KIND (default: as the cells suggest)."),
     ] = None,
     by_position: Annotated[
-        bool, typer.Option("--by-position", help="Rows of the file are the split's, in order.")
+        bool,
+        typer.Option(
+            "--by-position", help="Match rows by position: those of the file are the split's, in order."
+        ),
     ] = False,
-    encoding: Annotated[str | None, typer.Option(help="Of a text file (default UTF-8, or its mark).")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Put it in place of one that differs.")] = False,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of a text file (default: its byte order mark, or UTF-8).")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a stored target that differs.")] = False,
 ) -> None:
-    """Label a split's rows anew from a file, matched by sample name; several targets at once."""
+    """Store more labels for a split's rows.
+
+    From a file whose rows are matched by sample name; several targets at once.
+    """
     from probecache.store.importing.label_file import LabelFile, write_label_file
 
     kinds = {k.rpartition("=")[0]: k.rpartition("=")[2] for k in kind or ()}
