@@ -192,6 +192,8 @@ def load_probe(path: str | Path) -> FittedProbe:
 
     path = Path(path).expanduser()
     require_readable(path, "probe")  # the library would wait for a FIFO
+    if path.is_dir():
+        raise InputError(f"got {path}, which is a folder; give a file of probecache fit")
     try:
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}

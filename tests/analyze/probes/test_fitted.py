@@ -226,7 +226,7 @@ def test_what_is_no_probe_is_refused(tmp_path):
     for path, says in (
         (tmp_path / "other.safetensors", "holds no probe"),
         (tmp_path / "none.safetensors", "cannot be read"),
-        (tmp_path, "cannot be read|no probe file"),
+        (tmp_path, "which is a folder; give a file of probecache fit"),
         ("~/probes/p.safetensors", f"got {os.path.expanduser('~')}/probes/p.safetensors, which cannot"),
     ):
         with pytest.raises(pc.InputError, match=says):
