@@ -56,6 +56,11 @@ def lock(path: Path) -> int:
             raise InputError(
                 f"{path} is being written by {owner}; wait for it, or give another --out"
             ) from None
+        except OSError as error:
+            unlock(path, handle)
+            raise InputError(
+                f"{path} lies on a file system that locks no files ({error.strerror}); give another --out"
+            ) from None
         try:
             # the last owner may have removed the file between our open and our lock: then lock the new one
             if os.stat(file).st_ino == os.fstat(handle).st_ino:

@@ -246,3 +246,17 @@ def test_the_folder_that_a_command_runs_in_is_not_replaced(store, tmp_path, monk
     assert (pc.sweep(store, **PLAN, out=".")["state"] == 1).all()  # nothing is left to do
     with pytest.raises(InputError, match="run it from another folder"):
         pc.sweep(store, **MORE, out=".")
+
+
+def test_a_file_system_without_locks_is_said_and_nothing_is_left(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("fcntl.flock", lambda handle, _: opened.append(handle) or _no_locks())
+    with pytest.raises(InputError, match=r"locks no files \(No locks available\)"):
+        lock(tmp_path / "r")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
+    assert not list(tmp_path.iterdir())
+
+
+def _no_locks():
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
