@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from probecache.analyze.findings.chance_level import at_chance
@@ -71,13 +72,13 @@ def tell_redundancy(
         for delta in deltas:
             at = found.sel({**where, "delta": delta})
             mass = float(at["critical_mass"])
-            if mass != mass:  # NaN: no measured size reaches delta, or there is nothing to reach
+            if np.isnan(mass):  # no measured size reaches delta, or there is nothing to reach
                 whole = float(_at(found["full_score"], where))
                 reason = "not reached" if whole > 0 else "not above 0" if whole <= 0 else "not measured"
                 print(f"{delta:6g} {scores} {reason:>14} {'':6}  {'':16} {name}")
                 continue
             low, high = float(at["dr_low"]), float(at["dr_high"])
-            interval = f"{low:.3f} to {high:.3f}" if low == low else "one seed"
+            interval = "one seed" if np.isnan(low) else f"{low:.3f} to {high:.3f}"
             print(f"{delta:6g} {scores} {mass:14.0f} {float(at['dr']):6.3f}  {interval:16} {name}")
 
 

@@ -95,7 +95,8 @@ def geometry(
         coords={"layer": np.asarray(names, dtype=np.dtypes.StringDType())},
     )
     out["neurons"] = ("layer", [opened.shape(split, name)[1] for name in names], {"units": "neurons"})
-    classes = len(np.unique(np.asarray(opened.labels(split))[np.asarray(opened.labels(split)) >= 0]))
+    labels = np.asarray(opened.labels(split))
+    classes = len(np.unique(labels[labels >= 0]))
     if classes > 1:
         about = "order of the neurons that suffice to read the classes linearly, without its constant"
         out["coding_neurons"] = ((), coding_bound(classes)[1], {"long_name": about, "units": "neurons"})

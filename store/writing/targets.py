@@ -124,7 +124,8 @@ def _other_values(files: Files, stored: TargetArray, target: Target) -> Fingerpr
         if isinstance(values, BadChunk):
             continue
         given = target.values[shard.start : shard.start + len(values)].reshape(len(values), -1)
-        rows = np.flatnonzero(~((values == given) | ((values != values) & (given != given))).all(axis=1))
+        alike = (values == given) | (np.isnan(values) & np.isnan(given))
+        rows = np.flatnonzero(~alike.all(axis=1))
         if len(rows):
             old, new = values[rows[0]].tolist(), given[rows[0]].tolist()
             where = f", first in row {shard.start + rows[0]}: stored {old!r:.80}, given {new!r:.80}"

@@ -1,5 +1,6 @@
 """What `probecache critical` prints: a line per cell and delta, and what it took."""
 
+import numpy as np
 import xarray as xr
 
 
@@ -14,7 +15,7 @@ def tell_critical(found: xr.Dataset) -> str:
         for delta in found["delta"].values:
             at = cell.sel(delta=delta)
             low, high = float(at["critical_mass_low"]), float(at["critical_mass_high"])
-            known = low == low
+            known = not np.isnan(low)
             span = f"{low:.0f} to {high:.0f}" if known else "one seed"
             dr = f"{float(at['dr_low']):.3f} to {float(at['dr_high']):.3f}" if known else ""
             lines.append(
