@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 from distributed import Client, LocalCluster
+from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.security import Security
 
 from probecache.store.errors import InputError, ProbecacheError, first_line
@@ -117,6 +118,14 @@ def _connect_to(address: str) -> Client:
                 f"got --scheduler {address} without certificates; set distributed.comm.tls.ca-file and "
                 "distributed.comm.tls.client.cert and .key in Dask's configuration (docs/sweeps.md)"
             )
+    try:  # before there is a client, which would wait 10 s for itself and print a traceback as it goes
+        scheme, place = parse_address(address)
+        if scheme in ("tcp", "tls"):
+            parse_host_port(place)
+    except ValueError as error:
+        raise InputError(
+            f"got --scheduler {address} ({first_line(error)}); needed: tcp://HOST:PORT"
+        ) from None
     try:
         return Client(address, timeout="5s", set_as_default=False, security=security)
     except (OSError, ValueError, TypeError) as error:

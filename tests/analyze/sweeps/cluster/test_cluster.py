@@ -190,6 +190,7 @@ def test_a_second_writer_of_the_same_results_is_refused(store, tmp_path):
         (["--gpus", "all"], "got --gpus all, and this machine has no CUDA device"),
         (["--workers", "0"], "got --workers 0; allowed: 1 or more"),
         (["--scheduler", "tcp://127.0.0.1:9"], "got --scheduler tcp://127.0.0.1:9, which does not answer"),
+        (["--scheduler", "nowhere"], "got --scheduler nowhere (missing port number in address 'nowhere')"),
         (["--memory-limit", "lots"], "got --memory-limit 'lots'"),
         (["--fractions", "0,1"], "got fraction 0; allowed: above 0, up to 1"),
         (["--seeds", "many"], "got seeds 'many'"),
