@@ -18,6 +18,7 @@ from probecache.analyze.similarity.kernels import centred_rows, cka_of_orders, s
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.sweep import Running, run_plan
 from probecache.analyze.sweeps.worker import Cache
+from probecache.analyze.tasks.shots import ALL
 from probecache.store.errors import ProbecacheError
 from probecache.store.reader import Store
 
@@ -61,15 +62,16 @@ class Probes:
     score: str = "accuracy"
 
     def search(self, size: int, seeds: Sequence[int], deltas: tuple[float, ...], confidence: float) -> Search:
-        # a selection that draws nothing is the same subset for every seed, unless the rows are drawn
-        drawn = bool(set(self.plan.selection) & set(SEEDED)) or self._draws_rows
+        # a selection that draws nothing is the same subset for every seed, unless something else is drawn
+        drawn = bool(set(self.plan.selection) & set(SEEDED)) or self._redrawn
         count = len(seeds) if drawn else 1
-        alike = claims(self.plan.kind, "order_free") and not self._draws_rows
+        alike = claims(self.plan.kind, "order_free") and not self._redrawn
         return Search(size, count, deltas, 1 if alike else count, confidence)
 
     @property
-    def _draws_rows(self) -> bool:
-        return tuple(getattr(self.plan, "shots", ())) not in ((), ("all",))
+    def _redrawn(self) -> bool:
+        """Whether a seed draws rows, labels, or what the kind of probe begins with."""
+        return self.plan.shots != (ALL,) or self.plan.control is not None or claims(self.plan.kind, "draws")
 
     def __call__(self, fractions: Sequence[float], seeds: Sequence[int]) -> np.ndarray:
         results = run_plan(

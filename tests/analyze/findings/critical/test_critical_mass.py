@@ -173,6 +173,16 @@ def test_by_shots_it_equals_the_grid_as_the_full_layer_is_learnt_from_the_same_r
     assert found.score == "macro_f1"
 
 
+@pytest.mark.parametrize("selection", ["random", "first"])
+def test_where_seeds_draw_labels_it_equals_the_grid_of_all_of_them(store, selection):
+    control = {"layer": "l", "probe": "ridge", "l2": 1e-1, "seeds": 3, "control": "shuffled"}
+    control |= {"selection": selection, "train": "train", "test": "train"}  # learnt by heart: above chance
+    found = pc.critical_mass(store, delta=[0.8, 0.95], precision=0.1, **control)
+    whole = pc.redundancy(pc.sweep(store, fractions=grid_sizes(120, 0.1)[0], **control), [0.8, 0.95])
+    np.testing.assert_array_equal(found.critical_mass, whole.critical_mass.squeeze())
+    assert float(found.full_score) == pytest.approx(whole.full_score.item())
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
