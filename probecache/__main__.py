@@ -55,11 +55,7 @@ def _app() -> Any:
         context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")
     ) -> None:
         # `verify` is the store's; backbones and RESULTS are not
-        context.obj = {
-            "recompute": _recompute,
-            "check_results": _check_results,
-            "describe_results": _describe_results,
-        }
+        context.obj = store_commands.Lent(_recompute, _check_results, _describe_results)
         if version:
             print(f"probecache {probecache.__version__}")
         elif context.invoked_subcommand is None:

@@ -2,12 +2,27 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from probecache.store.importing import commands as importing
+
+
+@dataclass(frozen=True)
+class Lent:
+    """What the other folders do for these commands, which import neither backbones nor results.
+
+    recompute         layers of a split computed again in so many rows: (store, split, rows)
+    check_results     damages of RESULTS at a path, in words; None where it holds none
+    describe_results  RESULTS at a path as JSON values and as lines; None where it holds none
+    """
+
+    recompute: Callable[..., list[Any]]
+    check_results: Callable[[str], list[str] | None]
+    describe_results: Callable[[str], tuple[dict[str, Any], list[str]] | None]
 
 
 def info(
@@ -24,7 +39,8 @@ def info(
     from probecache.store.info import describe, print_description
     from probecache.store.reader import open_store
 
-    if (found := context.obj["describe_results"](store)) is not None:
+    lent: Lent = context.obj
+    if (found := lent.describe_results(store)) is not None:
         print(json.dumps(found[0], indent=2) if as_json else "\n".join(found[1]))
         return
     description = describe(open_store(store, partial=True))
@@ -48,7 +64,8 @@ def verify(
     from probecache.store.reader import open_store
     from probecache.store.verification.verify import verify as check
 
-    named = context.obj["check_results"](store)
+    lent: Lent = context.obj
+    named = lent.check_results(store)
     if named is not None:
         return _tell_results(store, named, as_json)
     damages = list(check(store))
@@ -56,7 +73,7 @@ def verify(
     if recompute and not damages:
         opened = open_store(store)
         for split in opened.splits:
-            again += context.obj["recompute"](opened, split, recompute)
+            again += lent.recompute(opened, split, recompute)
     good = not damages and all(result.good for result in again)
     if as_json:
         found = {
