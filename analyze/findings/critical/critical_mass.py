@@ -5,11 +5,10 @@ full layer's: what `redundancy` finds in a sweep of all those sizes. `critical.s
 them, and says what is done about curves that do not rise everywhere.
 """
 
-import itertools
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from probecache.analyze.arguments import memory_bytes
+from probecache.analyze.findings.critical.cells import cells_of, combine
 from probecache.analyze.findings.critical.measure import Measure, Probes, Similarity
 from probecache.analyze.findings.critical.search import Search
 from probecache.analyze.findings.redundancy import check_deltas, critical_dataset
@@ -125,48 +125,34 @@ def critical_mass(
         raise InputError(f"got confidence {confidence}; allowed: a coverage in (0, 1), such as 0.95")
     deltas, seed_list = check_deltas(delta), check_seeds(seeds)
     score, plan = _measured(score, plan)
-    cells, dims = _cells({"layer": layer, "l2": l2} | {n: plan.pop(n) for n in CELLS if n in plan})
-    temporary = tempfile.TemporaryDirectory() if out is None else nullcontext(str(out))
-    with temporary as folder, reporting(progress) as told:
+    cells, dims = cells_of({"layer": layer, "l2": l2} | {n: plan.pop(n) for n in CELLS if n in plan})
+    with _place(out) as place, reporting(progress) as told:
         told = None if told is None else _joined(told)
-        place = Path(folder) / "results.zarr" if out is None else Path(folder)
-        measures: list[Measure] = []
-        for cell in cells:  # all of them, so that what is wrong is refused before the first probe
+
+        def measure_of(cell: dict[str, Any]) -> Measure:
             if score in SIMILARITIES:
-                measures.append(Similarity(store, test, str(cell["layer"]), score))
-                continue
+                return Similarity(store, test, str(cell["layer"]), score)
             if cell.get("selection") in PROJECTIONS:
                 raise InputError(
                     f"got selection {cell['selection']!r}, which keeps no neurons; allowed: others"
                 )
             asked = {"fractions": (1.0,), "seeds": seed_list, "train": train, "test": test, "probe": probe}
             one = SweepPlan.from_mapping(asked | cell | plan, "critical_mass")
-            measures.append(Probes(one, store, score, place, client, device, limit, told))
-        searches = []
+            return Probes(one, store, score, place, client, device, limit, told)
+
+        measures = [measure_of(cell) for cell in cells]  # what is wrong is refused before the first probe
+        searches, parts = [], []
         for cell, measure in zip(cells, measures, strict=True):
-            fractions, ks = grid_sizes(store.shape(test.split("+")[0], str(cell["layer"]))[1], precision)
+            size = store.shape(test.split("+")[0], str(cell["layer"]))[1]
+            fractions, ks = grid_sizes(size, precision)
             search = measure.search(len(ks), seed_list, deltas, confidence)
-            for at, drawn in search.batches():
-                values = measure([fractions[j - 1] for j in at], [seed_list[s] for s in drawn])
-                search.record(at, drawn, values)
-                if not search.scores[-1, 0] > 0:
-                    raise InputError(
-                        f"got {measure.score} {search.scores[-1, 0]:g} of the full layer {cell['layer']!r}; "
-                        "a share of it means something only where it is above 0"
-                    )
-            searches.append((search, ks))
-    parts = [
-        _answer(*found).expand_dims({d: [str(c[d]) if d == "shots" else c[d]] for d in dims})
-        for found, c in zip(searches, cells, strict=True)
-    ]
-    nested: Any = parts
-    for name in dims[:0:-1]:  # the last dimension varies fastest
-        count = len({cell[name] for cell in cells})
-        nested = [nested[i : i + count] for i in range(0, len(nested), count)]
-    whole = xr.combine_nested(nested, dims) if dims else parts[0]
+            _run(search, measure, fractions, seed_list, str(cell["layer"]))
+            searches.append(search)
+            parts.append(_answer(search, ks))
+    whole = combine(parts, cells, dims)
     return whole.assign_attrs(
-        n_probes=sum(search.n_measured for search, _ in searches),
-        n_grid=sum(search.n_grid for search, _ in searches),
+        n_probes=sum(search.n_measured for search in searches),
+        n_grid=sum(search.n_grid for search in searches),
         score=", ".join(dict.fromkeys(measure.score for measure in measures)),
         precision=precision,
         seeds=len(seed_list),
@@ -177,6 +163,29 @@ def critical_mass(
         test=test,
         probe="none" if score in SIMILARITIES else probe,
     )
+
+
+@contextmanager
+def _place(out: str | Path | None) -> Iterator[Path]:
+    """RESULTS of the search: `out`, or a folder that is gone with the context."""
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "results.zarr"
+
+
+def _run(
+    search: Search, measure: Measure, fractions: Sequence[float], seeds: Sequence[int], layer: str
+) -> None:
+    """Measure what the search asks for until it has found its crossings; InputError for a full score of 0."""
+    for at, drawn in search.batches():
+        search.record(at, drawn, measure([fractions[j - 1] for j in at], [seeds[s] for s in drawn]))
+        if not search.scores[-1, 0] > 0:
+            raise InputError(
+                f"got {measure.score} {search.scores[-1, 0]:g} of the full layer {layer!r}; "
+                "a share of it means something only where it is above 0"
+            )
 
 
 def _joined(told: Callable[[int, int], None]) -> Callable[[int, int], None]:
@@ -219,17 +228,6 @@ def _measured(score: str | None, plan: dict[str, Any]) -> tuple[str | None, dict
         raise InputError(f"got score {score!r}; {close_names(score, [*METRICS, *SIMILARITIES])}")
     require_more_is_better(score)
     return score, plan | {"metric": tuple(dict.fromkeys((*names, score)))}
-
-
-def _cells(given: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every combination of what was given, and the names of which a list was given."""
-    lists = {n: isinstance(v, Iterable) and not isinstance(v, str) for n, v in given.items()}
-    values = [list(dict.fromkeys(v)) if lists[n] else [v] for n, v in given.items()]
-    for name, value in zip(given, values, strict=True):
-        if not value:
-            raise InputError(f"got an empty list for {name}; give at least one")
-    cells = [dict(zip(given, cell, strict=True)) for cell in itertools.product(*values)]
-    return cells, [name for name in given if lists[name]]
 
 
 def _answer(search: Search, ks: np.ndarray) -> xr.Dataset:
