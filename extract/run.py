@@ -47,8 +47,8 @@ def extract_features(
     """Run every image of one split through a frozen backbone and store pooled activations.
 
     Row i of every layer is the i-th image of the data set, in its order. An image that cannot be read keeps
-    its row, marked failed and holding NaN. A killed run goes on with the same call and computes only the
-    shards that were not committed. A module that is given comes back as it was: modes, gradients, device,
+    its row, marked failed and holding NaN. After a kill the same call continues and computes only the
+    shards that were not committed. A module that you pass is left as it was: modes, gradients, device,
     memory format.
 
     Parameters
@@ -64,40 +64,42 @@ def extract_features(
         True: a live bar on stderr. A function: called with (done, total) images of this run, after each
         batch. False or None: silent.
     place : Place or None
-        Rank among several processes; by default what torchrun or Slurm say.
+        Rank among several processes. None: what torchrun or Slurm say.
     split, data_dir : str, Path
         The split's name in the store (default "train"); where the images are.
     layers, pool : str or list of str
-        'penultimate' (default), module names or globs; one pooling (default "avg"), or several, each stored.
+        'penultimate' (default), module names or globs; one pooling (default "avg") or several, each of which
+        is stored.
     dtype : str
-        Of what is stored: "float16" (default), "bfloat16" or "float32". float16 refuses overflow unless
+        Type to store: "float16" (default), "bfloat16" or "float32". float16 refuses overflow unless
         `allow_saturated`, and underflow of more than 1% of the neurons.
     pretrained, checkpoint, model_kwargs, seed : bool, Path, dict, int
-        The weights, and what the model is made with; `seed` is that of random weights.
+        The weights; a file of weights; arguments of `timm.create_model`; what draws random weights.
     img_size, in_chans, crop_pct, crop_mode, interpolation, mean, std : optional
         None: timm's configuration for the model. Size in pixels; mean and std of pixels scaled to 0 to 1.
     device, amp_dtype : str
-        'auto': CUDA where there is one, and bfloat16 on it; float32 elsewhere.
+        'auto': CUDA if there is a GPU, computing in bfloat16; else the CPU, in float32.
     channels_last, torchcompile : bool or None, str or None
         None: on for convnets; None: off, else a backend such as 'inductor'.
     batch_size, workers : int, 'auto' or None; int or None
-        Images at a time (None or 'auto': the largest that fits); decoding processes (None: by the cores).
+        Images per forward pass (None or 'auto': the largest that fits); decoding processes (None: by the
+        cores).
     decoder : str
         'pillow' (default), or 'torchcodec' (the same pixels).
     rows, limit : (int, int) or None, int or None
-        (a, b), whole shards of the split; only its first rows.
+        Extract only rows (a, b), in whole shards; only the first so many.
     shard_rows, compression : int or None, str or None
         Rows per shard (None: 8192); None, or 'zstd'.
     allow_failed, allow_saturated, download : bool
-        Accept images that cannot be read; values beyond the stored dtype; let the data set's reader download.
+        Accept images that cannot be read; accept values beyond the stored dtype; let the data set download.
     split_folders, class_from : bool or None, str
-        Whether folders named like splits are splits (None: seen from the folders); a class is 'leaf', 'top'
-        or 'path' of an image's folders ('auto': whichever is not ambiguous).
+        Whether folders named like splits are splits (None: told from the folders); which folder names the
+        class: 'leaf', 'top', 'path' or 'auto' (whichever is unambiguous).
     input_key, target_key : str or None
-        Columns of the image and of the label, where several could be.
+        Columns of the image and of the label, if several are possible.
     content : str
-        What of the images is digested: 'auto' (every byte up to 200,000 images and 1 GiB, beyond that the
-        sizes of all and the bytes of some) or 'all'.
+        What the digest of the images covers: 'auto' (every byte up to 200,000 images and 1 GiB, beyond that
+        the sizes of all and the bytes of some) or 'all'.
 
     Returns
     -------
@@ -107,11 +109,11 @@ def extract_features(
     Raises
     ------
     InputError
-        For what does not exist or does not fit.
+        If something does not exist or does not fit.
     FingerprintMismatch
-        Where `out` holds features that were made differently.
+        If `out` holds features that were made differently.
     ProbecacheError
-        After the run, where images could not be read and `allow_failed` is off.
+        After the run, if images could not be read and `allow_failed` is off.
 
     Examples
     --------

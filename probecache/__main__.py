@@ -119,9 +119,9 @@ READER_GONE = 141  # 128 + SIGPIPE
 def main(argv: "Sequence[str] | None" = None) -> None:
     """Run the command line, and end the process with its exit code.
 
-    0 done, 1 damage or failure, 2 wrong input, 128 + n by a signal: 130 is Ctrl-C and the end of --max-hours,
-    143 SIGTERM, 138 SIGUSR1, 141 a reader that is gone. Errors are one line on stderr; `--debug`, anywhere on
-    the line, shows the traceback as well.
+    0 done, 1 damage or failure, 2 wrong input, 128 + n ended by a signal: 130 Ctrl-C or the end of
+    --max-hours, 143 SIGTERM, 138 SIGUSR1, 141 a reader that is gone. Errors are one line on stderr;
+    `--debug`, anywhere on the line, also shows the traceback.
 
     Parameters
     ----------

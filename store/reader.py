@@ -41,7 +41,7 @@ def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) ->
     Parameters
     ----------
     path : str, Path or Store
-        A local folder or an fsspec URL; an open store comes back as it is.
+        A local folder or an fsspec URL; an open store is returned as it is.
     partial : bool
         False (default): shards that no writer has committed raise UnfinishedSplit when they are read. True:
         they read as NaN, label -1 and status MISSING.
@@ -53,7 +53,7 @@ def open_store(path: "str | os.PathLike[str] | Store", partial: bool = False) ->
     Raises
     ------
     NotAStore
-        Where there is no store at `path`. Damage is raised where it is read, as DamagedStore.
+        If there is no store at `path`. Damage raises DamagedStore when it is read.
 
     Examples
     --------

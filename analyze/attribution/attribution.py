@@ -58,7 +58,7 @@ def attribution(
     ----------
     store : Store, str or Path
     layer, train, test : str
-        What is fitted on and scored.
+        The layer, the split to fit on and the split to score on.
     probe : str
         "ridge" (default), "logistic" or any other kind.
     l2 : float
@@ -66,11 +66,11 @@ def attribution(
     groups : None, int or lists of int
         None: each neuron alone. A number: so many disjoint random groups of all neurons. Lists: of neurons.
     sample : int or None
-        Only so many of the groups, drawn with `seed`.
+        Only so many of the groups, drawn by `seed`.
     seed : int
         Of the groups and of the sample.
     metric : str
-        Any whose more is better; of any kind but ridge one that needs predicted classes only.
+        Any metric where higher is better; for kinds other than ridge, one that needs only predicted classes.
     standardize : bool
         Columns by the training rows' mean and standard deviation, or centred only.
     device : str
@@ -78,7 +78,7 @@ def attribution(
     progress : bool, function or None
         True: a bar on stderr. A function: called with (done, total) groups. False or None: silent.
     out : str, Path or None
-        A folder to keep the answer in, which `open_results` reads and a report of the same layer shows.
+        A folder to save the answer in; `open_results` reads it, and a report of the same layer shows it.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def attribution(
     Raises
     ------
     InputError
-        For a probe, metric, group, sample or l2 that is not allowed.
+        If a probe, metric, group, sample or l2 is not allowed.
 
     Examples
     --------

@@ -58,10 +58,10 @@ def compare(
     truth : array (samples,) or None
         For arrays.
     groups : (samples,), {sample name: group}, str or None
-        What samples belong together (a subject, a video). Groups are then resampled as wholes. A text is a
+        Which samples belong together (a subject, a video); whole groups are then resampled. A text names a
         target of `store`. None: those that the results keep (`sweep(groups=...)`), else each by itself.
     store : Store, path, two of them, or None
-        For fitted probes, what they predict; two stores where their backbones differ.
+        For fitted probes, the store that they predict; two stores if their backbones differ.
     split : str
         Of `store`, "test" by default.
     pairs : str or None
@@ -87,7 +87,7 @@ def compare(
     Raises
     ------
     InputError
-        Where nothing can be paired: no predictions, no sample or no coordinate in common, or other labels for
+        If nothing can be paired: no predictions, no sample or no coordinate in common, or other labels for
         the same samples.
 
     Examples

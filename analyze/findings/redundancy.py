@@ -55,9 +55,9 @@ def redundancy(
         What `sweep` or `cka` returned, or its folder: a score with the dimensions `fraction` and `seed`, and
         any others.
     delta : float or list of float
-        Tolerance in (0, 1]; a sequence gives a `delta` dimension.
+        Share of the full layer's score to keep, in (0, 1]; a sequence gives a `delta` dimension.
     score : str or None
-        Name of the score variable, of which more is better. None: `accuracy`, and `r2` of targets that are
+        Name of a score variable where higher is better. None: `accuracy`, and `r2` for targets that are
         numbers; else `cka`.
     bootstrap : int
         Resamples of the seeds for the intervals, 2000 by default; 0 leaves them out. With one seed they are

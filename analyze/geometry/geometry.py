@@ -54,7 +54,7 @@ def geometry(
         Columns divided by their standard deviation, as probes see them; False (default): as they are stored.
         Columns without variance stay in d.
     rows : int
-        How many rows `two_nn` may take, 5,000 by default; the other measures take all.
+        How many rows `two_nn` uses, 5,000 by default; the other measures use all.
     progress : bool, function or None
         True: a bar on stderr. A function: called with (done, total) layers. False or None: silent.
 

@@ -64,22 +64,22 @@ def register_metric(
     kinds: tuple[str, ...] | str = ("classes",),
     higher_is_better: bool = True,
 ) -> Metric:
-    """Make `function(truth, predictions) -> number` known as a metric, so that sweeps take its name.
+    """Register `function(truth, predictions) -> number` as a metric that sweeps take by its name.
 
-    Functions of scikit-learn.metrics and others of their signature serve as they are. The function is called
-    once per probe, on numpy arrays; registering the same name again replaces it.
+    Functions of sklearn.metrics, and others with their signature, can be used as they are. The function is
+    called once per probe, on numpy arrays. Registering the same name again replaces it.
 
     Parameters
     ----------
     name : str
-        Of the metric, and of its variable in RESULTS: letters, digits and underscores.
+        Name of the metric and of its variable in RESULTS: letters, digits and underscores.
     function : callable
         Takes truth, int64 (n,) positions in the classes (labels: 0 or 1, (n, t); numbers: float (n, t)), and
         predictions of that shape; with `needs="scores"` scores float (n, c), or (n,) for two classes.
     needs : str
         "predictions" (default) or "scores".
     kinds : str or tuple of str
-        Of targets that it is for: "classes" (default), "labels", "numbers".
+        Kinds of targets that it is for: "classes" (default), "labels", "numbers".
     higher_is_better : bool
         False for losses.
 
@@ -91,7 +91,7 @@ def register_metric(
     Raises
     ------
     InputError
-        For a name that is ours or no name, and for anything else that is not as above.
+        If the name is taken or not a name, or anything else is not as above.
 
     Examples
     --------

@@ -55,22 +55,22 @@ def fit_probe(
     memory_limit: int | str | None = None,
     **options: Any,
 ) -> FittedProbe:
-    """The probe that a sweep fits at these coordinates, by itself: W and b of scores = X W' + b.
+    """Fit one probe, the one that a sweep fits at these coordinates: W and b of scores = X W' + b.
 
-    Columns are standardised for the fit, as in a sweep; the weights that come back are those of the features
-    as they are stored. Of an iterative kind both are within `tol` of the minimum, not bit by bit the same: a
-    sample whose two best classes are as near as that may be told apart otherwise (docs/probes.md).
+    Columns are standardised for the fit, as in a sweep; the weights that come back are for features as they
+    are stored. Iterative kinds are within `tol` of the minimum in both cases, but not the same bits: a sample
+    whose two best scores nearly tie may be classified differently (docs/probes.md).
 
     Parameters
     ----------
     store : Store, str or Path
     layer, train, target : str
-        What is fitted on: rows of the split, or of a union "train+val", that are usable and have the target.
+        The layer, and the split to fit on, or a union "train+val": its usable rows that have the target.
     l2 : float or "auto"
         lambda in (1/n) sum CE + (lambda/2) ||W||^2; ridge: (1/n) ||Y - XW||^2 + lambda ||W||^2; "auto"
         chooses it by rows that the fit does not see, then fits all.
     fraction, seed, selection : float, int, str
-        Which k = max(1, round(fraction * d)) neurons. Of a projection the probe reads all neurons: the
+        Which k = max(1, round(fraction * d)) neurons to use. A probe on a projection reads all neurons: the
         projection is part of its weights.
     shots : int, float or "all"
         Training rows per class, or a share of them; drawn by the seed.
@@ -84,7 +84,7 @@ def fit_probe(
     memory_limit : int, str or None
         Bytes, or "4GiB" (None: 80% of what is free); a layer that takes over a third stays in the store.
     **options
-        tol, the relative gap of the objective, and max_iter, evaluations at most.
+        tol, the relative gap of the objective to stop at, and max_iter, the most evaluations.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def fit_probe(
     Raises
     ------
     InputError
-        As `sweep` does, and for a kind of probe without weights.
+        As in `sweep`, and for a kind of probe without weights.
 
     Examples
     --------

@@ -50,15 +50,15 @@ def known_claims(name: str, what: str) -> bool:
 
 
 def register_probe(kind: "str | Kind", make: Callable[..., Any] | None = None, **about: Any) -> Kind:
-    """Make a kind of probe known by its name, for this process and the Dask workers of its sweeps.
+    """Register a kind of probe under a name, for this process and the Dask workers of its sweeps.
 
     Parameters
     ----------
     kind
         A name, or an object with all that `Kind` asks for.
     make
-        With a name: `make(l2, seed)` gives an unfitted scikit-learn estimator, which is fitted on the
-        standardised columns of one subset at a time. It must be picklable by cloudpickle.
+        With a name: `make(l2, seed)` returns an unfitted scikit-learn estimator, which is fitted on the
+        standardised columns of one subset at a time. cloudpickle must be able to pickle it.
     **about
         `has_l2` (default True) and `targets` (default ("classes",)) of such a kind.
 
@@ -70,7 +70,7 @@ def register_probe(kind: "str | Kind", make: Callable[..., Any] | None = None, *
     Raises
     ------
     InputError
-        Where the name is one of probecache's own, or the object lacks something.
+        If the name is one of probecache's own, or the object lacks something.
 
     Examples
     --------

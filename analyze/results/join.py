@@ -24,10 +24,10 @@ _FILL |= {"permutation": -1, "predictions": -1}
 
 
 def open_results(paths: "str | Path | Iterable[str | Path]") -> xr.Dataset:
-    """RESULTS, or what `cka` wrote, as a Dataset whose every value is checked; several, joined by `concat`.
+    """Open RESULTS, or what `cka` wrote, as a Dataset whose every value is checked; `concat` joins several.
 
-    Scores and coordinates are checked when it is opened, and are in memory; rows of `class_accuracy`,
-    `predictions` and `permutation` are checked when they are read.
+    Scores and coordinates are read into memory and checked at once; rows of `class_accuracy`, `predictions`
+    and `permutation` are checked when they are read.
 
     Parameters
     ----------
@@ -37,15 +37,15 @@ def open_results(paths: "str | Path | Iterable[str | Path]") -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        With the dimensions target, layer, selection, shots, fraction, seed, l2; its attributes name store,
+        With the dimensions target, layer, selection, shots, fraction, seed, l2. Its attributes name store,
         backbone, data set, solver, device and versions.
 
     Raises
     ------
     InputError
-        Where a path holds neither.
+        If a path holds neither.
     DamagedStore
-        With the coordinates and what to do, where a value is not what was written.
+        If a value is not what was written, with its coordinates and what to do.
 
     Examples
     --------

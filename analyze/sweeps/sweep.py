@@ -55,7 +55,7 @@ def sweep(
     progress: Progress = None,
     **plan: Any,
 ) -> xr.Dataset:
-    """Probe every combination of target, layer, selection, shots, fraction, seed and l2.
+    """Fit a probe for every combination of target, layer, selection, shots, fraction, seed and l2.
 
     Parameters
     ----------
@@ -64,12 +64,12 @@ def sweep(
     layer, fractions
         Names or globs of layers; shares of the neurons, each in (0, 1]: k = max(1, round(fraction * d)).
     client
-        A Dask client whose workers compute the blocks; None computes the same blocks here, in order.
+        A Dask client whose workers compute the blocks. None: this process computes them, in order.
     out
-        A folder for RESULTS; where it exists, only what is missing is computed and the rest is kept.
+        A folder for RESULTS. If it exists, only what is missing is computed. None: results stay in memory.
     device, memory_limit
-        'auto', 'cpu', 'cuda', 'cuda:N'; bytes per process, or "4GiB" (default: 80% of what is free, or a Dask
-        worker's own limit).
+        'auto', 'cpu', 'cuda' or 'cuda:N'; bytes per process, or "4GiB" (default: 80% of what is free, or a
+        Dask worker's own limit).
     progress
         True: a bar on stderr. A function: called with (done, total) probes of this run, after each block.
         False or None: silent.
@@ -78,30 +78,33 @@ def sweep(
     target : str or list of str
         What to predict: names or globs.
     seeds : int or list of int
-        A count, or the seeds.
+        How many seeds, or which.
     selection : str or list of str
-        How columns are picked (`analyze.selections`).
+        How neurons are picked: random, first, variance, variance-least, greedy, greedy-worst, pca, pca-least,
+        randproj or index:FILE.
     shots : "all", int, float or list of them
         Training rows per class, or shares of them, drawn by the seed.
     probe : str
-        The kind of probe.
+        The kind of probe: logistic, ridge, knn, sgd, or one that was registered.
     l2 : float, list of float or "auto"
         Penalties. "auto": each probe takes the best of `l2_path` by training rows that its fit does not see,
-        or by the split `val`, and is fitted with it on all; `chosen_l2` says which.
+        or by the split `val`, and is then fitted on all rows; `chosen_l2` says which.
     l2_path, val, refit : list of float, str, str
-        Of l2="auto": None is 1e-6 to 10 in decades; the split that chooses; "train", or "train+val".
+        With l2="auto": the penalties (None: 1e-6 to 10 in decades), the split that chooses, and what the
+        final fit uses, "train" or "train+val".
     solver, standardize : str, bool
-        What fits; whether columns are divided by the training rows' standard deviation.
+        What fits the probes; whether columns are divided by the training rows' standard deviation.
     tol : float
-        The relative gap of the objective at which a logistic probe has converged.
+        The relative gap of the objective at which a logistic probe stops.
     metric : str or list of str
-        Computed beside accuracy.
+        Metrics to add to accuracy.
     save_predictions, groups : bool or "scores", str
-        What is kept per sample; with it a target that says which test samples belong together.
+        Whether predictions, or scores too, are kept for each test sample; with them, a target that says
+        which test samples belong together.
     class_weight : None, "balanced" or {class: weight}
-        With weights the mean over rows becomes a weighted mean.
+        With weights, the mean over rows becomes a weighted mean.
     control : None, "shuffled" or "random"
-        Labels that say nothing.
+        Control labels in place of the real ones.
 
     Returns
     -------
@@ -114,10 +117,12 @@ def sweep(
     Raises
     ------
     InputError
-        For wrong input, before anything is written; FingerprintMismatch where `out` holds a sweep of another
-        store or with other settings. A block that fails three times leaves NaN and `state` 2 behind, its
-        error in the attribute `failures`, and a RuntimeWarning; if all fail, ProbecacheError, or InputError
-        where the input was wrong for each.
+        For wrong input, before anything is written.
+    FingerprintMismatch
+        If `out` holds a sweep of another store or with other settings.
+    ProbecacheError
+        If all blocks fail (InputError if the input was wrong for each). A single block that fails three
+        times leaves NaN, `state` 2, its error in the attribute `failures`, and a RuntimeWarning.
 
     Examples
     --------

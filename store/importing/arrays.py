@@ -47,11 +47,11 @@ def write_arrays(
     allow_saturated: bool = False,
     progress: Progress = None,
 ) -> Store:
-    """Store `activations` (samples, neurons) as one layer, bit by bit where the dtype allows.
+    """Store `activations` (samples, neurons) as one layer, bit for bit if the dtype allows.
 
-    Read shard by shard and in order, so a memory-mapped array, or another that gives arrays for slices of
-    rows (h5py's, zarr's), is never loaded whole; three at a time: the disk works while the next are summed.
-    Killed, the same call goes on where it stopped.
+    They are read shard by shard and in order, three shards at a time, so a memory-mapped array, or one of
+    h5py or zarr that gives arrays for slices of rows, is never loaded whole. After a kill the same call
+    continues.
 
     Parameters
     ----------
@@ -60,29 +60,28 @@ def write_arrays(
     split, layer : str
         Names.
     activations : array (samples, neurons)
-        Of any real type of at most 64 bits.
+        Of any real number type of at most 64 bits.
     labels : (samples,) or None
-        Integers, -1 where there is none; or texts, each of which is a class. None: what the split has, else
-        -1.
+        Integers, -1 for unlabelled; or texts, each of which is a class. None: what the split has, else -1.
     samples : list of str or None
-        What identifies the rows. None: the row numbers.
+        Names of the rows. None: the row numbers.
     class_names : list of str or None
         None: what the split has, else "0", "1", ... up to the largest label, or the texts in order.
     status : uint8 (samples,) or None
         OK = 1 or FAILED = 2 (stored as NaN). None: all are ok.
     dtype : str or None
-        "float16", "bfloat16" or "float32". None: the array's own, float32 for any other, and a line in the
-        log where that rounds.
+        "float16", "bfloat16" or "float32". None: the array's own if it is one of these, else float32, with a
+        line in the log if that rounds.
     attrs : dict or None
         Kept with the layer, as JSON.
     fingerprint : Fingerprint or None
         Where the features come from; None says only "arrays".
     rows : (int, int) or None
-        (a, b), whole shards: only these rows are written.
+        Write only rows (a, b), in whole shards.
     shard_rows, compression : int or None, str or None
         Rows per shard (None: 8192); None, or "zstd".
     allow_saturated : bool
-        Keep values beyond the stored dtype, as infinities.
+        Store values beyond the dtype as infinities, instead of refusing them.
     progress : bool, function or None
         True: a bar on stderr. A function: called with (done, total) rows of this call. False or None: silent.
 
@@ -94,9 +93,9 @@ def write_arrays(
     Raises
     ------
     InputError
-        For shapes, types and names that do not fit, before anything is written.
+        If shapes, types or names do not fit, before anything is written.
     FingerprintMismatch
-        Where the store holds other values, labels or identity than those given.
+        If the store holds other values, labels or names than those given.
 
     Examples
     --------

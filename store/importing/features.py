@@ -28,7 +28,7 @@ def import_features(
     dtype: str | None = None,
     **more: Any,
 ) -> Store:
-    """Put the matrix in a file into a store, as one layer of a split: bit by bit, or refused.
+    """Import a matrix from a file as one layer of a split, bit for bit or refused.
 
     Parameters
     ----------
@@ -40,13 +40,13 @@ def import_features(
         FILE[:KEY], (samples, neurons): .npy .npz .pt .safetensors .h5 .parquet .zarr, or a pattern of such
         files, joined in the order of their names (part-2 before part-10); read in pieces.
     labels : str, Path or None
-        FILE[:COLUMN] of the same formats, .csv, .tsv or .jsonl, in the same order: whole numbers, -1 where
-        there is none, or texts, which become classes. None: what the split has, else -1.
+        FILE[:COLUMN] of the same formats, .csv, .tsv or .jsonl, in the same order: whole numbers, -1 for
+        unlabelled, or texts, which become classes. None: what the split has, else -1.
     samples : list of str or None
-        What identifies the rows. None: the row numbers.
+        Names of the rows. None: the row numbers.
     dtype : str or None
-        "float16", "bfloat16" or "float32". None: as in the file; other numbers are stored as float32 if it
-        holds each of them (8 and 16 bits), else refused until a dtype says how to round.
+        "float16", "bfloat16" or "float32". None: as in the file; other numbers are stored as float32 if
+        float32 holds each of them (8 and 16 bits), else refused until a dtype says how to round.
     **more
         What else `write_arrays` takes: class_names, status, rows, shard_rows, compression, progress, ...
 
@@ -58,9 +58,9 @@ def import_features(
     Raises
     ------
     InputError
-        For a file that is not as above, before anything is written.
+        If a file is not as above, before anything is written.
     FingerprintMismatch
-        Where the store holds other values, labels or identity than the file.
+        If the store holds other values, labels or names than the file.
 
     Examples
     --------

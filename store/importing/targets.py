@@ -44,7 +44,7 @@ def write_targets(
     kinds: Mapping[str, str] | str | None = None,
     overwrite: bool = False,
 ) -> Written:
-    """Label the rows of one split anew: each column or array becomes a target beside `label`.
+    """Store more labels for the rows of a split: each column or array becomes a target beside `label`.
 
     Rows without a match are unlabelled (-1, NaN).
 
@@ -60,21 +60,21 @@ def write_targets(
         order of the split's rows.
     kinds : str, {str: str} or None
         "classes" (int64 (n,)), "labels" (int8 (n, t), several 0 or 1 at once) or "numbers" (float64 (n,) or
-        (n, t)), for all or by name. None: what the values say.
+        (n, t)), for all or by name. None: as the values suggest.
     overwrite : bool
         Replace stored targets that differ, instead of FingerprintMismatch.
 
     Returns
     -------
     Written
-        What was written; its text counts what matched.
+        What was written. Printed, it counts the rows that matched.
 
     Raises
     ------
     InputError
-        With nothing written: no match, a key there twice, values that could be read in two ways.
+        If nothing matches, a key occurs twice, or values could be read in two ways; nothing is written.
     FingerprintMismatch
-        Where another target of this name is stored.
+        If a different target of this name is stored.
 
     Examples
     --------

@@ -24,11 +24,11 @@ def open_writer(
 ) -> StreamWriter:
     """Open a stream of rows into one split of STORE, made if missing. Use it as a context.
 
-    Batches of any sizes end as `write_arrays` would have written them. The stream ends where the context
-    does, unless by an exception; then the next one goes on at `position`:
+    Batches may have any size; the store ends up as `write_arrays` would have written it. The stream ends with
+    the context. If an exception or a kill ends it early, the next stream continues at `position`:
 
         with pc.open_writer("features.zarr", split="train", layers={"a": 768, "b": 1024}) as stream:
-            for i in range(stream.position // 64, len(batches)):  # killed, it goes on
+            for i in range(stream.position // 64, len(batches)):  # after a kill it continues
                 stream.append({"a": ..., "b": ...}, labels=..., start=64 * i)
 
     Parameters
@@ -40,21 +40,21 @@ def open_writer(
     layers : {str: int}
         Names and widths in neurons.
     n_samples : int or None
-        Rows in all. None: as many as come (an existing split has the number that it has).
+        Total number of rows. None: as many as come (an existing split keeps its number).
     dtype : str, {str: str} or None
         "float16", "bfloat16" or "float32", for all layers or by name. None: the first batch's, or float32.
     class_names : list of str or None
         None: "0", "1", ... up to the largest label.
     columns : list of str
-        Names of numbers that come with each row; they become targets of kind numbers.
+        Names of numbers that come with each row, and become targets of kind "numbers".
     shard_rows : int or None
-        Rows per shard (None: 8192), which is what is held in memory and may be lost.
+        Rows per shard (None: 8192): what is held in memory, and what a kill can lose.
     compression : str or None
         None, or "zstd".
     fingerprint : Fingerprint or None
         Where the features come from; None says only "arrays".
     allow_saturated : bool
-        Keep values beyond the stored dtype, as infinities.
+        Store values beyond the dtype as infinities, instead of refusing them.
 
     Returns
     -------
@@ -64,9 +64,9 @@ def open_writer(
     Raises
     ------
     InputError
-        For a batch that does not fit, with nothing of it written.
+        If a batch does not fit; none of it is written.
     FingerprintMismatch
-        Where the split was made differently.
+        If the split was made differently.
 
     Examples
     --------
