@@ -114,43 +114,23 @@ def resolve_preprocess(
     """
     from timm.data import resolve_model_data_config
 
-    size = getattr(model, "pretrained_cfg", {}) or {}
-    channels = overrides.in_chans or _channels(model, size)
-    img_size, mean, std = overrides.img_size, overrides.mean, overrides.std
-    crop = {
-        "crop_pct": overrides.crop_pct,
-        "crop_mode": overrides.crop_mode,
-        "interpolation": overrides.interpolation,
-    }
-    for name, values in (("mean", mean), ("std", std)):
+    said = getattr(model, "pretrained_cfg", {}) or {}
+    channels = overrides.in_chans or _channels(model, said)
+    for name, values in (("mean", overrides.mean), ("std", overrides.std)):
         if values is not None and len(values) not in (1, channels):
             raise InputError(f"--{name} takes one number or one per channel ({channels}), got {list(values)}")
     if processor is not None:
-        for name, value in crop.items():
-            if value is not None:
-                option = name.replace("_", "-")
-                raise InputError(
-                    f"--{option} is for timm's transform; a transformers model's processor decides"
-                )
-        return _as_processor(processor_settings(processor, img_size), channels, mean, std)
-    if img_size is not None:
-        given: dict[str, Any] = {"input_size": (channels, img_size, img_size)}
-    else:
-        built = getattr(getattr(model, "patch_embed", None), "img_size", None)
-        config = size.get("input_size")
-        # A ViT built for another size (--model-kwargs img_size=...) takes images of that size.
-        if not (built and config and size.get("fixed_input_size")):
-            built = config[1:] if config else _configured_size(model)
-        given = {"input_size": (channels, *built)}
-    if channels != 3:
-        if channels == 1:
-            mean, std = mean or _average(size.get("mean")), std or _average(size.get("std"))
-        if mean is None or std is None:
-            raise InputError(
-                f"a model of {channels} channels: give --mean and --std, one number or {channels}"
-            )
-    given |= {**crop, "mean": mean, "std": std}
-    config = resolve_model_data_config(model, args={k: v for k, v in given.items() if v is not None})
+        return _as_processor(processor, overrides, channels)
+    mean, std = _mean_and_std(overrides, said, channels)
+    asked = {
+        "input_size": (channels, *_height_and_width(model, said, overrides.img_size)),
+        "crop_pct": overrides.crop_pct,
+        "crop_mode": overrides.crop_mode,
+        "interpolation": overrides.interpolation,
+        "mean": mean,
+        "std": std,
+    }
+    config = resolve_model_data_config(model, args={k: v for k, v in asked.items() if v is not None})
     return Preprocess(
         input_size=tuple(config["input_size"]),
         interpolation=config["interpolation"],
@@ -174,14 +154,40 @@ def unsaid(preprocess: Preprocess, model: nn.Module, overrides: Overrides) -> st
     return f"pixels are {' and '.join(guessed)}, since the model does not say; {asked} do" if guessed else ""
 
 
+def _mean_and_std(
+    overrides: Overrides, said: Mapping[str, Any], channels: int
+) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Of the caller, or of grey images as the model's configuration has those of three channels; None: timm's
+    own choice, which is for three channels."""
+    mean, std = overrides.mean, overrides.std
+    if channels == 3:
+        return mean, std
+    if channels == 1:
+        mean, std = mean or _average(said.get("mean")), std or _average(said.get("std"))
+    if mean is None or std is None:
+        raise InputError(f"a model of {channels} channels: give --mean and --std, one number or {channels}")
+    return mean, std
+
+
 def _average(values: Sequence[float] | None) -> list[float] | None:
     return [sum(values) / len(values)] if values else None
 
 
-def _channels(model: nn.Module, config: Mapping[str, Any]) -> int:
+def _height_and_width(model: nn.Module, said: Mapping[str, Any], img_size: int | None) -> Sequence[int]:
+    """What the caller asks for, else what the model was built for."""
+    if img_size is not None:
+        return img_size, img_size
+    built, config = getattr(getattr(model, "patch_embed", None), "img_size", None), said.get("input_size")
+    # A ViT built for another size (--model-kwargs img_size=...) takes images of that size.
+    if built and config and said.get("fixed_input_size"):
+        return tuple(built)
+    return tuple(config[1:]) if config else _configured_size(model)
+
+
+def _channels(model: nn.Module, said: Mapping[str, Any]) -> int:
     """What the model was built for: as its configuration says, else three."""
-    kwargs = getattr(getattr(model, "config", None), "num_channels", None)
-    return int(kwargs or (config.get("input_size") or (3,))[0])
+    configured = getattr(getattr(model, "config", None), "num_channels", None)
+    return int(configured or (said.get("input_size") or (3,))[0])
 
 
 def _configured_size(model: nn.Module) -> tuple[int, int]:
@@ -192,18 +198,21 @@ def _configured_size(model: nn.Module) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _as_processor(
-    settings: Mapping[str, Any], channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Preprocess:
-    own = normalisation(settings)
+def _as_processor(processor: Mapping[str, Any], overrides: Overrides, channels: int) -> Preprocess:
+    for name in ("crop_pct", "crop_mode", "interpolation"):
+        if getattr(overrides, name) is not None:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} is for timm's transform; a transformers model's processor decides")
+    settings = processor_settings(processor, overrides.img_size)
+    mean, std = normalisation(settings)
     size = processed_size(settings, channels)
     return Preprocess(
         input_size=size,
         interpolation="processor",
         crop_pct=1.0,
         crop_mode="processor",
-        mean=_per_channel(mean or own[0], size[0]),
-        std=_per_channel(std or own[1], size[0]),
+        mean=_per_channel(overrides.mean or mean, size[0]),
+        std=_per_channel(overrides.std or std, size[0]),
         processor=settings,
     )
 
