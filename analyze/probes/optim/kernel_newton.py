@@ -13,100 +13,29 @@ columns is the running sum of K over segments of columns, and the A of one prefi
 sizes, is an excellent start for the next: they are dual variables, which hardly change with the columns.
 
 Hessian products may be taken in bfloat16, which changes their number little: the gradient, the logits of a
-step and what is reported come from float32 products. Nothing penalises the intercepts b: a column of the
-constant `sqrt(k / INTERCEPT)` stands for them within a step, and they follow the true gradient.
+step and what is reported come from float32 products. Nothing penalises the intercepts b: within a step a
+column of a constant stands for them, which is all that rows have alike, since X is centred.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from probecache.analyze.probes.lbfgs.history import dot
 from probecache.analyze.probes.lbfgs.lock_step import Solution
-from probecache.analyze.probes.optim.cross_entropy import loss_and_residual
+from probecache.analyze.probes.optim.conjugate_gradients import newton_direction
+from probecache.analyze.probes.optim.kernel_problem import KernelProblem, Point, prefix_factors
 from probecache.analyze.probes.optim.multinomial import Batch
 from probecache.analyze.probes.precondition.preconditioner import INTERCEPT
 
 MOST_ROWS = 4096  # K takes their square times 4 bytes
-FACTOR = 3  # rows per column from which two products with the columns are cheaper than one with the kernel
-HELD = 2**28  # bytes of matrices K that are held for the prefixes of a column order
 NEWTON_STEPS = 60  # a probe that takes more is left to the caller
-# Conjugate gradients stop where a step gains less than this over the steps taken of what all have gained: the
-# decrement is then known to about as much, whatever the condition. By the residual instead, twice as many
-# products were needed, and at tol 1e-2 gaps of 6e-2 passed.
-QUADRATIC = 0.5
-SAFETY = 2  # on the gap: the decrement of a rough direction is short of what is left
-STEPS = 100  # of conjugate gradients, per Newton step
+SAFETY = 1.4  # on the gap: at 1 three of 1,280 probes of Pets37 ended at up to 1.5 times tol, at 1.4 none
 HALVINGS = 30
 ARMIJO = 1e-4
 LONGER = (2.0, 4.0, 10.0)  # what a larger penalty's weights may gain by
 NOISE = 1e-7  # relative rounding of the objective
-
-
-@dataclass
-class Point:
-    """A probe in kernel form: rows (c, n) float32, which sum to zero over n, and intercept (c, 1).
-
-    inner: the rows times the kernel of the size that it is for, where that has been multiplied.
-    """
-
-    rows: Tensor
-    intercept: Tensor
-    inner: Tensor | None = None
-
-    def times(self, scale: float) -> "Point":
-        """With its weights, not its intercept, times a scale."""
-        return Point(scale * self.rows, self.intercept, None if self.inner is None else scale * self.inner)
-
-    def on(self, problem: "KernelProblem") -> Tensor:
-        """`inner`, multiplied once."""
-        if self.inner is None:
-            self.inner = problem.logits(self.rows)
-        return self.inner
-
-
-@dataclass(frozen=True)
-class KernelProblem:
-    """One probe.
-
-    exact: float32, the kernel (n, n) of the centred columns, or the columns (k, n) where they are so few that
-    two products with them are cheaper; rough: the same in the dtype of Hessian products. spread: the square
-    of the intercept's column; truth: as `loss_and_residual` takes it; share: (n,), sample weights over their
-    sum.
-    """
-
-    exact: Tensor
-    rough: Tensor
-    spread: float
-    l2: float
-    truth: Tensor
-    share: Tensor
-
-    def logits(self, rows: Tensor) -> Tensor:
-        """rows (c, n) times the kernel, float32."""
-        return self._times(rows, self.exact)
-
-    def nearly(self, rows: Tensor) -> Tensor:
-        """The same with products in the dtype of `rough`."""
-        return self._times(rows.to(self.rough.dtype), self.rough).float()
-
-    def _times(self, rows: Tensor, factor: Tensor) -> Tensor:
-        return rows @ factor if len(factor) == factor.shape[1] else (rows @ factor.T) @ factor
-
-    def objective(self, point: Point) -> float:
-        """Mean cross-entropy and penalty at a point."""
-        inner = point.on(self)
-        entropy, _ = self.entropy(inner + point.intercept)
-        return float(entropy) + 0.5 * self.l2 * float(dot(point.rows[None], inner[None]))
-
-    def entropy(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy, a float64 scalar, and the residual (c, n), shares included."""
-        loss, residual = loss_and_residual(logits[None].clone(), self.truth, self.share)
-        return loss[0], residual[0]
 
 
 def serves(batch: Batch) -> bool:
@@ -193,27 +122,6 @@ def _start(
     return min(starts, key=problem.objective), len(starts)
 
 
-def prefix_factors(columns: Tensor, sizes: list[int]) -> Iterator[Tensor]:
-    """What products with the kernel of the first k of columns (d, n) take, for each of sizes, largest first.
-
-    The kernel (n, n), or where a product with it is dearer, the columns (k, n) themselves. Kernels are sums
-    over segments of columns, held where they all fit in HELD bytes; else each is made by itself.
-    """
-    n = columns.shape[1]
-    rising = sorted(set(sizes))
-    wide = [size for size in rising if FACTOR * size >= n]
-    held: list[Tensor] = []
-    if len(wide) * 4 * n**2 <= HELD:
-        for before, size in pairwise([0, *wide]):
-            part = columns[before:size].T @ columns[before:size]
-            held.append(part.add_(held[-1]) if held else part)
-    for size in reversed(rising):
-        if FACTOR * size < n:
-            yield columns[:size].contiguous()
-        else:
-            yield held.pop() if held else columns[:size].T @ columns[:size]
-
-
 def newton_cg(
     problem: KernelProblem, start: Point, tol: float, max_iter: int
 ) -> tuple[Point, int, float, bool]:
@@ -227,18 +135,19 @@ def newton_cg(
     while used < min(max_iter, NEWTON_STEPS):
         used += 1
         share = torch.softmax(inner + intercept, dim=0) if len(rows) > 1 else torch.sigmoid(inner + intercept)
+        spread = problem.spread_at(share)
         slope_rows = residual + l2 * rows
         slope_rows -= slope_rows.mean(dim=1, keepdim=True)
         tilt = residual.sum(dim=1, keepdim=True)  # the intercepts' gradient
-        step, count = _conjugate_gradients(problem, share, slope_rows, tilt)
+        step, count, left = newton_direction(problem, share, spread, slope_rows, tilt)
         products += count
-        shift = problem.spread * step.sum(dim=1, keepdim=True)
+        shift = spread * step.sum(dim=1, keepdim=True)
         step = step - step.mean(dim=1, keepdim=True)
         moved = problem.logits(step)
         slope = float(dot(slope_rows[None], moved[None])) + float((tilt * shift).sum())
         cross, own = float(dot(rows[None], moved[None])), float(dot(step[None], moved[None]))
-        gap = -0.5 * slope / max(abs(value), 1e-300)
-        if not 0 <= gap < math.inf:
+        gap = max(-0.5 * slope, left) / max(abs(value), 1e-300)
+        if not (slope <= 0 and gap < math.inf):  # rough products may lead uphill
             break
         length = 1.0
         for _ in range(HALVINGS):
@@ -256,45 +165,3 @@ def newton_cg(
         if SAFETY * gap <= tol:
             return Point(rows, intercept, inner), used + products, gap, True
     return Point(rows, intercept, inner), used + products, gap, False
-
-
-def _conjugate_gradients(
-    problem: KernelProblem, share: Tensor, slope: Tensor, tilt: Tensor
-) -> tuple[Tensor, int]:
-    """The Newton direction (c, n) with minus the gradient on its right side, in kernel form.
-
-    slope (c, n), tilt (c, 1): the gradient of weights and intercepts. Rows of the result sum to the
-    intercepts' part over the spread. Returns it and the number of products.
-    """
-    l2, spread = problem.l2, problem.spread
-    left = -slope - tilt / slope.shape[1]  # the residual, and its logits
-    image = problem.logits(left) - spread * tilt
-    rest = float(torch.vdot(left.flatten(), image.flatten()))
-    curvature = share * problem.share  # times (1 - share) where there is one output
-    if len(share) == 1:
-        curvature = curvature * (1 - share)
-    step, towards, seen = torch.zeros_like(left), left.clone(), image.clone()
-    count, model = 0, 0.0
-    for count in range(1, STEPS + 1):
-        bent = curvature * seen
-        if len(share) > 1:
-            bent.addcmul_(share, bent.sum(dim=0), value=-1)
-        far = problem.nearly(bent)
-        far.add_(bent.sum(dim=1, keepdim=True), alpha=spread)
-        flat = seen.flatten()
-        bend = float(torch.vdot(flat, bent.flatten())) + l2 * float(torch.vdot(flat, towards.flatten()))
-        if not bend > 0:
-            break
-        length = rest / bend
-        step.add_(towards, alpha=length)
-        left.sub_(bent, alpha=length).sub_(towards, alpha=length * l2)
-        image.sub_(far, alpha=length).sub_(seen, alpha=length * l2)
-        now = float(torch.vdot(left.flatten(), image.flatten()))
-        gain = 0.5 * length * rest
-        model += gain
-        if count * gain <= QUADRATIC * model or not 0 < now < math.inf:
-            break
-        towards.mul_(now / rest).add_(left)
-        seen.mul_(now / rest).add_(image)
-        rest = now
-    return step, count

@@ -10,7 +10,8 @@ from probecache.analyze.probes.fit import fit_block, task_moments
 from probecache.analyze.probes.kinds import logistic
 from probecache.analyze.probes.optim.cross_entropy import indicator, n_outputs
 from probecache.analyze.probes.optim.fit_logistic import fit_logistic
-from probecache.analyze.probes.optim.kernel_newton import fit_in_kernel_form, prefix_factors
+from probecache.analyze.probes.optim.kernel_newton import fit_in_kernel_form
+from probecache.analyze.probes.optim.kernel_problem import prefix_factors
 from probecache.analyze.probes.optim.multinomial import Batch
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.tasks.task import Task
@@ -62,7 +63,7 @@ def test_the_minimum_is_scikit_learns(classes, weighted, dtype):
 
 @pytest.mark.parametrize("held", [2**28, 0])
 def test_factors_of_prefixes_multiply_as_kernels(monkeypatch, held):
-    monkeypatch.setattr("probecache.analyze.probes.optim.kernel_newton.HELD", held)
+    monkeypatch.setattr("probecache.analyze.probes.optim.kernel_problem.HELD", held)
     columns = torch.randn(40, 60, generator=torch.Generator().manual_seed(0))
     found = list(prefix_factors(columns, [40, 7, 25, 40]))
     assert [len(factor) for factor in found] == [60, 60, 7]  # 60 rows: kernels, and few columns themselves
@@ -130,3 +131,24 @@ def test_what_kernel_form_leaves_is_all_that_goes_to_lbfgs(monkeypatch):
     assert found.converged.all()
     np.testing.assert_allclose(found.objective, right.objective, rtol=2e-5)
     np.testing.assert_allclose(found.coef, right.coef, atol=0.2)
+
+
+@pytest.mark.parametrize("tol", [1e-3, 5e-6])
+@pytest.mark.parametrize("together", [True, False])
+def test_every_penalty_ends_within_tol_of_the_minimum_also_where_classes_are_rare(tol, together):
+    rng = np.random.default_rng(3)
+    y = np.concatenate([np.repeat(np.arange(6), 2), np.arange(148) % 2])  # four classes have two rows
+    x = (0.4 * rng.normal(size=(6, 200))[y] + rng.normal(size=(160, 200))).astype(np.float32)
+    task, order, ks = Task(x, y, x[:9], y[:9]), rng.permutation(200), np.array([110, 200])
+    path = np.array([1e-4, 1e-2, 1.0, 10.0])
+    fits = [path] if together else path[:, None]
+    found = [fit_block(task, order[None], ks, l2s, tol=tol, device="cpu") for l2s in fits]
+    assert all(one.converged.all() for one in found)
+    objective = np.concatenate([one.objective[0] for one in found], axis=1)  # (size, penalty)
+    z = (x.astype(np.float64) - x.mean(0, dtype=np.float64)) / x.std(0, dtype=np.float64)
+    for (f, p), mine in np.ndenumerate(objective):
+        seen = z[:, order[: ks[f]]]
+        model = LogisticRegression(C=1 / (path[p] * 160), tol=1e-9, max_iter=10_000, solver="newton-cg")
+        model.fit(seen, y)
+        best = entropy(seen, y, model.coef_, model.intercept_, path[p], None)
+        assert mine <= best * (1 + 1.2 * tol) + 1e-7 * best
