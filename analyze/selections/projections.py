@@ -90,7 +90,7 @@ def select(
 def check_selection(selection: str) -> None:
     """InputError unless `selection` is one of SELECTIONS, or `index:` and a file that is there."""
     if selection.startswith("index:"):
-        if not Path(selection[6:]).is_file():
+        if not Path(selection[6:]).expanduser().is_file():
             raise InputError(
                 f"got selection {selection}: no file {selection[6:]}; write neuron numbers to it, one a line"
             )

@@ -119,7 +119,7 @@ def _index_files(plan: SweepPlan) -> list[str]:
 
 def _digest(file: str) -> str:
     """SHA-256 of a file of neuron numbers: a list that was edited is another selection."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
 
 
 def size_up(plan: SweepPlan, store: "Store | str | Path") -> Sized:

@@ -75,7 +75,7 @@ def read_indices(path: str | Path, d: int) -> np.ndarray:
 
     Raises InputError for what is no whole number, outside 0..d-1, or there twice.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         if path.suffix == ".npy":
             require_readable(path, "neuron numbers")

@@ -91,6 +91,16 @@ def test_a_sweep_takes_several_lists_as_selections(store, tmp_path):
         np.testing.assert_allclose(mine["accuracy"], [accuracy] * 2, atol=0.01)
 
 
+def test_a_list_may_lie_in_the_home_folder(store, tmp_path, monkeypatch):
+    """No shell resolves `index:~/neurons.txt`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "neurons.txt").write_text("1\n2\n3\n")
+    plan = {"layer": "a", "fractions": [0.1], "seeds": 1}
+    home, plain = (f"index:{folder}/neurons.txt" for folder in ("~", tmp_path))
+    found = pc.sweep(store, selection=[home, plain], **plan)["accuracy"]
+    assert float(found.sel(selection=home)) == float(found.sel(selection=plain))
+
+
 def test_a_list_that_was_edited_is_another_selection(store, tmp_path):
     file = tmp_path / "neurons.txt"
     plan = {"layer": "a", "fractions": [0.1], "seeds": 1, "selection": f"index:{file}", "out": tmp_path / "r"}
