@@ -2,9 +2,11 @@
 
 import html
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
-CELLS = ("target", "layer", "selection", "shots", "l2")
+from probecache.analyze.report.data import CELLS
+
 ROWS = 200  # of the table on the page; the CSV has all
 
 
@@ -72,35 +74,29 @@ def rows_of(study: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A row per cell that was measured: coordinates, full score, score near a fifth, critical mass, DR."""
     coords, fractions = study["coords"], study["fraction"]
     near = min(range(len(fractions)), key=lambda i: abs(fractions[i] - 0.2))
-    cell = -1
-    for target in coords["target"]:
-        for i, layer in enumerate(coords["layer"]):
-            for selection in coords["selection"]:
-                for shots in coords["shots"]:
-                    for l2 in coords["l2"]:
-                        cell += 1
-                        here = slice(cell * len(fractions), (cell + 1) * len(fractions))
-                        curves = {name: found["mean"][here] for name, found in study["scores"].items()}
-                        name = next((n for n, c in curves.items() if any(v is not None for v in c)), None)
-                        if name is None:
-                            continue
-                        at = {key: values[cell] for key, values in study["at"].items()}
-                        values = (target, layer, selection, shots, l2)
-                        different = dict(zip(CELLS, values, strict=True))
-                        yield different | {
-                            "cell": [
-                                f"{d} {v}" if d in ("shots", "l2") else v
-                                for d, v in different.items()
-                                if d in ("layer", "selection") or len(coords[d]) > 1
-                            ],
-                            "score": name,
-                            "neurons": study["n"][i][-1],
-                            "full": at["full_score"],
-                            "near": fractions[near],
-                            "n_near": study["n"][i][near],
-                            "mean": curves[name][near],
-                            **at,
-                        }
+    neurons = dict(zip(coords["layer"], study["n"], strict=True))
+    for cell, values in enumerate(product(*(coords[dim] for dim in CELLS))):
+        here = slice(cell * len(fractions), (cell + 1) * len(fractions))
+        curves = {name: found["mean"][here] for name, found in study["scores"].items()}
+        name = next((n for n, c in curves.items() if any(v is not None for v in c)), None)
+        if name is None:
+            continue
+        at = {key: values[cell] for key, values in study["at"].items()}
+        where = dict(zip(CELLS, values, strict=True))
+        yield where | {
+            "cell": [
+                f"{d} {v}" if d in ("shots", "l2") else v
+                for d, v in where.items()
+                if d in ("layer", "selection") or len(coords[d]) > 1
+            ],
+            "score": name,
+            "neurons": neurons[where["layer"]][-1],
+            "full": at["full_score"],
+            "near": fractions[near],
+            "n_near": neurons[where["layer"]][near],
+            "mean": curves[name][near],
+            **at,
+        }
 
 
 def redundancy_table(payload: dict[str, Any]) -> str:
