@@ -62,6 +62,15 @@ def list_of(text: str | None) -> list[Any] | None:
     return None if text is None else [number_of(part.strip()) for part in text.split(",") if part.strip()]
 
 
+def seeds_of(text: str) -> Any:
+    """A count, or with commas a list of seeds, for the plan to check.
+
+    >>> seeds_of("5"), seeds_of("0,3"), seeds_of("7,")
+    (5, [0, 3], [7])
+    """
+    return list_of(text) if "," in text else number_of(text)
+
+
 def weights_of(text: str | None) -> Any:
     """'balanced', or 'cat=2,dog=0.5' as a mapping, for the plan to check."""
     if text is None or "=" not in text:

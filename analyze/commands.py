@@ -11,8 +11,8 @@ from probecache.analyze.arguments import (
     list_of,
     memory_bytes,
     names_of,
-    number_of,
     one_or_list,
+    seeds_of,
     splits_named,
     weights_of,
 )
@@ -129,7 +129,7 @@ def sweep(
         "train": train,
         "test": test,
         "fractions": list_of(fractions),
-        "seeds": list_of(seeds),
+        "seeds": None if seeds is None else seeds_of(seeds),
         "selection": names_of(selection),
         "probe": probe,
         "l2": list_of(l2),
@@ -138,8 +138,6 @@ def sweep(
         "solver": solver,
         "standardize": standardize,
     }
-    if seeds is not None and "," not in seeds:
-        given["seeds"] = number_of(seeds)
     given = {name: value for name, value in given.items() if value is not None}
     plan = launch.read_plan(store, given, config, preset)
     limit = memory_bytes(memory_limit, "--memory-limit")
@@ -175,7 +173,7 @@ def cka(
     from probecache.analyze.results.saved import require_room_for, save_dataset
     from probecache.analyze.similarity.cka import cka as compute
 
-    chosen: Any = list_of(seeds) if "," in seeds else number_of(seeds)
+    chosen = seeds_of(seeds)
     places = {name: out if out is None or len(layers) == 1 else out / name for name in layers}
     for place in places.values():  # all of them are computed and written, or none
         require_room_for(place)
@@ -281,7 +279,7 @@ def critical(
             test=test,
             delta=list_of(delta) or [],
             precision=precision,
-            seeds=(list_of(seeds) or []) if "," in seeds else number_of(seeds),
+            seeds=seeds_of(seeds),
             probe=probe,
             l2=one_or_list(list_of(l2) or []),
             score=score,
