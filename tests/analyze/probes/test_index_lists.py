@@ -97,7 +97,7 @@ def test_a_list_may_lie_in_the_home_folder(store, tmp_path, monkeypatch):
     (tmp_path / "neurons.txt").write_text("1\n2\n3\n")
     plan = {"layer": "a", "fractions": [0.1], "seeds": 1}
     home, plain = (f"index:{folder}/neurons.txt" for folder in ("~", tmp_path))
-    found = pc.sweep(store, selection=[home, plain], **plan)["accuracy"]
+    found = pc.sweep(store, selection=[home, plain], **plan)["accuracy"].squeeze()
     assert float(found.sel(selection=home)) == float(found.sel(selection=plain))
 
 
