@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -35,10 +34,11 @@ def record(name: str, results: Mapping[str, Any], *, folder: str | Path | None =
     """
     where = Path(folder or RESULTS)
     where.mkdir(parents=True, exist_ok=True)
-    path = where / f"{name}-{date.today().isoformat()}.json"
+    today = date.today().isoformat()
+    path = where / f"{name}-{today}.json"
     entry = {
         "name": name,
-        "date": date.today().isoformat(),
+        "date": today,
         "command": " ".join(["python", "-m", *_module(sys.argv)]),
         "machine": machine(),
         "versions": versions(),
@@ -93,11 +93,6 @@ def alternate(
             if turn >= warmup:
                 seconds[name].append(perf_counter() - start)
     return seconds
-
-
-def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median over paired runs of theirs / ours: above 1 means that ours is faster."""
-    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
 def _module(argv: Sequence[str]) -> list[str]:

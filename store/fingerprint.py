@@ -8,8 +8,6 @@ from typing import Any
 
 from probecache.store.errors import FingerprintMismatch, InputError
 
-JSON = None | bool | int | float | str | list[Any] | dict[str, Any]
-
 
 def canonical(value: Any) -> str:
     """One text per JSON value: sorted keys, no spaces, no NaN.

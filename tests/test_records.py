@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.record import alternate, median_ratio, record
+from benchmarks.record import alternate, record
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,10 +24,6 @@ def test_alternate_runs_in_turn_and_drops_the_warmup():
     seconds = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, runs=2, warmup=1)
     assert order == ["a", "b"] * 3
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
-
-
-def test_median_ratio_is_theirs_over_ours():
-    assert median_ratio([1.0, 1.0, 2.0], [3.0, 4.0, 4.0]) == 3.0
 
 
 def test_readme_and_docs_say_what_the_records_say():

@@ -15,10 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from probecache.analyze.tasks.task import Task
-from probecache.store.errors import InputError, close_names, first_line
+from probecache.store.errors import InputError, close_names
 
 CONTROLS = ("shuffled", "random")
 _STREAM = 0xC047
@@ -77,24 +76,3 @@ def _drawn(task: Task, seed: int, train_types: Any, test_types: Any) -> tuple[np
 def _hash(seed: int, name: str) -> int:
     text = f"{int(seed)}:{name}".encode(errors="surrogateescape")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-
-
-def selectivity(results: xr.Dataset, control: xr.Dataset, score: str = "accuracy") -> xr.DataArray:
-    """score - control score, over the results' own coordinates.
-
-    results, control: what two sweeps returned, the second with `control`, over the same coordinates.
-    Raises InputError where either has no such score, or where their coordinates differ.
-    """
-    for name, data in (("results", results), ("control", control)):
-        if score not in data:
-            raise InputError(f"got {name} without {score!r}; give what sweep returned")
-    try:
-        real, chance = xr.align(results[score], control[score], join="exact")
-    except ValueError as error:
-        raise InputError(
-            f"got results and control over different coordinates ({first_line(error):.200}); sweep "
-            "both with the same plan"
-        ) from None
-    return (
-        (real - chance).rename("selectivity").assign_attrs(long_name=f"{score} less its control's", units="1")
-    )

@@ -15,7 +15,7 @@ import numpy as np
 from probecache.store.format.metadata import STATISTICS
 
 Array = np.ndarray[Any, Any]
-NONFINITE, SATURATED, UNDERFLOW = (STATISTICS.index(n) for n in ("nonfinite", "saturated", "underflow"))
+NONFINITE, UNDERFLOW = STATISTICS.index("nonfinite"), STATISTICS.index("underflow")
 _PANEL = 255  # zeros of a panel are counted in uint8
 _LARGE = 1e15  # above it a square may leave float32
 

@@ -11,10 +11,9 @@ from sklearn.preprocessing import StandardScaler
 import probecache as pc
 from probecache.analyze.findings.online_code import SHARES, online_code
 from probecache.analyze.probes.fit import fit_block
-from probecache.analyze.tasks.control import control_task, selectivity
+from probecache.analyze.tasks.control import control_task
 from probecache.analyze.tasks.shots import check_shots, shot_rows, take_shots
 from probecache.analyze.tasks.task import Task
-from tests.analyze.synthetic import synthetic_results
 
 LABELS = np.repeat([0, 1, 2], [50, 20, 9])[np.random.default_rng(0).permutation(79)]
 
@@ -179,16 +178,6 @@ def test_controls_of_numbers_take_the_rows_values_together():
 def test_what_is_no_control(control, train, test, says):
     with pytest.raises(pc.InputError, match=says):
         control_task(made(), control, 0, train, test)
-
-
-def test_selectivity_is_the_difference_over_the_same_coordinates():
-    real, control = synthetic_results(seed=0), synthetic_results(seed=1)
-    found = selectivity(real, control)
-    np.testing.assert_allclose(found.values, (real["accuracy"] - control["accuracy"]).values)
-    with pytest.raises(pc.InputError, match="different coordinates"):
-        selectivity(real, control.isel(seed=[0, 1]))
-    with pytest.raises(pc.InputError, match="got control without 'accuracy'"):
-        selectivity(real, control.drop_vars("accuracy"))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
