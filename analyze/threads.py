@@ -88,11 +88,11 @@ def describe(environ: MutableMapping[str, str] = os.environ, seconds: float = 0.
     waiting = next((f"{name}={environ[name]}" for name in WAITING if name in environ), "the library's own")
     said = next((f"{name}={environ[name]}" for name in COUNTS if name in environ), None)
     if said is not None:
-        return f"threads: as {said} says; waiting: {waiting}"
+        return f"threads: as {said} says; idle ones wait: {waiting}"
     count = count_for(watch.cores, foreign)
     return (
-        f"threads: {count} of {watch.cores} cores, others keep {foreign:.1f} busy now; measured again at "
-        f"each block; waiting: {waiting}"
+        f"threads: {count} of {watch.cores} cores, as other processes keep {foreign:.1f} busy now (measured "
+        f"again at each block); idle ones wait: {waiting}"
     )
 
 

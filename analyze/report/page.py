@@ -21,29 +21,28 @@ TABS = (
     ("provenance", "Provenance", ""),
 )
 CAPTIONS = {
-    "scores": "Mean over seeds with its 95% interval, kept within the score's range. Against neurons kept "
-    "the axis is logarithmic; against layers, shots or l2 the largest subset is shown, the full layer where "
-    "it was measured.",
+    "scores": "Mean over seeds with its 95% interval, cut at the score's range. The axis of neurons kept is "
+    "logarithmic. Along layers, shots or l2, the largest subset is shown: the full layer if it was measured.",
     "dr": "Diffused redundancy against delta: the largest share of neurons that can be dropped at random "
     "while the mean score stays at delta of the full layer's. Bands: bootstrap over seeds.",
     "along": "Diffused redundancy at the report's delta, with its interval.",
     "pareto": "Score at the critical mass against DR, for the task of the chosen results. Each point is a "
-    "layer at one delta; filled points are on the frontier: no other layer or backbone offers more "
-    "redundancy at as high a score. Grey, hollow and dotted: a layer whose full accuracy is hardly above "
-    "guessing (less than a twentieth of the way to always right): nothing to lose, so it is not compared.",
+    "layer at one delta. Filled points are on the frontier: no other layer or backbone offers more "
+    "redundancy at as high a score. Grey, hollow and dotted points are not compared: their layer is hardly "
+    "better than guessing (less than a twentieth of the way to perfect) and has nothing to lose.",
     "spread": "Gini index and coefficient of variation of the class accuracies under random subsets (0: all "
     "classes alike).",
-    "classes": "Accuracy of each class. The five classes that lose most are coloured, the others grey; "
-    "dotted, the accuracy of whichever class is worst at that size.",
+    "classes": "Accuracy of each class. The five classes that lose most are coloured, the others grey. "
+    "Dotted: the accuracy of whichever class is worst at that size.",
     "hardest": "The classes that lose most, with 95% intervals over seeds.",
-    "confusion": "Of each true class, the share of test samples by predicted class; full layer, first seed.",
+    "confusion": "For each true class, how its test samples were predicted; full layer, first seed.",
     "calibration": "Share of right predictions against the probability that the probe gave them, in 15 bins "
-    "with Wilson's 95% intervals; first seed. On the dashed line a probe knows how often it is right. ECE: "
+    "with Wilson's 95% intervals; first seed. On the dashed line, the probe's probabilities are right. ECE: "
     "the distance from that line, averaged over samples. Dotted: the share of samples in each bin.",
     "layers": "Share of each layer's own full score that subsets keep.",
     "cka": "Linear CKA of random subsets with the full layer, and of two subsets of one size.",
-    "neurons": "Change of the score without each neuron or group, most degrading first. Above "
-    "zero, the probe is better without it.",
+    "neurons": "How the score changes without each neuron or group, most degrading first: above zero, the "
+    "probe is better without it.",
 }
 
 
