@@ -24,6 +24,7 @@ from probecache.analyze.sweeps.cost import (
     target_seconds,
 )
 from probecache.analyze.sweeps.job import Job, layer_digest, target_digest, used_splits
+from probecache.analyze.sweeps.own_code import own_parts
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.solvers import check_solver
 from probecache.analyze.tasks.class_weights import check_named
@@ -57,9 +58,9 @@ class Sized:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What must agree with RESULTS: the plan's settings, the store, and each layer's digest."""
+        """What must agree with RESULTS: the plan's settings, each layer's digest, the user's own code."""
         lists = {f"index:{file}": _digest(file) for file in _index_files(self.plan)}
-        return self.plan.settings() | {"digests": self.digests | lists}
+        return self.plan.settings() | {"digests": self.digests | lists | own_parts(self.plan)}
 
     @property
     def about(self) -> dict[str, str]:

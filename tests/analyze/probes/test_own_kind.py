@@ -1,9 +1,14 @@
 """A user's own kind of probe: through sweep, RESULTS, redundancy and Dask workers."""
 
+import functools
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
-from sklearn.metrics import log_loss
+from sklearn.metrics import fbeta_score, log_loss
 from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
@@ -60,7 +65,8 @@ def test_what_ignores_the_penalty_is_fitted_once_for_all_of_them(store):
     every = sweep()
     before = len(made)
     once = sweep(has_l2=False)
-    assert (before - 1, len(made) - before - 1) == (2 * 2 * 3, 2 * 2)  # one more says what it offers
+    # three more say what it offers, and what it is
+    assert (before - 3, len(made) - before - 3) == (2 * 2 * 3, 2 * 2)
     for name in ("accuracy", "log_loss", "converged", "n_iter"):
         np.testing.assert_array_equal(once[name], every[name])
     assert float(once.seconds.sum()) > 0
@@ -209,3 +215,65 @@ def test_an_estimator_that_writes_to_its_input_spoils_no_other(three):
     pc.register_probe("own", mixed)
     found = pc.sweep(store, layer="a", fractions=[1], seeds=2, probe="own")["accuracy"].squeeze().values
     assert found.tolist() == [np.mean(u == 0), LogisticRegression().fit(x.astype(np.float32), y).score(t, u)]
+
+
+def test_results_of_another_probe_of_the_same_name_are_not_gone_on_with(store, tmp_path):
+    plan = {"layer": "a", "fractions": [1], "probe": "own", "out": tmp_path / "r"}
+    pc.register_probe("own", lambda l2, seed: LinearSVC(C=1.0, random_state=seed))
+    pc.sweep(store, seeds=1, **plan)
+    pc.register_probe("own", lambda l2, seed: LinearSVC(random_state=seed))  # the same: C is 1 by default
+    pc.sweep(store, seeds=2, **plan)
+    pc.register_probe("own", lambda l2, seed: LinearSVC(C=0.1, random_state=seed))
+    with pytest.raises(
+        pc.FingerprintMismatch, match=r"probe:own: 'LinearSVC\(random.* there, 'LinearSVC\(C=0.1"
+    ):
+        pc.sweep(store, seeds=2, **plan)
+
+
+def test_results_of_another_metric_of_the_same_name_are_not_gone_on_with(store, tmp_path):
+    plan = {"layer": "a", "fractions": [1], "metric": "own_share", "probe": "ridge", "out": tmp_path / "r"}
+
+    def share(wanted):
+        return lambda truth, guesses: np.mean(guesses == wanted)
+
+    pc.register_metric("own_share", share(1))
+    pc.sweep(store, seeds=1, **plan)
+    pc.register_metric("own_share", share(1))
+    pc.sweep(store, seeds=2, **plan)
+    for other in (share(0), lambda truth, guesses: np.mean(guesses != 1), functools.partial(f_beta, 2)):
+        pc.register_metric("own_share", other)
+        with pytest.raises(pc.FingerprintMismatch, match="metric:own_share"):
+            pc.sweep(store, seeds=3, **plan)
+
+
+def f_beta(beta, truth, guesses):
+    return fbeta_score(truth, guesses, beta=beta)
+
+
+def test_what_own_code_is_is_told_alike_in_every_process(tmp_path):
+    """Texts of sets and of places in memory differ from process to process."""
+    script = """
+import probecache as pc
+from probecache.analyze.sweeps.own_code import own_parts
+from probecache.analyze.sweeps.plan import SweepPlan
+
+class Mine:
+    def __init__(self): self.inside = print
+    def fit(self, x, y): return self
+
+pc.register_probe("mine", lambda l2, seed: Mine())
+pc.register_metric("names", lambda truth, guesses: float(str(len(truth)) in {"a", "b", "c", "d", "e"}))
+print(own_parts(SweepPlan(("l",), (1.0,), probe="mine", metric=("names",))))
+"""
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(texts) == 1
+    assert "probe:mine" in texts.pop()
