@@ -258,10 +258,8 @@ def critical(
     """
     from probecache.store.reader import open_store
 
-    opened, splits = (
-        open_store(store),
-        splits_named(test) if "cka" in (score or "") else splits_named(train, test),
-    )
+    opened = open_store(store)
+    splits = splits_named(test) if "cka" in (score or "") else splits_named(train, test)
     layers = choose_layers(opened, layer, splits)
     targets = choose(opened, "target", split_names(target), splits)
     from probecache.analyze.findings.critical.critical_mass import SIMILARITIES, critical_mass

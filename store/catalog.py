@@ -127,9 +127,8 @@ def read_layer(files: Files, split: Split, name: str) -> Layer:
     """A layer's description from its own document, validated."""
     where = f"{files.url}/{split.name}/{name}"
     ours = _own_group(files, f"{split.name}/{name}")["probecache"]
-    compression, complete, attrs, report = (
-        ours.get(k) for k in ("compression", "complete", "attrs", "report")
-    )
+    compression, complete = ours.get("compression"), ours.get("complete")
+    attrs, report = ours.get("attrs"), ours.get("report")
     if not isinstance(attrs, dict) or not isinstance(report, dict):
         raise DamagedStore(f"{where}/zarr.json: its attributes or report are no JSON objects")
     try:

@@ -183,10 +183,8 @@ def _others(main: xr.Dataset, selections: list[str]) -> Iterator[Finding]:
     random = _curve(main, "random")[0]["mean"]
     for selection in [m for m in selections if m in _OTHERS]:
         gap = (_curve(main, selection)[0]["mean"] - random).dropna("fraction")
-        near, widest = (
-            gap.sel(fraction=0.2, method="nearest"),
-            gap.isel(fraction=int(abs(gap).argmax("fraction"))),
-        )
+        near = gap.sel(fraction=0.2, method="nearest")
+        widest = gap.isel(fraction=int(abs(gap).argmax("fraction")))
         yield Finding(
             selection,
             f"At {_share(near['fraction'])} of the layer {_OTHERS[selection]} are {100 * float(near):+.1f} "
@@ -224,15 +222,12 @@ def _others_dr(whole: xr.Dataset, layer: str, delta: float) -> Iterator[Finding]
     for dim, words in (("shots", "training rows per class"), ("target", "target"), ("l2", "l2")):
         if dim not in whole.dims or whole.sizes[dim] < 2 or whole[dim].dtype.kind not in "OUTSf":
             continue
-        rest = (
-            usual_task(whole.rename({dim: "kept"})).rename({"kept": dim})
-            if dim != "l2"
-            else usual_task(whole)
-        )
-        rest = rest if dim == "l2" else pick_l2(rest)
-        found = (
-            redundancy(rest.sel(layer=layer), delta).sel({"selection": "random"}).dropna(dim, subset=["dr"])
-        )
+        if dim == "l2":
+            rest = usual_task(whole)
+        else:  # that dimension stays as it is
+            rest = pick_l2(usual_task(whole.rename({dim: "kept"})).rename({"kept": dim}))
+        found = redundancy(rest.sel(layer=layer), delta).sel({"selection": "random"})
+        found = found.dropna(dim, subset=["dr"])
         if found.sizes[dim] < 2:
             continue
         told = [

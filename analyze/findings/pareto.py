@@ -84,10 +84,8 @@ def _by_target(
 ) -> Iterator[tuple[str, str, xr.Dataset]]:
     """(study, task, results of one target and one number of shots): every target is a task of its own."""
     for name, results in studies.items():
-        task, targets = (
-            task_of.get(name, ""),
-            [str(v) for v in np.ravel(results["target"])] if "target" in results.coords else [""],
-        )
+        task = task_of.get(name, "")
+        targets = [str(v) for v in np.ravel(results["target"])] if "target" in results.coords else [""]
         for i, target in enumerate(targets):
             one = results.isel(target=i) if "target" in results.dims else results
             words = [w for w in (task, target if len(targets) > 1 else "") if w]

@@ -109,11 +109,9 @@ class TargetArray:
         column = "label" if self.kind == "labels" else "column"
         shape, chunk, dimensions = [n], [rows], ["sample"]
         if not self._flat:
-            shape, chunk, dimensions = (
-                [n, self.width],
-                [rows, self.width],
-                ["sample", f"{self.name}_{column}"],
-            )
+            shape = [n, self.width]
+            chunk = [rows, self.width]
+            dimensions = ["sample", f"{self.name}_{column}"]
         attributes: dict[str, Any] = {
             "kind": self.kind,
             "names": list(self.names),

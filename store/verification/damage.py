@@ -10,11 +10,9 @@ from probecache.store.claims import Holder, being_written
 from probecache.store.errors import ProbecacheError
 from probecache.store.storage.files import Files
 
-UNFIT, OTHER, OUTGROWN = (
-    "its consolidated metadata do not fit",
-    "is not what follows from its group",
-    "does not fit its split's size",
-)
+UNFIT = "its consolidated metadata do not fit"
+OTHER = "is not what follows from its group"
+OUTGROWN = "does not fit its split's size"
 FOLLOWS = (UNFIT, OTHER, OUTGROWN)  # what a document is called whose group a writer has changed before it
 
 

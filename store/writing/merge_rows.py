@@ -43,10 +43,8 @@ def merged_rows(
             status[:old] = np.maximum(status[:old], stored[2])
         if old == s.rows and np.array_equal(status, stored[2]):
             return status, {}
-    parts, place = (
-        encode_row_chunks(labels, names, status, split.geometry.shard_rows),
-        f"{split.name}/{s.index}",
-    )
+    parts = encode_row_chunks(labels, names, status, split.geometry.shard_rows)
+    place = f"{split.name}/{s.index}"
     if split.packed:
         return status, {split.commit_key(s): encode_row_object(place, s.rows, parts, token)}
     items: dict[str, Pieces] = {split.row_key(array, s.index): [raw] for array, raw in parts.items()}

@@ -88,12 +88,9 @@ def _score(
     if task.is_regression:
         scores[rank] = r_squared(ranked, sorted_widths, one_order, panels, truth).cpu().numpy()
     else:
-        labels, several = (
-            torch.from_numpy(task.train_labels[held]).to(shared.device),
-            task.target_kind == "labels",
-        )
-        right = predict(ranked, sorted_widths, one_order, panels, several) == (
-            labels.T if several else labels
-        )
+        labels = torch.from_numpy(task.train_labels[held]).to(shared.device)
+        several = task.target_kind == "labels"
+        guesses = predict(ranked, sorted_widths, one_order, panels, several)
+        right = guesses == (labels.T if several else labels)
         scores[rank] = right.double().flatten(1).mean(dim=1).cpu().numpy()
     return scores

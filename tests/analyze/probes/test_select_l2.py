@@ -293,11 +293,9 @@ def test_probes_of_different_penalties_that_share_a_fit_are_the_ones_fitted_alon
     rng = np.random.default_rng(5)
     y = np.arange(rows) % classes
     x = (0.4 * rng.normal(size=(classes, 100))[y] + rng.normal(size=(rows, 100))).astype(np.float32)
-    task, orders, ks = (
-        Task(x, y, x, y),
-        np.stack([rng.permutation(100) for _ in "ab"]),
-        np.array([70, 80, 100]),
-    )
+    task = Task(x, y, x, y)
+    orders = np.stack([rng.permutation(100) for _ in "ab"])
+    ks = np.array([70, 80, 100])
     chosen, asked = np.array([[1e-3, 1e-1, 1e-3], [1e-5, 1e-5, 1.0]]), []
 
     def fit(part, request, shared):

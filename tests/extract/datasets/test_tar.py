@@ -82,12 +82,10 @@ def header(size_field, kind=b"0", name=b"cat/0.png"):
     raw = bytearray(512)
     raw[: len(name)] = name
     raw[100:108], raw[108:116], raw[116:124] = b"0000644\0", b"0000000\0", b"0000000\0"
-    raw[124:136], raw[136:148], raw[156:157], raw[257:265] = (
-        size_field,
-        b"00000000000\0",
-        kind,
-        b"ustar\x0000",
-    )
+    raw[124:136] = size_field
+    raw[136:148] = b"00000000000\0"
+    raw[156:157] = kind
+    raw[257:265] = b"ustar\x0000"
     raw[148:156] = b" " * 8
     raw[148:156] = b"%06o\0 " % sum(raw)
     return bytes(raw)

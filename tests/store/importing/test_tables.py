@@ -92,10 +92,8 @@ def test_every_format_gives_the_same_targets(store, tmp_path, ending):
 @pytest.mark.parametrize("mark", ["", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "latin-1"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_marks_line_ends_and_encodings(store, tmp_path, mark, newline):
-    frame, path = (
-        table().replace("grün", "gr\u2028ün" if mark != "latin-1" else "gr\x0cün"),
-        tmp_path / "l.csv",
-    )
+    frame = table().replace("grün", "gr\u2028ün" if mark != "latin-1" else "gr\x0cün")
+    path = tmp_path / "l.csv"
     buffer = io.StringIO(newline="")
     frame.to_csv(buffer, index=False, lineterminator=newline)
     path.write_bytes(buffer.getvalue().encode(mark or "utf-8"))
