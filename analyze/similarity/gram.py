@@ -9,7 +9,7 @@ samples.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -175,7 +175,25 @@ def shared_rows(store: FeatureStore, other: FeatureStore, split: str) -> np.ndar
             f"sample {row} of {split} is {mine[row]} in {store.path} and {theirs[row]} in {other.path}: "
             "similarity compares the same samples in the same order; extract both from the same data"
         )
+    if store is not other and all(name == str(i) for i, name in enumerate(mine.tolist())):
+        _require_like_labels(store, other, split)
     return (store.status(split) == 1) & (other.status(split) == 1)
+
+
+def _require_like_labels(store: Any, other: Any, split: str) -> None:
+    """InputError where rows that are only numbered, which says nothing of them, have other classes."""
+    if not all(hasattr(one, "class_names") for one in (store, other)):
+        return
+    names = store.class_names(split)
+    mine, theirs = (np.asarray(one.labels(split)) for one in (store, other))
+    differ = np.flatnonzero((mine != theirs) & (mine >= 0) & (theirs >= 0))
+    if names == other.class_names(split) and len(differ):
+        row = int(differ[0])
+        raise InputError(
+            f"the samples of {split} are only numbered, and {row} is {names[mine[row]]!r} in {store.path}, "
+            f"{names[theirs[row]]!r} in {other.path}: similarity compares the same samples in one order, "
+            "best of names that both give them (samples)"
+        )
 
 
 def column_means(store: FeatureStore, split: str, layer: str, *, rows: int = 8192) -> tuple[int, np.ndarray]:

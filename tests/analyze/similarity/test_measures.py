@@ -6,6 +6,7 @@ from scipy.linalg import orthogonal_procrustes, qr
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
+import probecache as pc
 from probecache.analyze.selections.subsets import permutation
 from probecache.analyze.similarity.compare import similarity, subset_similarity
 from probecache.analyze.similarity.measures import MEASURES
@@ -160,3 +161,21 @@ def test_a_pair_too_wide_for_its_products_is_refused():
     wide = MemoryStore({("test", "l"): np.broadcast_to(np.eye(5)[:, :1], (5, 10**6))})
     with pytest.raises(InputError, match=r"1,000,000 neurons, .* GiB, more than this machine's"):
         similarity(wide, layers=["l"], split="test", measure="pwcca")
+
+
+def test_numbered_rows_of_other_classes_are_not_taken_for_the_same_samples(tmp_path):
+    """Numbers say nothing of what a row is; labels that both stores have do."""
+    y, order = np.arange(150) % 3, np.random.default_rng(3).permutation(150)
+
+    def store(name, rows, labels, **more):
+        options = {"split": "test", "layer": "l", "activations": X[rows].astype(np.float32), **more}
+        return pc.write_arrays(tmp_path / name, labels=labels, **options)
+
+    whole = slice(None)
+    mine, other = store("a", whole, y), store("b", order, y[order])
+    with pytest.raises(InputError, match=r"only numbered, and \d+ is '\d' in .*/a, '\d' in .*/b"):
+        similarity(mine, split="test", other=other)
+    coarse = store("c", whole, (y > 0).astype(int), class_names=["no", "yes"])  # another question of the same
+    unlabelled = store("d", whole, None)
+    for same in (store("e", whole, y), coarse, unlabelled):
+        assert float(similarity(mine, split="test", other=same)[0, 0]) == pytest.approx(1)
