@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from probecache.analyze.results.check import FAILED, check
+from probecache.analyze.results.check import DONE, FAILED, check
 from probecache.analyze.results.mend import readable
 from probecache.analyze.results.saved import check_saved, is_saved
 from probecache.analyze.results.verify import verify_results
@@ -34,7 +34,7 @@ def describe_results(path: str) -> dict[str, Any]:
     grid, attributes = found.grid, found.attributes
     settings = json.loads(attributes["settings"])
     state, converged = found.values["state"], found.values["converged"].astype(bool)
-    done = (state == 1) & ~found.lost
+    done = (state == DONE) & ~found.lost
     targets = json.loads(attributes.get("targets", "{}"))
     kept = [name for name, there in (("predictions", grid.samples), ("scores", grid.scores)) if there]
     dims = ("target", "layer", "selection", "shots", "fraction", "seed", "l2")

@@ -13,6 +13,7 @@ from xarray.core import indexing
 from probecache.analyze.probes.registry import known_claims
 from probecache.analyze.results import chunks
 from probecache.analyze.results.check import (
+    DONE,
     Checked,
     Damage,
     bad_orders,
@@ -108,7 +109,7 @@ class CheckedArray(BackendArray):
             self.seals, self.there = found.orders, np.ones(found.orders.shape, bool)
         else:
             self.seals = found.values[variable.name + SEAL]
-            self.there = (found.values["state"] == 1) & (found.values["seal"] != 0)
+            self.there = (found.values["state"] == DONE) & (found.values["seal"] != 0)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
         support = indexing.IndexingSupport.OUTER

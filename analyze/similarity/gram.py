@@ -16,6 +16,7 @@ import psutil
 
 from probecache.analyze.similarity.measures import Products
 from probecache.store.errors import InputError
+from probecache.store.layout import OK
 
 
 class FeatureStore(Protocol):
@@ -177,7 +178,7 @@ def shared_rows(store: FeatureStore, other: FeatureStore, split: str) -> np.ndar
         )
     if store is not other and all(name == str(i) for i, name in enumerate(mine.tolist())):
         _require_like_labels(store, other, split)
-    return (store.status(split) == 1) & (other.status(split) == 1)
+    return (store.status(split) == OK) & (other.status(split) == OK)
 
 
 def _require_like_labels(store: Any, other: Any, split: str) -> None:

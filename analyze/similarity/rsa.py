@@ -15,6 +15,7 @@ import xarray as xr
 from probecache.analyze.selections.subsets import check_seeds, permutation, sizes
 from probecache.analyze.similarity.gram import FeatureStore
 from probecache.store.errors import InputError
+from probecache.store.layout import OK
 
 
 def rsa(
@@ -31,7 +32,7 @@ def rsa(
     A subset of one neuron has no correlation across neurons: its value is NaN.
     Raises InputError for fewer than 3 samples asked for or there.
     """
-    good = np.flatnonzero(store.status(split) == 1)
+    good = np.flatnonzero(store.status(split) == OK)
     if min(samples, len(good)) < 3:
         raise InputError(
             f"got {min(samples, len(good))} samples of {split}; RSA compares pairs of at least 3"

@@ -16,6 +16,7 @@ from probecache.store.storage.files import Files
 Array = np.ndarray[Any, Any]
 Raw = bytes | BadChunk | None
 Committed = tuple[int, Array] | BadChunk  # rows and crc32c words, or what is wrong with the commit
+Vouched = tuple[Shard, int, Array]  # a shard, and the rows and crc32c words that its commit vouches for
 FEW = 16  # shards whose commits are asked for one by one, without a listing or an index
 _BYTES_AT_ONCE = 64 << 20
 

@@ -7,8 +7,7 @@ from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Layer, Split
 from probecache.store.format.target_array import TargetArray
 from probecache.store.layout import Shard
-from probecache.store.reading.commits import Committed, damaged
-from probecache.store.reading.vouched import Vouched
+from probecache.store.reading.commits import Committed, Vouched, damaged
 from probecache.store.storage.files import Files
 
 CommitsOf = Callable[[Split | Layer, list[Shard]], list[Committed]]
@@ -28,7 +27,7 @@ def layer_digest(files: Files, split: Split, layer: Layer, commits_of: CommitsOf
     return digest(layer.spec.dtype, layer.geometry.n_samples, split.class_names, words)
 
 
-def label_digest(split: Split, found: Vouched) -> str:
+def label_digest(split: Split, found: list[Vouched]) -> str:
     """32 hex digits of the labels that came with the data; found: every shard's commit."""
     return digest("classes", list(split.class_names), [[rows, int(crcs[0])] for _, rows, crcs in found])
 

@@ -12,9 +12,10 @@ from probecache.store.format.index import Index
 from probecache.store.format.target_array import TargetArray
 from probecache.store.layout import Shard
 from probecache.store.reading import commits
+from probecache.store.reading.commits import Vouched
 from probecache.store.reading.read_index import load_index
 from probecache.store.reading.steady import Read, steady
-from probecache.store.reading.vouched import Vouched, require_committed, require_ended
+from probecache.store.reading.vouched import require_committed, require_ended
 from probecache.store.storage.files import Files
 
 
@@ -130,7 +131,7 @@ class Documents:
                 return list(index.commits(shards))
         return commits.read_commits(self.files, owner, shards)
 
-    def _committed(self, owner: Split | Layer, rows: tuple[int, int], finished: bool) -> Vouched:
+    def _committed(self, owner: Split | Layer, rows: tuple[int, int], finished: bool) -> list[Vouched]:
         """The shards of `rows` with what their commits vouch for; raises unless all are there, or `partial`.
 
         `finished`: that a commit is missing is damage.

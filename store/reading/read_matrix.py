@@ -15,6 +15,7 @@ from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Layer
 from probecache.store.layout import DTYPES, Shard
 from probecache.store.reading import commits
+from probecache.store.reading.commits import Vouched
 from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +38,7 @@ class Panel:
 def read_matrix(
     files: Files,
     info: Layer,
-    found: list[tuple[Shard, int, Array]],
+    found: list[Vouched],
     rows: tuple[int, int],
     taken: Array | None,
     dtype: Any = None,
@@ -113,7 +114,7 @@ def _panels(
     return panels
 
 
-def _require_bytes(files: Files, info: Layer, found: list[tuple[Shard, int, Array]]) -> None:
+def _require_bytes(files: Files, info: Layer, found: list[Vouched]) -> None:
     form = info.form
     for s, there, _ in found:
         if not there:

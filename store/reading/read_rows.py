@@ -9,12 +9,11 @@ from probecache.store.format import row_object
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Split
 from probecache.store.layout import NAME_BYTES, ROW_ARRAYS, Shard
-from probecache.store.reading.commits import Raw, read_commits
+from probecache.store.reading.commits import Raw, Vouched, read_commits
 from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
 Rows = tuple[Array, list[str], Array]
-Found = tuple[Shard, int, Array]  # a shard, its committed rows, their crc32c words
 _BYTES_AT_ONCE = 32 << 20
 
 
@@ -48,7 +47,7 @@ def decode_rows(
 
 
 def decode_many(
-    files: Files, split: Split, found: Sequence[Found], names: bool = True
+    files: Files, split: Split, found: Sequence[Vouched], names: bool = True
 ) -> Iterator[Rows | BadChunk]:
     """`decode_rows` of each shard in order, its BadChunk in its place; read many at once, few in memory.
 

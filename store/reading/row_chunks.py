@@ -10,8 +10,8 @@ from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Split
 from probecache.store.format.index import Index
 from probecache.store.layout import MISSING, NAME_BYTES, ROW_ARRAYS, Shard
-from probecache.store.reading.commits import damaged, read_objects
-from probecache.store.reading.read_rows import Found, Rows, decode_many, decode_rows
+from probecache.store.reading.commits import Vouched, damaged, read_objects
+from probecache.store.reading.read_rows import Rows, decode_many, decode_rows
 from probecache.store.storage.files import Files
 
 Array = np.ndarray[Any, Any]
@@ -48,7 +48,7 @@ def encode_row_chunk(
 
 
 def read_row_arrays(
-    files: Files, split: Split, found: Sequence[Found], index: Index | None, names: bool
+    files: Files, split: Split, found: Sequence[Vouched], index: Index | None, names: bool
 ) -> tuple[Array, list[str], Array]:
     """Labels (-1 where missing), identity where `names` are wanted, and states of all rows of a split."""
     n = split.geometry.n_samples
@@ -63,7 +63,7 @@ def read_row_arrays(
 
 
 def _rows_of(
-    files: Files, split: Split, found: Sequence[Found], index: Index | None, names: bool
+    files: Files, split: Split, found: Sequence[Vouched], index: Index | None, names: bool
 ) -> Iterator[tuple[int, Rows]]:
     """(first row, rows) of the committed shards, from the row chunks where `index` vouches for them.
 

@@ -6,10 +6,8 @@ from probecache.store.errors import UnfinishedSplit
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Layer, Split
 from probecache.store.layout import Shard
-from probecache.store.reading.commits import Array, Committed, damaged
+from probecache.store.reading.commits import Committed, Vouched, damaged
 from probecache.store.storage.files import Files
-
-Vouched = list[tuple[Shard, int, Array]]
 
 
 def require_committed(
@@ -18,7 +16,7 @@ def require_committed(
     found: Sequence[tuple[Shard, Committed]],
     finished: bool,
     partial: bool,
-) -> Vouched:
+) -> list[Vouched]:
     """Each shard with the rows and crc32c words that its commit vouches for.
 
     Parameters
@@ -29,7 +27,7 @@ def require_committed(
     partial : bool
         Rows that no commit covers are left out instead of refused.
     """
-    out: Vouched = []
+    out: list[Vouched] = []
     for shard, committed in found:
         if isinstance(committed, BadChunk):
             raise damaged(files, owner, shard, f"commit: {committed}")
