@@ -104,7 +104,7 @@ def attribution(
     if not l2 > 0:
         raise InputError(f"got l2 {l2:g}; allowed: above 0, as neurons may depend on each other")
     if not get_metric(metric).higher_is_better:
-        raise InputError(f"got metric {metric!r}, of which less is better; allowed: one of which more is")
+        raise InputError(f"got metric {metric!r}, where lower is better; allowed: one where higher is")
     opened = open_store(store)
     task = load_task(opened, layer, train, test)
     wanted = _groups(groups, sample, task.n_neurons, seed)

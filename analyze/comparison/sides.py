@@ -101,7 +101,7 @@ def _of_targets(a: Results, b: Results) -> list[tuple[Side, Side]]:
             if not (one["truth"] >= 0).any():
                 raise InputError(
                     f"got target {', '.join(texts_of(np.ravel(one['target'].values)))}, which is not of "
-                    "classes; predictions of classes can be compared"
+                    "classes; only predictions of classes can be compared"
                 )
         return [(_of_results(both[0]), _of_results(both[1]))]
     common = [name for name in held[0] if name in held[1]]
@@ -117,8 +117,8 @@ def _of_targets(a: Results, b: Results) -> list[tuple[Side, Side]]:
     of_classes = [(left, right) for left, right in found if len(left.truth) and len(right.truth)]
     if not of_classes:
         raise InputError(
-            f"got target {', '.join(common)}, none of which is of classes; predictions of classes can be "
-            "compared"
+            f"got target {', '.join(common)}, none of which is of classes; only predictions of classes can "
+            "be compared"
         )
     return of_classes
 

@@ -78,8 +78,8 @@ def redundancy(
     Raises
     ------
     InputError
-        For a delta outside (0, 1], for results without a score or without fraction 1, and for a score of
-        which less is better.
+        For a delta outside (0, 1], for results without a score or without fraction 1, and for a score
+        where lower is better.
 
     Examples
     --------

@@ -86,8 +86,8 @@ def require_more_is_better(score: str) -> None:
 
     if score in METRICS and not METRICS[score].higher_is_better:
         raise InputError(
-            f"got score {score!r}, of which less is better: no share of it can be kept; give one of which "
-            "more is, such as accuracy"
+            f"got score {score!r}, where lower is better: no share of it can be kept; give one where "
+            "higher is, such as accuracy"
         )
 
 

@@ -88,7 +88,7 @@ class _Probe(ClassifierMixin, _Linear):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise InputError(f"got one class only, {str(self.classes_[0])!r}; a probe needs two classes")
+            raise InputError(f"got only one class, {str(self.classes_[0])!r}; a probe needs two classes")
         kept = weights > 0  # a class that has no other row is named, not forgotten
         weights = weights * compute_sample_weight(self.class_weight, y)
         classes = tuple(str(c) for c in self.classes_)

@@ -31,7 +31,7 @@ def load_groups(store: "Store", union: str, target: str) -> list[str]:
         if lacking:
             raise InputError(
                 f"got groups {target!r}, which {lacking} of {int(usable.sum())} usable rows of split "
-                f"{split!r} lack; give each row its group, one of its own where it belongs to none"
+                f"{split!r} lack; give each row a group, one of its own if it belongs to none"
             )
         highest = int(groups.values.max(initial=-1))
         names = told_apart(groups.names) or [str(i) for i in range(highest + 1)]

@@ -142,7 +142,7 @@ def _match_classes(
         for label in np.unique(part.values):
             known.setdefault(names[int(label)], len(known))
     if len(known) < 2:
-        raise InputError(f"got one class only in train, {next(iter(known))!r}; a probe needs two")
+        raise InputError(f"got only one class in train, {next(iter(known))!r}; a probe needs two")
     unnamed = not any(part.names for part in train)
     unseen: set[str] = set()
     for part in test:

@@ -95,7 +95,7 @@ class Task:
         count = len(self.classes)
         present = np.unique(self.train_labels)
         if present.size < 2:
-            raise InputError(f"got one class only in train, {self.classes[0]!r}; a probe needs two")
+            raise InputError(f"got only one class in train, {self.classes[0]!r}; a probe needs two")
         for name in ("train", "test"):
             labels = getattr(self, name + "_labels")
             if labels.min() < 0 or labels.max() >= count:

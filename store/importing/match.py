@@ -50,7 +50,7 @@ def match(samples: Sequence[str], keys: Sequence[str], where: str) -> Match:
     for i, key in enumerate(keys):
         if place.setdefault(key, i) != i:
             raise InputError(
-                f"{where}: {key!r:.80} is there twice, in rows {place[key]} and {i}: keep one of them"
+                f"{where}: {key!r:.80} occurs twice, in rows {place[key]} and {i}: keep one of them"
             )
     source = np.array([place.get(name, -1) for name in samples], np.int64)
     if not (source >= 0).any():

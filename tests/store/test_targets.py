@@ -248,7 +248,7 @@ BAD = [
     ({"a": np.zeros((N, 2, 2))}, "has shape"),
     ({"a": [[0, 2]] * N}, "labels are 0 or 1"),
     ({"a": [None] * N}, "every value is missing"),
-    ({"sample": ["x"] * N, "a": [0] * N}, "'x' is there twice, in rows 0 and 1"),
+    ({"sample": ["x"] * N, "a": [0] * N}, "'x' occurs twice, in rows 0 and 1"),
     ({"sample": ["x", "y"], "a": [0, 1]}, "no row names a sample"),
     ({"sample": ["x", None], "a": [0, 1]}, "row 1 holds None"),
     ({}, "no targets were given"),

@@ -124,7 +124,7 @@ def test_a_sample_any_metric_and_two_groups_that_share_nothing(store):
         ({"groups": [list(range(14))]}, "got groups of all 14 neurons, or none"),
         ({"groups": []}, "got groups of all 14 neurons, or none"),
         ({"sample": 15}, "allowed: 1 to 14"),
-        ({"metric": "log_loss"}, "less is better"),
+        ({"metric": "log_loss"}, "lower is better"),
         ({"metric": "auroc", "probe": "logistic"}, "by predictions"),
     ],
 )

@@ -212,7 +212,7 @@ def test_no_share_is_kept_of_a_score_that_is_not_above_zero():
 @pytest.mark.parametrize("score", ["log_loss", "ece", "mae"])
 def test_a_loss_is_refused(score):
     results = one_curve([[0.5], [0.4], [0.3]], [2, 5, 10]).rename(accuracy=score)
-    with pytest.raises(InputError, match=rf"{score}.*less is better"):
+    with pytest.raises(InputError, match=rf"{score}.*lower is better"):
         redundancy(results, score=score)
 
 

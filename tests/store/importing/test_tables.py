@@ -219,7 +219,7 @@ BAD = {
     "latin.csv": ("sample,x\na,\xe9\n".encode("latin-1"), "byte 0xe9 at 11"),
     "key.csv": (b"name,x\ncat/0.png,1\n", "'name' names 1 of 12 samples: --key name"),
     "other.csv": (b"sample,x\nq.png,1\nr.png,2\n", "it has 'q.png', 'r.png', the split 'cat/0.png'"),
-    "same.csv": (b"sample,x\ncat/0.png,1\ncat/0.png,2\n", "is there twice, in rows 0 and 1"),
+    "same.csv": (b"sample,x\ncat/0.png,1\ncat/0.png,2\n", "occurs twice, in rows 0 and 1"),
     "space.csv": (b"sample,a b\ncat/0.png,1\n", "target 'a b' cannot be a name"),
     "word.jsonl": (b"[1, 2]\n", "line 1: a list, not an object"),
     "cut.jsonl": (b'{"sample": "a"}\n{"sam', "line 2: no JSON"),

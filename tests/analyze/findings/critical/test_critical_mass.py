@@ -199,7 +199,7 @@ def test_where_seeds_draw_labels_it_equals_the_grid_of_all_of_them(store, select
         ({"layer": []}, "an empty list for layer"),
         ({"probe": "tree"}, "got probe 'tree'"),
         ({"score": "f2"}, "got score 'f2'"),
-        ({"score": "ece"}, "less is better"),
+        ({"score": "ece"}, "lower is better"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(store, tmp_path, options, says):

@@ -169,7 +169,7 @@ def test_a_layer_that_never_changes_predicts_the_commonest_class(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (np.zeros(40, int), {}, "got one class only"),
+        (np.zeros(40, int), {}, "got only one class"),
         (np.arange(40) * 0 - 1, {}, "got no row with target 'label'"),
         (np.arange(40) % 4, {"class_names": ["a", "b", "c"]}, "got label 3|label"),
     ],

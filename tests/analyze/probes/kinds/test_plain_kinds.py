@@ -186,7 +186,7 @@ def test_nearly_separable_data_converge():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"train_labels": np.zeros(500, int)}, "one class only"),
+        ({"train_labels": np.zeros(500, int)}, "only one class"),
         ({"train_labels": np.arange(500) % 3, "classes": ("a", "b", "c", "d")}, "no train sample of class"),
         ({"test_labels": np.full(100, 9)}, "test label 9"),
         ({"train": np.full((500, 24), np.nan)}, "NaN"),
