@@ -26,6 +26,7 @@ from probecache.extract.settings import Options, Settings, show_options
 from probecache.extract.surroundings import undisturbed
 from probecache.store.errors import InputError
 from probecache.store.layout import Geometry
+from probecache.store.words import duration, size_of
 from probecache.store.writer import pending_shards
 
 SECONDS = 5.0
@@ -139,8 +140,8 @@ def print_plan(plan: Projection) -> None:
     for line in plan.inventory:
         print(line)
     for name, pool, neurons, size in plan.features:
-        print(f"{name:<24} {pool:<8} {neurons:>8} neurons  {_size(size):>10}")
-    print(f"{plan.n_samples} rows in {plan.shards} shards, {_size(plan.total)} in all")
+        print(f"{name:<24} {pool:<8} {neurons:>8} neurons  {size_of(size):>10}")
+    print(f"{plan.n_samples} rows in {plan.shards} shards, {size_of(plan.total)} in all")
     if not plan.left:
         print("nothing is left to compute: the store holds all of it")
         return
@@ -149,9 +150,9 @@ def print_plan(plan: Projection) -> None:
     each = ", ".join(f"{stage} {rate:,.1f}" for stage, rate in plan.rates.items())
     print(f"{plan.device}, batch size {plan.batch_size}, images/s: {each}")
     near = f" (near it: {', '.join(plan.near)})" if plan.near else ""
-    print(f"about {_time(plan.seconds)}; the limit is {plan.limit}{near}: {_REMEDIES[plan.limit]}")
+    print(f"about {duration(plan.seconds)}; the limit is {plan.limit}{near}: {_REMEDIES[plan.limit]}")
     if plan.free is not None:
-        print(f"{_size(plan.free)} free on disk: {'enough' if plan.fits else 'NOT ENOUGH'}")
+        print(f"{size_of(plan.free)} free on disk: {'enough' if plan.fits else 'NOT ENOUGH'}")
 
 
 def _forward_rate(setup: Setup, batch_size: int) -> float:
@@ -233,17 +234,3 @@ def _local_folder(out: str | Path) -> Path | None:
     while not place.is_dir():
         place = place.parent
     return place
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -8,8 +8,6 @@ from probecache.analyze.metrics.metric import Metric
 
 def _r2(scores: Tensor, truth: Tensor, n_columns: int, logits: bool) -> Tensor:
     wanted = truth.T.double()  # (t, n)
-    if wanted.shape[1] < 2:
-        return torch.full((len(scores),), torch.nan, dtype=torch.float64, device=scores.device)
     missed = (scores.double() - wanted).square().sum(dim=2)  # (m, t)
     return r2_of(missed, wanted)
 

@@ -1,5 +1,6 @@
 """Check RESULTS: every chunk by its checksum, every probe by its seal, every document by the grid."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -204,8 +205,6 @@ def read_order_seals(files: Files, grid: Grid) -> Array:
 
 
 def settings_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    import json
-
     return json.loads(attributes["settings"])
 
 

@@ -42,7 +42,7 @@ from probecache.analyze.sweeps.plan import DIMS
 from probecache.store.errors import InputError
 from probecache.store.format.chunks import BadChunk
 from probecache.store.storage.disk_errors import writing
-from probecache.store.storage.files import check_place, open_files
+from probecache.store.storage.files import open_files
 from probecache.store.storage.replace_folder import recover_folder
 
 
@@ -53,8 +53,7 @@ def missing_in(path: str | Path | None, grid: Grid, settings: Mapping[str, Any])
     """
     if path is None:
         return np.ones(grid.shape, bool)
-    _check_local(path)
-    real_place(path)
+    real_place(path)  # which must be a local folder
     path = Path(path).expanduser()
     if _is_new(path):
         return np.ones(grid.shape, bool)
@@ -90,7 +89,6 @@ class Results:
         settings: Mapping[str, Any],
         about: Mapping[str, str] | None = None,
     ) -> None:
-        _check_local(path)
         self.path = real_place(path)
         try:
             with writing(self.path):
@@ -274,8 +272,3 @@ def _own(path: Path) -> tuple[dict[str, Any], Grid, list[Damage]]:
         if "holds no sweep results" not in str(error):
             raise
         raise InputError(f"got RESULTS {path}, which holds no sweep results; give another --out") from None
-
-
-def _check_local(path: str | Path) -> None:
-    if "://" in check_place(path):
-        raise InputError(f"got RESULTS {path}; allowed: a local folder, copy it to the object store after")

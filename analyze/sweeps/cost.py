@@ -5,7 +5,6 @@ The model counts, it does not simulate: each kind of probe says what its fits mu
 it with measured runs.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.tasks.size import LayerSize
 from probecache.store.errors import InputError
+from probecache.store.words import duration, size_of
 
 EFFICIENCY = (
     0.5  # share of the timed product rate that the solver reaches, softmax and memory traffic included
@@ -55,8 +55,9 @@ class Projection:
     def __str__(self) -> str:
         blocks = f"{self.blocks:,} block" + "s" * (self.blocks != 1)
         return (
-            f"{self.probes:,} probes in {blocks}, reading {human(self.read)}; "
-            f"about {duration(self.seconds)}, {human(self.memory)} of memory per process (layer {self.worst})"
+            f"{self.probes:,} probes in {blocks}, reading {size_of(self.read)}; "
+            f"about {duration(self.seconds)}, {size_of(self.memory)} of memory per process "
+            f"(layer {self.worst})"
         )
 
 
@@ -136,8 +137,8 @@ def check_fits(projection: Projection, machine: Machine) -> None:
     """InputError, naming the worst layer, where a process would need more memory than it may have."""
     if projection.memory > machine.memory:
         raise InputError(
-            f"layer {projection.worst!r} needs {human(projection.memory)} in one process and "
-            f"{human(machine.memory)} are allowed; raise --memory-limit, "
+            f"layer {projection.worst!r} needs {size_of(projection.memory)} in one process and "
+            f"{size_of(machine.memory)} are allowed; raise --memory-limit, "
             "ask for fewer fractions or l2, or keep fewer neurons (probecache subset): probes hold matrices "
             "of (neurons x neurons), whatever the number of rows"
         )
@@ -164,24 +165,3 @@ def product_rate(device: str = "cpu", threads: int | None = None) -> float:
     finally:
         torch.set_num_threads(before)
     return 2 * rows * 1024 * columns / float(np.median(times[1:]))
-
-
-def human(count: float) -> str:
-    """Bytes for a person.
-
-    >>> human(20 * 2**30), human(1500)
-    ('20.0 GiB', '1.5 KiB')
-    """
-    power = min(4, int(math.log(max(count, 1), 1024)))
-    return f"{count / 1024**power:.{0 if power == 0 else 1}f} {['B', 'KiB', 'MiB', 'GiB', 'TiB'][power]}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person.
-
-    >>> duration(3), duration(200), duration(9000)
-    ('3 s', '3 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

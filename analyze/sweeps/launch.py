@@ -13,7 +13,7 @@ import xarray as xr
 
 from probecache.analyze.results.write import missing_in
 from probecache.analyze.sweeps.cluster.start import check_choice, connect
-from probecache.analyze.sweeps.cost import check_fits, duration
+from probecache.analyze.sweeps.cost import check_fits
 from probecache.analyze.sweeps.plan import SweepPlan, read_config
 from probecache.analyze.sweeps.presets import with_preset
 from probecache.analyze.sweeps.resolved_plan import check_finite, machine_for, projection, size_up
@@ -24,6 +24,7 @@ from probecache.store.errors import InputError, OutOfTime
 from probecache.store.progress import progress_bar
 from probecache.store.reader import open_store
 from probecache.store.stop import end_after
+from probecache.store.words import duration
 
 
 @dataclass(frozen=True)

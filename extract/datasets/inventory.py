@@ -5,7 +5,7 @@ Nothing is decoded: a file is an image by its suffix, and whether it can be read
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -218,9 +218,9 @@ def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
         ) from error
 
 
-def unique_names(names: Iterable[str], where: str, text: Callable[[str], str] = printable) -> tuple[str, ...]:
+def unique_names(names: Iterable[str], where: str) -> tuple[str, ...]:
     """Names as they are stored; InputError if two of them cannot be told apart."""
-    stored = tuple(map(text, names))
+    stored = tuple(map(printable, names))
     if len(set(stored)) < len(stored):
         seen: set[str] = set()
         twice = next(name for name in stored if name in seen or seen.add(name))  # type: ignore[func-returns-value]
