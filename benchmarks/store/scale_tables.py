@@ -37,10 +37,11 @@ def scale() -> str:
         "s, seen",
     ]
     text = (
-        f"Requests to S3 with {1000 * _LATENCY:.0f} ms of latency for {now['shards']:,} shards, before "
-        f"{before['files per shard']:.0f} files a shard, now {now['files per shard']:.0f}. *Computed*: the "
-        "requests one after the other, and the processor time of both sides; *seen*: on a machine that "
-        "others kept busy. Before, the third column is the second one's in proportion. "
+        f"Requests to S3, with {1000 * _LATENCY:.0f} ms of latency, for {now['shards']:,} shards. *Before* "
+        f"is format 1, with {before['files per shard']:.0f} files a shard; *now* is format 2, with "
+        f"{now['files per shard']:.0f}. The first column was measured, the second is in proportion to it. "
+        "*Computed* seconds are the requests one after the other and the processor time of both sides; "
+        "*seen* seconds were measured on a machine that others kept busy. "
     )
     small = [
         [
@@ -61,7 +62,7 @@ def scale() -> str:
         [
             text + source(entry),
             table(head, rows),
-            "These read every shard, and do still:",
+            "These read every shard, before and now:",
             table(["on S3", "requests", "processor s", "s seen"], small),
             _targets(small_entry),
             f"The same {now['shards']:,} shards on a local disk:",
@@ -77,13 +78,13 @@ def _targets(entry: dict[str, Any]) -> str:
         for name, of in found["start of a sweep"].items()
     ]
     return (
-        f"The start of a sweep over {found['targets']} targets beside `label`, as they were stored and are: "
+        f"The start of a sweep over {found['targets']} targets beside `label`, by how they are stored: "
         f"{'; '.join(counts)}. On a local disk "
         + " and ".join(
             f"{count} files are opened for {int(n):,} shards"
             for n, count in found["files opened on a local disk"].items()
         )
-        + f". `verify` and these: {source(entry)}"
+        + f". `verify` and these counts: {source(entry)}"
     )
 
 
@@ -122,7 +123,7 @@ def scale_results() -> str:
         "+ fraction, MB",
     ]
     return (
-        "Processor time of commits and opening, bytes that growth writes. "
+        "Processor time of commits and of opening; bytes that growth by a selection or a fraction writes. "
         + source(entry)
         + "\n\n"
         + table(head, rows)
