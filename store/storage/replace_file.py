@@ -21,6 +21,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield made
+            with made.open("rb") as written:
+                os.fsync(written.fileno())  # before its name: a power failure leaves the old file or this one
             made.replace(path)
     except OSError as error:
         raise InputError(f"got {path}, which cannot be written: {error.strerror or error}") from None
