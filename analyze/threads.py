@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from probecache.store.cores import usable_cores
+
 # What a user may have said, in the words of the OpenMP libraries that torch and numpy bring.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_DYNAMIC")
@@ -51,7 +53,7 @@ class Watch:
     @classmethod
     def start(cls) -> "Watch":
         """A watch from now on."""
-        watch = cls(cores=_cores(), chosen=any(name in os.environ for name in COUNTS))
+        watch = cls(cores=usable_cores(), chosen=any(name in os.environ for name in COUNTS))
         watch.busy, watch.own, watch.total = _times()
         return watch
 
@@ -94,10 +96,6 @@ def describe(environ: MutableMapping[str, str] = os.environ, seconds: float = 0.
         f"threads: {count} of {watch.cores} cores, as other processes keep {foreign:.1f} busy now (measured "
         f"again at each block); idle ones wait: {waiting}"
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _times() -> tuple[float, float, float]:

@@ -17,6 +17,7 @@ from probecache.extract.datasets.decode import MODES, from_array, to_mode
 from probecache.extract.datasets.images import Images
 from probecache.extract.datasets.preprocess import Preprocess
 from probecache.extract.datasets.processes import start
+from probecache.store.cores import usable_cores
 from probecache.store.errors import InputError, first_line
 from probecache.store.layout import FAILED, OK
 
@@ -141,8 +142,7 @@ def _as_tensors(chunks: Iterator[Batch]) -> Iterator[Batch]:
 def default_workers(device: str) -> int:
     """Processes that decode: as many as there are cores beside a GPU; a quarter of them where the CPU
     computes too."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 32) if device == "cuda" else max(1, cores // 4)
+    return min(usable_cores(), 32) if device == "cuda" else max(1, usable_cores() // 4)
 
 
 def _join(chunks: Iterator[Batch], ranges: Sequence[Sequence[int]], chunk: int, pin: bool) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from probecache.store.cores import usable_cores
 from probecache.store.errors import InputError
 from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces
 from probecache.store.storage.disk_errors import read_failed, write_failed
@@ -26,7 +27,7 @@ _NOTHING = (FileNotFoundError, NotADirectoryError)
 class LocalFiles:
     """A folder of this machine. Symbolic links out of the folder are refused."""
 
-    threads = min(4, os.cpu_count() or 1)
+    threads = min(4, usable_cores())
     lists_freely = True
 
     def __init__(self, root: Path) -> None:

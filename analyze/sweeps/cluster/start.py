@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from distributed import Client, LocalCluster
 from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.security import Security
 
+from probecache.store.cores import usable_cores
 from probecache.store.errors import InputError, ProbecacheError, first_line
 
 DASHBOARD = "127.0.0.1:0"
@@ -76,7 +76,7 @@ def _local_cluster(workers: int, memory_limit: int | None) -> LocalCluster:
         threads_per_worker=1,
         processes=True,
         memory_limit=total // workers,
-        env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))},
+        env={"OMP_NUM_THREADS": str(max(1, usable_cores() // workers))},
         dashboard_address=DASHBOARD,
         host="127.0.0.1",
         silence_logs=logging.CRITICAL,

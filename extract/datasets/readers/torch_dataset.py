@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from probecache.extract.datasets.images import ALL, Images, names_by_label, spre
 from probecache.extract.datasets.inventory import Inventory, printable
 from probecache.extract.datasets.labels import to_label, to_labels
 from probecache.extract.datasets.look import LOOK_ROWS, VARIES, look_at, note_range
+from probecache.store.cores import usable_cores
 from probecache.store.errors import InputError, first_line
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "picture", "photo", "jpg", "png")
@@ -323,7 +323,7 @@ def _digest_pixels(pixels: Tensor, rows: Sequence[int]) -> str:
         part = pixels[index].detach().cpu().contiguous().reshape(-1)
         return _blake(head, part.view(torch.uint8).numpy().data)
 
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         pieces = list(pool.map(piece, range(0, len(rows), step)))
     return (pieces[0] if len(pieces) == 1 else _blake(head, *pieces)).hex()
 
@@ -333,7 +333,3 @@ def _blake(*parts: Any) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -36,6 +36,16 @@ PLAN = {"layer": "pixels", "fractions": [0.1, 0.5, 1.0], "seeds": 12, "l2": 1e-2
 FLAGS = ["--layer", "pixels", "--fractions", "0.1,0.5,1.0", "--seeds", "12", "--l2", "1e-2"]
 
 
+def test_workers_share_the_cores_that_the_process_may_use(monkeypatch):
+    """A batch system may leave four of the machine's cores: threads for all of them would queue."""
+    made = {}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8, 9}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(start, "LocalCluster", lambda **options: made.update(options))
+    start._local_cluster(2, 2**30)
+    assert made["env"] == {"OMP_NUM_THREADS": "2"}
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("cluster") / "features.zarr"
