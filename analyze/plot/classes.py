@@ -22,7 +22,7 @@ SPREAD = {"gini": "Gini index", "coefficient_of_variation": "coefficient of vari
 def class_spread(results: xr.Dataset | str | Path, *, ax: "Axes | None" = None, **at: Any) -> "Axes":
     """Gini index and coefficient of variation of the class accuracies against the share of neurons kept.
 
-    Where other dimensions have more than one value, the first of each, and the best l2, unless `at` says.
+    Of other dimensions with several values, the first is taken, and the best l2, unless `at` chooses.
     """
     cell = one_cell(pick_l2(as_results(results)), keep=("fraction", "seed", "class"), **at)
     effects = class_effects(cell).squeeze(drop=True)
@@ -50,7 +50,7 @@ def calibration(
     """Share of right predictions against the probability that the probe gave them, in equal bins.
 
     probabilities: (n, classes) with truth: int (n,); or RESULTS that kept scores, of which one cell is drawn,
-    at the coordinates `at`. On the diagonal a probe knows how often it is right; bars show how many
+    at the coordinates `at`. On the diagonal the probe's probabilities are right; bars show how many
     samples a bin holds.
     """
     if isinstance(probabilities, xr.Dataset):

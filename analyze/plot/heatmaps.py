@@ -22,7 +22,7 @@ NUMBERED = 12
 def layers(results: xr.Dataset | str | Path, *, ax: "Axes | None" = None, **at: Any) -> "Axes":
     """Share of each layer's own full score that random subsets keep: layers by fractions, lighter is more.
 
-    Where other dimensions have more than one value, the first of each, and the best l2, unless `at` says.
+    Of other dimensions with several values, the first is taken, and the best l2, unless `at` chooses.
     """
     values = score_of(one_cell(pick_l2(as_results(results)), keep=("layer", "fraction", "seed"), **at))
     full = full_scores(values).mean("seed")

@@ -47,7 +47,7 @@ def learning_curve(
     results: xr.Dataset | str | Path, score: str | None = None, *, ax: "Axes | None" = None, **at: Any
 ) -> "Axes":
     """Score of the largest subset (the full layer where it was measured) against shots, training rows per
-    class; "all" stands last."""
+    class; "all" comes last."""
     return scores(results, "shots", score, ax=ax, **at)
 
 
@@ -64,9 +64,9 @@ def scores(
     """A score along `x`, one of fraction, shots, l2 and layer; a line with its interval for every other cell.
 
     results: of a sweep, or their path. at: coordinates to keep, by dimension: layer="penultimate",
-    selection=["random", "pca"]. Against anything but the fraction, the largest fraction is drawn unless
-    `fraction` is given. The legend names what differs between the lines. Returns the axes, for what a figure
-    of a paper still needs.
+    selection=["random", "pca"]. Unless x is the fraction, the largest fraction is drawn, or the one given
+    as `fraction`. The legend names what differs between the lines. Returns the axes, so that you can
+    finish the figure.
     """
     results = as_results(results)
     if x not in AXES:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def attribution(found: xr.Dataset, *, ax: "Axes | None" = None) -> "Axes":
     """What `attribution` found, ranked: the change of the score without each neuron or group.
 
-    Above zero the score is better without it. The legend has the shares of the two sides.
+    Above zero, the score is better without it. The legend has the shares of both sides.
     """
     change = np.sort(found["score_change"].to_numpy())[::-1]
     rank = np.arange(1, len(change) + 1) / len(change)

@@ -57,8 +57,8 @@ def _band(found: xr.Dataset, cell: dict[Hashable, Any]) -> xr.Dataset:
 def frontier(points: xr.Dataset, task: str | None = None, *, ax: "Axes | None" = None) -> "Axes":
     """Score at the critical mass against DR, a line per study and layer; filled markers lie on the frontier.
 
-    points: what `pareto` returned; task: those of one task, outside which nothing is compared. Layers at
-    chance are grey, dotted and hollow, and named so.
+    points: what `pareto` returned. task: only the points of this task, within which they are compared. Layers
+    at chance are grey, dotted and hollow, and the legend says so.
     """
     here = points if task is None else points.isel(point=np.flatnonzero(points["task"].values == task))
     names, every = line_names(here), list(dict.fromkeys(line_names(points)))
