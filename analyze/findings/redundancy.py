@@ -88,7 +88,7 @@ def redundancy(
     """
     results = restored(as_results(results))
     values = score_of(results, score)
-    require_more_is_better(str(values.name))
+    require_more_is_better(str(values.name), str(results.attrs.get("losses", "")))
     deltas = np.array(check_deltas(delta))
     if isinstance(confidence, str) or not 0 < confidence < 1:
         raise InputError(f"confidence {confidence} is outside (0, 1): give a coverage such as 0.95")

@@ -78,13 +78,16 @@ def score_names(results: xr.Dataset) -> list[str]:
     return sorted(found, key=lambda name: (name != "accuracy", name != "r2"))
 
 
-def require_more_is_better(score: str) -> None:
-    """InputError for a variable that is no score, or a loss: keeping a share of a loss is losing less."""
+def require_more_is_better(score: str, told: str = "") -> None:
+    """InputError for a variable that is no score, or a loss: keeping a share of a loss is losing less.
+
+    told: the attribute `losses` of results, which names those that the process that swept had registered.
+    """
     if score in NOT_SCORES:
         raise InputError(f"got score {score!r}, which says nothing about how good a probe is; give a metric")
     from probecache.analyze.metrics import METRICS  # with torch, which is not needed for anything else here
 
-    if score in METRICS and not METRICS[score].higher_is_better:
+    if score in told.split(", ") or (score in METRICS and not METRICS[score].higher_is_better):
         raise InputError(
             f"got score {score!r}, where lower is better: no share of it can be kept; give one where "
             "higher is, such as accuracy"

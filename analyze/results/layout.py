@@ -199,8 +199,8 @@ def parse_group(raw: bytes | BadChunk | None, path: Path | str) -> tuple[dict[st
         if isinstance(error, KeyError) and b'"node_type"' in raw and b'"results"' not in raw:
             if b'"settings"' in raw and b'"failures"' in raw:
                 raise InputError(
-                    f"{where}, which a probecache before 0.2 wrote, with five dimensions and no checksums; "
-                    "sweep again into another --out, or read it with xarray.open_zarr"
+                    f"{where}, which has no checksums: a probecache before 0.2 wrote it, or xarray did; "
+                    "sweep into another --out, or read it with xarray.open_zarr"
                 ) from None
             raise InputError(f"{where}, which holds no sweep results; {todo}") from None
         reason = str(error) if type(error) is ValueError else f"it cannot be read ({type(error).__name__})"

@@ -211,7 +211,10 @@ def execute(sized: Sized, how: Running) -> Ran:
                 f"{out} is damaged: {results.damages[0]}, {len(results.damages)} pieces in all; "
                 "exactly those are computed again"
             )
-        results.describe({"targets": _targets(results, sized)})
+        losses = [name for name in plan.metric if not get_metric(name).higher_is_better]
+        results.describe(
+            {"targets": _targets(results, sized)} | ({"losses": ", ".join(losses)} if losses else {})
+        )
         blocks = sized.blocks(results.missing(sized.grid), machine, how.block_seconds)
         # on a cluster each worker knows its own limit
         job = sized.job(how.device, machine.memory if client is None else how.memory_limit)

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC, LinearSVC
 
 import probecache as pc
+from probecache.analyze.metrics import METRICS
 from probecache.analyze.probes.registry import get_kind
 
 
@@ -277,3 +278,13 @@ print(own_parts(SweepPlan(("l",), (1.0,), probe="mine", metric=("names",))))
     }
     assert len(texts) == 1
     assert "probe:mine" in texts.pop()
+
+
+def test_a_loss_of_ones_own_is_known_where_nobody_registered_it(store, tmp_path, monkeypatch):
+    pc.register_metric("own_loss", lambda truth, guesses: np.mean(truth != guesses), higher_is_better=False)
+    plan = {"layer": "a", "fractions": [0.5, 1], "seeds": 2, "probe": "ridge", "out": tmp_path / "r"}
+    pc.sweep(store, metric="own_loss", **plan)
+    monkeypatch.delitem(METRICS, "own_loss")  # as in another process
+    with pytest.raises(pc.InputError, match="got score 'own_loss', of which less is better"):
+        pc.redundancy(tmp_path / "r", score="own_loss")
+    assert pc.redundancy(tmp_path / "r").attrs["score"] == "accuracy"
