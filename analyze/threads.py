@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from probecache.store.cores import usable_cores
+from probecache.store.machine import usable_cores
 
 # What a user may have said, in the words of the OpenMP libraries that torch and numpy bring.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")

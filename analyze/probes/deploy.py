@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import torch
 
 import probecache
@@ -29,6 +28,7 @@ from probecache.analyze.tasks.task import Task
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical, require_equal
 from probecache.store.layout import OK
+from probecache.store.machine import usable_memory
 from probecache.store.reader import open_store
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def fit_probe(
             f"got {unknown[0]!r} in fit_probe(); allowed beside its own arguments: tol, max_iter"
         )
     memory_limit = memory_bytes(memory_limit)
-    limit = int(0.8 * psutil.virtual_memory().available) if memory_limit is None else memory_limit
+    limit = usable_memory() if memory_limit is None else memory_limit
     (number,), (seed,) = check_shots([shots]), check_seeds([seed])
     whole = load_task(store, layer, train, train, limit, target)
     one = np.arange(whole.test.shape[0]) == 0  # nothing is scored, and a task has a test row

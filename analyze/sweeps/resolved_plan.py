@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.fit import pick_device
@@ -35,6 +34,7 @@ from probecache.analyze.tasks.size import LayerSize
 from probecache.store.choose import choose, require_splits
 from probecache.store.errors import InputError
 from probecache.store.layout import DTYPES, OK
+from probecache.store.machine import usable_memory
 from probecache.store.writing.subset import read_indices
 
 if TYPE_CHECKING:
@@ -290,16 +290,14 @@ def machine_for(client: "Client | None", device: str, memory_limit: int | None) 
 
             free = torch.cuda.mem_get_info(where)[0]
             return Machine(product_rate(str(where)), memory_limit or int(0.8 * free), device=str(where))
-        return Machine(product_rate(), memory_limit or int(0.8 * psutil.virtual_memory().available))
+        return Machine(product_rate(), memory_limit or usable_memory())
     from probecache.analyze.sweeps.cluster.start import worker_table
 
     workers = worker_table(client)
     memory = memory_limit or min((w["memory_limit"] for w in workers if w["memory_limit"]), default=0)
     gpu = all("GPU" in w["resources"] for w in workers)
     rate = product_rate(threads=max(1, workers[0]["nthreads"]))
-    return Machine(
-        rate, memory or int(0.8 * psutil.virtual_memory().available), len(workers), "gpu" if gpu else "cpu"
-    )
+    return Machine(rate, memory or usable_memory(), len(workers), "gpu" if gpu else "cpu")
 
 
 def check_there(solver: str, device: str, client: "Client | None") -> None:

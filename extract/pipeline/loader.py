@@ -17,9 +17,9 @@ from probecache.extract.datasets.decode import MODES, from_array, to_mode
 from probecache.extract.datasets.images import Images
 from probecache.extract.datasets.preprocess import Preprocess
 from probecache.extract.datasets.processes import start
-from probecache.store.cores import usable_cores
 from probecache.store.errors import InputError, first_line
 from probecache.store.layout import FAILED, OK
+from probecache.store.machine import usable_cores
 
 _MIXED = (
     "the dataset gives pixels (uint8 or PIL images) and normalised floating point images: give one of them"

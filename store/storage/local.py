@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from probecache.store.cores import usable_cores
 from probecache.store.errors import InputError
 from probecache.store.format.chunks import DOCUMENT_BYTES, BadChunk, Pieces
+from probecache.store.machine import usable_cores
 from probecache.store.storage.disk_errors import read_failed, write_failed
 from probecache.store.storage.safe_read import OddFile, open_regular, read_bounded
 from probecache.store.storage.writer_identity import alive, is_mark, mark

@@ -9,13 +9,12 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
-import psutil
 from distributed import Client, LocalCluster
 from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.security import Security
 
-from probecache.store.cores import usable_cores
 from probecache.store.errors import InputError, ProbecacheError, first_line
+from probecache.store.machine import usable_cores, usable_memory
 
 DASHBOARD = "127.0.0.1:0"
 ANSWER = 120.0  # seconds that a worker may take to answer: it may have to import torch first
@@ -70,7 +69,7 @@ def check_choice(workers: int | None, scheduler: str | None, gpus: str | None) -
 
 
 def _local_cluster(workers: int, memory_limit: int | None) -> LocalCluster:
-    total = memory_limit or int(0.8 * psutil.virtual_memory().available)
+    total = memory_limit or usable_memory()
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,

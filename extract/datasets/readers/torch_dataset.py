@@ -18,8 +18,8 @@ from probecache.extract.datasets.images import ALL, Images, names_by_label, spre
 from probecache.extract.datasets.inventory import Inventory, printable
 from probecache.extract.datasets.labels import to_label, to_labels
 from probecache.extract.datasets.look import LOOK_ROWS, VARIES, look_at, note_range
-from probecache.store.cores import usable_cores
 from probecache.store.errors import InputError, first_line
+from probecache.store.machine import usable_cores
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values", "picture", "photo", "jpg", "png")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "cls", "class_id", "category", "y")
