@@ -66,6 +66,8 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds other files than a report's \(notes.txt\)"):
         check_folder(tmp_path)
+    with pytest.raises(InputError, match=r"report.html; name a folder for the report"):
+        check_folder(tmp_path / "report.html")
 
 
 def test_a_failure_leaves_the_old_report_and_nothing_beside_it(tmp_path):
