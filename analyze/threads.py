@@ -7,7 +7,7 @@ and a process uses as many as there are cores that others leave, measured anew a
 """
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 import psutil
@@ -29,6 +29,16 @@ def wait_asleep(environ: MutableMapping[str, str] = os.environ) -> bool:
         return False
     environ["OMP_WAIT_POLICY"] = "PASSIVE"
     return True
+
+
+def threads_asked(environ: Mapping[str, str] = os.environ) -> int:
+    """The threads that OMP_NUM_THREADS names, of nested levels the outer one's; 1 where it names none.
+
+    >>> [threads_asked({"OMP_NUM_THREADS": text}) for text in ("4", "8,2", "", "many")]
+    [4, 8, 1, 1]
+    """
+    outer = environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(outer) if outer.isdecimal() else 1
 
 
 def count_for(cores: int, foreign: float) -> int:

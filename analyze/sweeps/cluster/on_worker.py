@@ -1,6 +1,5 @@
 """What runs in a worker of a Dask cluster: one block at a time, in a process that first shows who it is."""
 
-import os
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from probecache.analyze.sweeps.cluster.installation import differences, identity
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.sweeps.worker import CACHE_SHARE, run_block
+from probecache.analyze.threads import threads_asked
 from probecache.store.errors import InputError, ProbecacheError, first_line
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run_on_worker(
     if differing:
         raise UnfitWorker(worker.address, f"has another installation: {differing}")
     limit = job.memory_limit or worker.memory_manager.memory_limit
-    threads = max(worker.state.nthreads, int(os.environ.get("OMP_NUM_THREADS", 1)))
+    threads = max(worker.state.nthreads, threads_asked())
     cache = _PROCESS.ready(limit, threads)
     try:
         cache.open(job.store)
