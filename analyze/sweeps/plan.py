@@ -96,7 +96,7 @@ class SweepPlan:
         if self.class_weight is not None and (alone or not self.kind.takes_weights):
             raise InputError(
                 f"got class_weight for probe {self.probe!r}, solver {self.solver!r}; "
-                "knn and the solvers sklearn and cuml take none"
+                "knn, kinds of your own, and the solvers sklearn and cuml take none"
             )
         fix("target", _names("target", self.target))
         fix("shots", check_shots(self.shots))
@@ -151,7 +151,8 @@ class SweepPlan:
         path = L2_PATH if self.l2_path is None else self.l2_path
         fix("l2_path", tuple(sorted(_numbers("l2_path", path, *allowed))))
         if not self.kind.l2_choice:
-            raise InputError(f"got l2 'auto' for a {self.probe} probe, which has no l2; leave --l2 out")
+            lacks = "chooses none; give numbers" if self.kind.has_l2 else "has no l2; leave --l2 out"
+            raise InputError(f"got l2 'auto' for a {self.probe} probe, which {lacks}")
         if self.kind.l2_choice == FOLDED and self.solver in ("sklearn", "cuml"):
             raise InputError(f"got l2 'auto' for ridge with solver {self.solver!r}; only torch has its folds")
 

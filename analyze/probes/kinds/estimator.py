@@ -72,6 +72,10 @@ class EstimatorKind:
         for at, (group, size, l2) in enumerate(zip(probes.group, probes.size, probes.l2, strict=True)):
             columns = orders[group][:size]
             model = self.make(float(l2), int(request.seeds[group]))
+            if isinstance(model, type) or not hasattr(model, "fit"):
+                raise InputError(
+                    f"got {model!r:.80} from make(l2, seed) of {self.name!r}; needed: an estimator"
+                )
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 model.fit(rows[0][:, columns], wanted.copy())  # of its own, should it write to it

@@ -97,7 +97,7 @@ def test_a_weighted_layer_on_disk_is_the_one_in_memory(store, monkeypatch):
         ({"class_weight": {}}, "got class_weight"),
         ({"class_weight": {"cat": 0}}, "allowed: 'balanced', or class names with weights above 0"),
         ({"class_weight": {"cow": 2}}, "got a weight for class 'cow'"),
-        ({"class_weight": "balanced", "probe": "knn"}, "knn and the solvers sklearn and cuml take none"),
+        ({"class_weight": "balanced", "probe": "knn"}, "knn, kinds of your own, and the solvers"),
         ({"class_weight": "balanced", "solver": "sklearn"}, "take none"),
     ],
 )
