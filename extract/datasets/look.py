@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from probecache.extract.datasets.inventory import Inventory
 from probecache.extract.datasets.processes import start
+from probecache.extract.datasets.read_errors import machines_fault
 from probecache.store.errors import InputError
 
 VARIES = "varies"
@@ -66,7 +67,7 @@ class _Look(Dataset[_Seen]):
             return _Seen(refused=str(error))
         except Exception as error:  # a row that fails, and will fail when it is its turn
             failed = f"failed {type(error).__name__}"
-            return _Seen(failed, failed)
+            return _Seen(failed, failed, refused=machines_fault(error, row))
 
     def _see(self, row: int) -> _Seen:
         image, label = self.source[row]

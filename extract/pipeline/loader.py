@@ -17,7 +17,8 @@ from probecache.extract.datasets.decode import MODES, from_array, to_mode
 from probecache.extract.datasets.images import Images
 from probecache.extract.datasets.preprocess import Preprocess
 from probecache.extract.datasets.processes import start
-from probecache.store.errors import InputError, first_line
+from probecache.extract.datasets.read_errors import machines_fault, reason_of
+from probecache.store.errors import InputError
 from probecache.store.layout import FAILED, OK
 from probecache.store.machine import usable_cores
 
@@ -219,8 +220,7 @@ class _Rows(Dataset[Any]):
         except InputError as error:  # as text: the exception of a process comes with its traceback
             return _Item(row, None, known, refused=str(error))
         except Exception as error:  # whatever a decoder throws, the row is the one that failed
-            reason = first_line(error, "no reason given")
-            return _Item(row, None, known, f"{type(error).__name__}: {reason[:200]}")
+            return _Item(row, None, known, reason_of(error), machines_fault(error, row))
 
     def _tensor(self, image: Any) -> Tensor:
         """uint8 pixels of the model's size, or the data set's own normalised image: a copy, since a data set

@@ -1,6 +1,8 @@
 """The same pixels through every reader, whatever a picture's mode; and rows that fail, one or all of them."""
 
+import errno
 import io
+import os
 import tarfile
 import warnings
 
@@ -159,6 +161,34 @@ def test_bombs_truncated_and_empty_files_are_failed_rows_in_whole_batches(tmp_pa
         assert sorted(reasons) == list(range(7))
         assert "DecompressionBomb" in reasons[0]
         assert all(reason and "\n" not in reason for reason in reasons.values())
+
+
+class Blinking(Dataset):
+    """Images of which one cannot be opened for as long as the machine has no more files."""
+
+    def __init__(self, number):
+        self.error = OSError(number, os.strerror(number))
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, row):
+        if row == 4 and self.error is not None:
+            raise self.error
+        return torch.full((3, SIZE, SIZE), row, dtype=torch.uint8), row % 2
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.ESTALE])
+@pytest.mark.parametrize("content", ["all", "auto"])
+def test_a_machine_without_files_fails_no_image_for_good(tmp_path, monkeypatch, number, content):
+    images = Blinking(number)
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    more = {"layers": ["1"], "out": tmp_path / "s", "mean": 0.5, "std": 0.5, "device": "cpu", "workers": 0}
+    with pytest.raises(InputError, match=r"image 4 cannot be read now .*the same command continues"):
+        extract_features(model, images, content=content, **more)
+    images.error = None
+    store = extract_features(model, images, content=content, **more)
+    assert (store.status("train") == OK).all()
 
 
 class Floats(Dataset):
