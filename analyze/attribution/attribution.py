@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from probecache.analyze.attribution.ridge import fit_ridge_probe
+from probecache.analyze.attribution.ridge import fit_whole_ridge
 from probecache.analyze.metrics import get_metric
 from probecache.analyze.probes.fit import fit_request, task_moments
 from probecache.analyze.probes.kind import ProbeRequest, claims
@@ -163,7 +163,7 @@ def _by_ridge(
     task: Task, groups: list[np.ndarray], request: ProbeRequest, metric: str, told: Callable[[int, int], None]
 ) -> xr.Dataset:
     """In float64 on the CPU."""
-    whole = fit_ridge_probe(task, float(request.l2s[0]), request.standardize)
+    whole = fit_whole_ridge(task, float(request.l2s[0]), request.standardize)
     targets = target_matrix(task.test_labels, len(task.classes))
     right, score = _right(task, whole.scores), _scores(task, whole.scores[None], metric)[0]
     loss = ((whole.scores - targets) ** 2).mean()

@@ -17,7 +17,7 @@ from probecache.analyze.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class RidgeProbe:
+class WholeRidge:
     """The probe on all neurons. weights: (d, t); inverse: A (d, d); scores: (n_test, t); reach: test rows
     times A, (n_test, d). All float64."""
 
@@ -32,7 +32,7 @@ class RidgeProbe:
         return self.scores - self.reach[:, group] @ np.linalg.solve(own, self.weights[group])
 
 
-def fit_ridge_probe(task: Task, l2: float, standardize: bool = True) -> RidgeProbe:
+def fit_whole_ridge(task: Task, l2: float, standardize: bool = True) -> WholeRidge:
     """The probe of (1/n) ||Y - XW - b||^2 + l2 ||W||^2 on all neurons of a task."""
     gram, cross, target_mean = centred_moments(task, standardize)
     inverse = np.linalg.inv(gram + l2 * np.eye(len(gram)))
@@ -46,7 +46,7 @@ def fit_ridge_probe(task: Task, l2: float, standardize: bool = True) -> RidgePro
             for _, block in row_blocks(task.test, 8192)
         ]
     )
-    return RidgeProbe(weights, inverse, reach @ cross + target_mean, reach)
+    return WholeRidge(weights, inverse, reach @ cross + target_mean, reach)
 
 
 def _train_mean(task: Task) -> np.ndarray:

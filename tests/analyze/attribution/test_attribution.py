@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
 import probecache as pc
-from probecache.analyze.attribution.ridge import fit_ridge_probe
+from probecache.analyze.attribution.ridge import fit_whole_ridge
 from probecache.analyze.probes.fit import fit_block
 from probecache.analyze.tasks.load import load_task
 
@@ -139,7 +139,7 @@ def test_weights_of_samples_count(store):
     from dataclasses import replace
 
     task = replace(load_task(store, "l"), weights=np.linspace(0.2, 2, 120))
-    probe = fit_ridge_probe(task, L2)
+    probe = fit_whole_ridge(task, L2)
     x = (task.train.astype(np.float64) - task.mean) / task.scale
     test = (task.test.astype(np.float64) - task.mean) / task.scale
     model = RidgeClassifier(alpha=L2 * task.weights.sum()).fit(x, task.train_labels, task.weights)
