@@ -23,6 +23,7 @@ from probecache.analyze.results.saved import save_dataset
 from probecache.analyze.selections.greedy import target_matrix
 from probecache.analyze.tasks.load import load_task
 from probecache.analyze.tasks.task import Task
+from probecache.analyze.torch_defaults import plain_torch
 from probecache.store.errors import InputError
 from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store
@@ -32,6 +33,7 @@ NOISE = 1.96  # standard errors of a difference between two probes on the same s
 BATCH = 2**24  # scores worked on together
 
 
+@plain_torch()
 def attribution(
     store: Store | str | Path,
     *,

@@ -25,6 +25,7 @@ from probecache.analyze.tasks.load import load_task
 from probecache.analyze.tasks.rows import rows_of
 from probecache.analyze.tasks.shots import check_shots, take_shots
 from probecache.analyze.tasks.task import Task
+from probecache.analyze.torch_defaults import plain_torch
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical, require_equal
 from probecache.store.layout import OK
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from probecache.store.reader import Store
 
 
+@plain_torch()
 def fit_probe(
     store: "Store | str | os.PathLike[str]",
     *,

@@ -17,6 +17,7 @@ from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.class_weights import ClassWeight, weigh_classes
 from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.task import Task
+from probecache.analyze.torch_defaults import plain_torch
 from probecache.store.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def fit_block(
     return fit_request(task, ProbeRequest(get_kind(probe), orders, sizes, l2s, **how), shared)
 
 
+@plain_torch()
 def fit_request(task: Task, request: ProbeRequest, shared: SharedState | None = None) -> BlockResult:
     """`fit_block` for a request."""
     request, kind = request.on(task.n_neurons), request.kind
@@ -91,6 +93,7 @@ def fit_request(task: Task, request: ProbeRequest, shared: SharedState | None = 
     return _joined(parts, request, device)
 
 
+@plain_torch()
 def fit_together(states: list[SharedState], request: ProbeRequest) -> list[BlockResult]:
     """`fit_request` of several tasks over the same rows, by a kind that has `fit_several`."""
     first = states[0]
@@ -174,6 +177,7 @@ def _check_weights(kind: Kind, given: bool) -> None:
         raise InputError(f"got sample or class weights for a {kind.name} probe, which takes none")
 
 
+@plain_torch()
 def task_moments(
     task: Task,
     standardize: bool = True,

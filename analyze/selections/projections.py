@@ -131,7 +131,7 @@ def principal_components(task: Task, *, least: bool = False, standardize: bool =
 def random_basis(d: int, seed: int) -> np.ndarray:
     """A matrix uniform on [0, 1) (`torch.rand` under the seed), columns of unit norm, float64 (d, d)."""
     generator = torch.Generator().manual_seed(seed)
-    matrix = torch.rand(d, d, generator=generator, dtype=torch.float64).numpy()
+    matrix = torch.rand(d, d, generator=generator, dtype=torch.float64, device="cpu").numpy()
     return matrix / np.linalg.norm(matrix, axis=0)
 
 

@@ -25,7 +25,7 @@ def permutation(d: int, seed: int) -> np.ndarray:
     if not -(2**63) <= seed < 2**64:
         raise InputError(f"got seed {seed}; allowed: whole numbers of 64 bits")
     generator = torch.Generator().manual_seed(int(seed))
-    return torch.randperm(d, generator=generator).numpy()
+    return torch.randperm(d, generator=generator, device="cpu").numpy()
 
 
 def check_seeds(seeds: Any) -> tuple[int, ...]:

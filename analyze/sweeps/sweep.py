@@ -31,6 +31,7 @@ from probecache.analyze.sweeps.signature import show_plan
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.tasks.labels import load_labels
 from probecache.analyze.tasks.load import stays_on_disk
+from probecache.analyze.torch_defaults import plain_torch
 from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.progress import Progress, reporting
 
@@ -187,6 +188,7 @@ def run_plan(plan: SweepPlan, store: "Store | str | Path", how: Running | None =
     return ran.results
 
 
+@plain_torch()
 def execute(sized: Sized, how: Running) -> Ran:
     """Compute what is missing of a plan. Whatever is refused is refused before anything is written."""
     plan, client, out = sized.plan, how.client, how.out

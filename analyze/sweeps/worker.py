@@ -10,6 +10,7 @@ from probecache.analyze.sweeps.block_fit import fit_cells, join
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.task_cache import Cache
+from probecache.analyze.torch_defaults import plain_torch
 
 if TYPE_CHECKING:
     from probecache.analyze.probes.design.gram import Moments
@@ -19,6 +20,7 @@ CACHE_SHARE = 0.5
 AXES = ("targets", "seeds", "fractions", "l2s")  # of every array of a block
 
 
+@plain_torch()
 def run_block(block: Block, job: Job, cache: Cache, found: "Moments | None" = None) -> dict[str, Any]:
     """The block's arrays, (target, seed, fraction, l2[, ...]), and its attributes under the key "attrs".
 

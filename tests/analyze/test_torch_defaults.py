@@ -1,0 +1,73 @@
+"""What the caller has set in torch decides no number of a probe, and is as it was afterwards."""
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+
+import probecache as pc
+
+KINDS = ("ridge", "logistic", "knn", "sgd")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("defaults") / "s"
+    for split, n in (("train", 150), ("test", 90)):
+        y = np.arange(n) % 3
+        x = (rng.normal(size=(n, 20)) + y[:, None] * np.linspace(0, 1, 20)).astype(np.float32)
+        store = pc.write_arrays(path, split=split, layer="a", activations=x, labels=y)
+    return store
+
+
+def everything(store):
+    """Numbers of every kind of probe, of selections that draw, and of what fits probes by itself."""
+    found = []
+    for probe in KINDS:
+        plan = {"layer": "a", "fractions": [0.3, 1], "seeds": 2, "l2": 1e-2, "probe": probe}
+        results = pc.sweep(store, selection=["random", "randproj"], **plan)
+        found += [results[name].values.ravel() for name in ("accuracy", "objective")]
+    x, y = store.matrix("train", "a"), store.labels("train")
+    found += [pc.fit_probe(store, layer="a", l2=1e-2).decision_function(x).ravel()]
+    found += [
+        pc.LogisticProbe(l2=1e-2).fit(x, y).coef_.ravel(),
+        pc.RidgeProbe(l2=1e-2).fit(x, y).coef_.ravel(),
+    ]
+    found += [pc.attribution(store, layer="a", probe="logistic", groups=4)["score_change"].values]
+    return np.concatenate(found)
+
+
+@pytest.fixture(scope="module")
+def plain(store):
+    return everything(store)
+
+
+def set_world(stack, world):
+    if world == "autocast":
+        stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
+    elif world == "device":
+        stack.callback(torch.set_default_device, None)
+        torch.set_default_device("meta")
+    elif world == "products":
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision("medium")
+    else:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(getattr(torch, world))
+
+
+def settings():
+    precision = torch.get_float32_matmul_precision()
+    casts = torch.is_autocast_enabled("cpu")
+    return torch.get_default_dtype(), torch.get_default_device(), precision, casts
+
+
+@pytest.mark.parametrize("world", ["float64", "bfloat16", "device", "autocast", "products"])
+def test_what_the_caller_has_set_in_torch_decides_no_number(store, plain, world):
+    with ExitStack() as stack:
+        set_world(stack, world)
+        before = settings()
+        found = everything(store)
+        assert settings() == before
+    np.testing.assert_array_equal(found, plain)
