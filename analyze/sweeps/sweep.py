@@ -29,7 +29,7 @@ from probecache.analyze.sweeps.plan import SweepPlan
 from probecache.analyze.sweeps.resolved_plan import Sized, check_finite, check_there, machine_for, size_up
 from probecache.analyze.sweeps.signature import show_plan
 from probecache.analyze.sweeps.task_cache import Cache
-from probecache.analyze.tasks.labels import load_labels
+from probecache.analyze.tasks.labels import load_labels, splits_of
 from probecache.analyze.tasks.load import stays_on_disk
 from probecache.analyze.torch_defaults import plain_torch
 from probecache.store.errors import InputError, ProbecacheError
@@ -197,6 +197,8 @@ def execute(sized: Sized, how: Running) -> Ran:
     machine = machine_for(client, how.device, how.memory_limit)
     deadline, begun = Deadline(how.seconds), time.perf_counter()
     wanted = missing_in(out, sized.grid, sized.settings)
+    if plan.train != plan.test and (both := set(splits_of(plan.train)) & set(splits_of(plan.test))):
+        how.tell(f"split {', '.join(sorted(both))} is in train {plan.train!r} and in test {plan.test!r}")
     if out is not None and not wanted.any() and not may_write(out):  # nothing is left, and nothing to write
         return Ran(read_grid(out, sized.grid), 0, (), 0)
     planned = project(sized.blocks(wanted, machine, how.block_seconds), sized.layers, machine, plan.kind)

@@ -225,6 +225,14 @@ def test_a_ridge_probe_is_ranked_by_its_scores_and_has_no_probabilities(store, s
     assert not out.exists()
 
 
+def test_test_rows_that_are_trained_on_are_said(store):
+    with pytest.warns(RuntimeWarning, match=r"split test is in train 'train\+test' and in test 'test'"):
+        sweep(store, train="train+test", probe="ridge", seeds=1)
+    sweep(
+        store, train="train", test="train", probe="ridge", seeds=1
+    )  # how well it learnt by heart is a question
+
+
 def test_votes_order_the_classes_of_a_sample_alone(store):
     found = sweep(store, probe="knn", metric=["top5_accuracy", "macro_f1"], seeds=1)
     assert (found["top5_accuracy"] == 1).all()
