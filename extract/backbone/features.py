@@ -122,6 +122,12 @@ class Features(nn.Module):
             raise ProbecacheError(
                 f"layer {missing[0]!r} did not run for some images: pick one that always runs"
             )
+        short = [f for f in self.features if len(self._seen[f.name]) != len(images)]
+        if short:
+            rows, name = len(self._seen[short[0].name]), short[0].layer.name
+            raise ProbecacheError(
+                f"layer {name!r} gives {rows} rows for {len(images)} images: pick another layer"
+            )
         found = tuple(self._seen[f.name] for f in self.features)
         self._seen.clear()
         return found

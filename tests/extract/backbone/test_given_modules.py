@@ -241,6 +241,13 @@ def test_a_layer_that_some_images_miss_is_refused_when_they_come(tmp_path, mood,
         )
 
 
+@pytest.mark.parametrize("kept", [1, 4])
+def test_a_layer_that_drops_rows_of_large_batches_is_refused(tmp_path, kept):
+    model = Net(lambda logits, features: logits if len(logits) < 6 else logits[:kept])
+    with pytest.raises(ProbecacheError, match=f"layer 'output' gives {kept} rows for 6 images"):
+        extract(model, tmp_path, "output")
+
+
 def test_a_module_that_is_spread_over_processes_is_refused(tmp_path):
     model = Net()
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
