@@ -5,8 +5,9 @@ probe's weights, once they have made up for the columns that are left out (`star
 little longer, are within a percent or two of the minimum; and what L-BFGS has learnt of the curvature there,
 cut to the columns that stay, is still nearly right: four to fifteen evaluations where a start from zero takes
 thirty. One Gram matrix preconditions all, whose rows are weighted by how undecided the widest probe leaves
-them. Class Grams of its solution, which cost as much as hundreds of evaluations of a probe, are made where it
-is slow with that.
+them. Where it is slow with that it gets class Grams of its solution, which cost as much as hundreds of
+evaluations of a probe, and the others go in lock step with those of a pilot: columns are many for the rows
+there, and narrower probes much less sure of them.
 """
 
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from probecache.analyze.probes.lbfgs.history import History
 from probecache.analyze.probes.lbfgs.lock_step import Known, Rounding, Solution, lbfgs
 from probecache.analyze.probes.optim.cross_entropy import indicator
 from probecache.analyze.probes.optim.fit_logistic import fit_logistic, search_roughly
+from probecache.analyze.probes.optim.logistic_start import precondition_and_start
 from probecache.analyze.probes.optim.multinomial import MANY, Batch, search_dtype
 from probecache.analyze.probes.optim.start import best_scale, newton_start, without_columns
 from probecache.analyze.probes.precondition.class_grams import class_grams
@@ -76,10 +78,15 @@ def fit_downward(shared: SharedState, order: np.ndarray, batch: Batch, request: 
     widest = batch.part(slice(0, 1))  # alone: nothing is known before it
     last, factor = _fit_widest(widest, shared, outset, aim)
     x[:1], parts = last.x, [last]
-    for run in runs(len(x) - 1, batch.outputs, x.device):
+    slow = len(factor) > 1  # then what the widest has learnt says little of those that are less sure
+    rest = [slice(0, len(x) - 1)] if slow else runs(len(x) - 1, batch.outputs, x.device)
+    for run in rest if len(x) > 1 else []:
         those = slice(1 + run.start, 1 + run.stop)
         part = batch.part(those)
-        last = _fit_narrower(part, last, factor, outset, aim)
+        if slow:
+            last = _fit_in_step(part, shared, order, aim)
+        else:
+            last = _fit_narrower(part, last, factor, outset, aim)
         x[those, :, : part.width] = last.x
         parts.append(last)
     told: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in REPORTED}
@@ -150,10 +157,7 @@ def _solve_again(found: Solution, solver: Preconditioner) -> None:
 def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, outset: Outset, aim: Aim) -> Solution:
     """Probes of some sizes from the last of the next wider ones."""
     solver = Preconditioner([factor], torch.zeros_like(part.groups), part.mask)
-    if len(factor) == 1:
-        start = without_columns(wider.x[-1], factor[0], part.widths)
-    else:  # leading blocks of class Grams would be copied, for what an evaluation gives
-        start = wider.x[-1:, :, : part.width] * part.mask
+    start = without_columns(wider.x[-1], factor[0], part.widths)
     start = best_scale(start, part.widths, part.l2, outset.sample[: part.width], outset.truth, LONGER)
     history = None
     if wider.history is not None and wider.history.order:  # none, where one evaluation was the limit
@@ -168,6 +172,12 @@ def _fit_narrower(part: Batch, wider: Solution, factor: Tensor, outset: Outset, 
         history=history,
         keep=True,
     )
+
+
+def _fit_in_step(part: Batch, shared: SharedState, order: np.ndarray, aim: Aim) -> Solution:
+    """Probes of all sizes together, by class Grams of a pilot."""
+    solver, start = precondition_and_start([shared], [order[: part.width - 1]], part)
+    return fit_logistic(part, solver, start, tol=aim.tol, max_iter=aim.max_iter, search=aim.search)
 
 
 def _weighted_factor(batch: Batch, x: Tensor, dtype: torch.dtype) -> Tensor:
