@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from probecache.store.torch_defaults import plain_torch
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -67,17 +69,11 @@ def borrowed(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def own_settings() -> Iterator[None]:
     """torch as it is when nobody has changed a default, for a while; random states are put back."""
-    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     with ExitStack() as stack:
-        stack.callback(torch.set_default_dtype, dtype)
-        stack.callback(torch.set_float32_matmul_precision, precision)
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())  # a module's code may set another
         stack.callback(torch.set_rng_state, states[0])
         stack.callback(np.random.set_state, states[1])
         stack.callback(random.setstate, states[2])
-        torch.set_default_dtype(torch.float32)
-        torch.set_float32_matmul_precision("highest")
-        stack.enter_context(torch.device("cpu"))
-        for kind in ("cpu", "cuda"):
-            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(plain_torch())
         yield

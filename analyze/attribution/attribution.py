@@ -23,10 +23,10 @@ from probecache.analyze.results.saved import save_dataset
 from probecache.analyze.selections.greedy import target_matrix
 from probecache.analyze.tasks.load import load_task
 from probecache.analyze.tasks.task import Task
-from probecache.analyze.torch_defaults import plain_torch
 from probecache.store.errors import InputError
 from probecache.store.progress import Progress, reporting
 from probecache.store.reader import Store, open_store
+from probecache.store.torch_defaults import plain_torch
 from probecache.store.writing.subset import check_columns
 
 NOISE = 1.96  # standard errors of a difference between two probes on the same samples

@@ -25,12 +25,12 @@ from probecache.analyze.tasks.load import load_task
 from probecache.analyze.tasks.rows import rows_of
 from probecache.analyze.tasks.shots import check_shots, take_shots
 from probecache.analyze.tasks.task import Task
-from probecache.analyze.torch_defaults import plain_torch
 from probecache.store.errors import InputError
 from probecache.store.fingerprint import canonical, require_equal
 from probecache.store.layout import OK
 from probecache.store.machine import usable_memory
 from probecache.store.reader import open_store
+from probecache.store.torch_defaults import plain_torch
 
 if TYPE_CHECKING:
     import pandas as pd

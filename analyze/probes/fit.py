@@ -17,8 +17,8 @@ from probecache.analyze.probes.shared_state import SharedState
 from probecache.analyze.tasks.class_weights import ClassWeight, weigh_classes
 from probecache.analyze.tasks.matrix import StoredRows
 from probecache.analyze.tasks.task import Task
-from probecache.analyze.torch_defaults import plain_torch
 from probecache.store.errors import InputError
+from probecache.store.torch_defaults import plain_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,9 +31,9 @@ from probecache.analyze.sweeps.signature import show_plan
 from probecache.analyze.sweeps.task_cache import Cache
 from probecache.analyze.tasks.labels import load_labels, splits_of
 from probecache.analyze.tasks.load import stays_on_disk
-from probecache.analyze.torch_defaults import plain_torch
 from probecache.store.errors import InputError, ProbecacheError
 from probecache.store.progress import Progress, reporting
+from probecache.store.torch_defaults import plain_torch
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -10,7 +10,7 @@ from probecache.analyze.sweeps.block_fit import fit_cells, join
 from probecache.analyze.sweeps.blocks import Block
 from probecache.analyze.sweeps.job import Job
 from probecache.analyze.sweeps.task_cache import Cache
-from probecache.analyze.torch_defaults import plain_torch
+from probecache.store.torch_defaults import plain_torch
 
 if TYPE_CHECKING:
     from probecache.analyze.probes.design.gram import Moments

@@ -9,6 +9,7 @@ import torch
 import probecache as pc
 
 KINDS = ("ridge", "logistic", "knn", "sgd")
+BACKENDS = getattr(torch.backends.mkldnn, "matmul", None), torch.backends.cuda.matmul
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +53,27 @@ def set_world(stack, world):
     elif world == "products":
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("medium")
+    elif world == "backends":
+        if not BACKENDS[0]:
+            pytest.skip("torch before 2.9 has one way to say how products are made")
+        for backend, precision in zip(BACKENDS, ("bf16", "tf32"), strict=True):
+            stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
+            backend.fp32_precision = precision
     else:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(getattr(torch, world))
 
 
 def settings():
-    precision = torch.get_float32_matmul_precision()
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # where the newer settings say another
+        precision = [backend.fp32_precision for backend in BACKENDS]
     casts = torch.is_autocast_enabled("cpu")
     return torch.get_default_dtype(), torch.get_default_device(), precision, casts
 
 
-@pytest.mark.parametrize("world", ["float64", "bfloat16", "device", "autocast", "products"])
+@pytest.mark.parametrize("world", ["float64", "bfloat16", "device", "autocast", "products", "backends"])
 def test_what_the_caller_has_set_in_torch_decides_no_number(store, plain, world):
     with ExitStack() as stack:
         set_world(stack, world)

@@ -126,6 +126,20 @@ def test_settings_come_back_after_an_error():
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="torch before 2.9 has one setting")
+def test_products_whose_precision_the_caller_gave_by_backend_are_whole_and_come_back():
+    matmul, x = torch.backends.mkldnn.matmul, torch.rand(64, 64)  # type: ignore[attr-defined]
+    plain = x @ x
+    matmul.fp32_precision = "bf16"
+    try:
+        with own_settings():
+            assert matmul.fp32_precision == "ieee"
+            assert torch.equal(x @ x, plain)
+        assert matmul.fp32_precision == "bf16"
+    finally:
+        matmul.fp32_precision = "none"
+
+
 def test_tensors_that_moved_to_other_kinds_of_memory_come_back():
     """As to another device and back: a tensor of inference mode is put in the place of another."""
     with torch.inference_mode():
