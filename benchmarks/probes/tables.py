@@ -66,9 +66,9 @@ def targets_apart() -> str:
     return f"{source(entry)} {told}\n\n{table(['sweep', 'alone', 'each of all', 'share'], rows)}"
 
 
-def honest() -> str:
+def honest(name: str = "probes-honest") -> str:
     """Gaps over the tol that was asked for: the largest of ten sizes, the median, the share above 1."""
-    entry = latest("probes-honest")
+    entry = latest(name)
     rows: list[list[str]] = []
     for case, found in entry["results"].items():
         n, d, classes = found["shape"]
@@ -133,8 +133,10 @@ def auto() -> str:
         default, *others = sorted(found["one"], key=lambda l2: float(l2) != 1e-4)
         most = others[0] if others else default
         times = found["times"]
-        rows.append([case, f"{found['auto']:.1f}", f"{times[default]:.1f}", f"{times[most]:.1f} ({most})"])
+        row = [case, f"{found['auto']:.1f}", f"{times[default]:.1f}", f"{times[most]:.1f} ({most})"]
+        rows.append([*row, f"{found['differ']}, {found['rows_lost']} of {found['rows']:,}"])
     head = ["case", "l2 auto, s", "times the default, 1e-4", "times the one that most sizes chose"]
+    head.append("sizes that fits to tol would change, rows lost at most")
     return f"{source(entry)}\n\n" + table(head, rows)
 
 
