@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 import sys
+from contextlib import suppress
 from hashlib import blake2b
 from types import CodeType
 from typing import Any
@@ -47,15 +48,14 @@ def _estimator(kind: EstimatorKind) -> str:
 
 
 def _shown(model: Any) -> str:
+    from sklearn import config_context
     from sklearn.base import BaseEstimator
 
     if isinstance(model, BaseEstimator):
-        text = BaseEstimator.__repr__(model, N_CHAR_MAX=10**9)
+        with config_context(print_changed_only=True):
+            text = BaseEstimator.__repr__(model, N_CHAR_MAX=10**9)
     else:
-        held = ", ".join(
-            f"{name}={value!r}" for name, value in sorted(getattr(model, "__dict__", {}).items())
-        )
-        text = f"{type(model).__qualname__}({held})"
+        text = f"{type(model).__qualname__}({_value(getattr(model, '__dict__', {}))})"
     text = " ".join(_PLACE.sub("", text).split())
     return text if len(text) <= MOST else f"{text[:MOST]}... {_hash(text)}"
 
@@ -63,27 +63,41 @@ def _shown(model: Any) -> str:
 def _function(function: Any) -> str:
     """Name and digest of a function's code, its defaults and what it closes over; of a library's the name."""
     if isinstance(function, functools.partial):
-        given = _PLACE.sub("", repr((function.args, sorted(function.keywords.items()))))
-        return f"{_function(function.func)} {_hash(given)}"
+        return f"{_function(function.func)} {_hash(_value((function.args, function.keywords)))}"
     function = inspect.unwrap(function)
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     if code is None or "site-packages" in code.co_filename:
         return f"{getattr(function, '__module__', '')}.{name}"
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    kept = (getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None), cells)
+    kept = (getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None))
     own = {} if inspect.isfunction(function) else getattr(function, "__dict__", {})
-    return f"{name} {_hash(_code(code) + _PLACE.sub('', repr((kept, sorted(own.items())))))}"
+    return f"{name} {_hash(_code(code) + _value((kept, _closed_over(function), own)))}"
+
+
+def _closed_over(function: Any) -> list[Any]:
+    """What the function closes over, but for names that have no value yet."""
+    found = []
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):
+            found.append(cell.cell_contents)
+    return found
 
 
 def _code(code: CodeType) -> str:
-    return repr((code.co_code, code.co_names, [_constant(value) for value in code.co_consts]))
+    return repr((code.co_code, code.co_names)) + _value(code.co_consts)
 
 
-def _constant(value: Any) -> str:
-    if isinstance(value, frozenset):  # in another order in each process
-        return repr(sorted(map(repr, value)))
-    return _code(value) if isinstance(value, CodeType) else repr(value)
+def _value(value: Any) -> str:
+    """`repr`, without places in memory; of sets, which have another order in each process, sorted."""
+    if isinstance(value, CodeType):
+        return _code(value)
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_value, value)))}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(sorted(f'{_value(key)}: {_value(held)}' for key, held in value.items()))}}}"
+    return _PLACE.sub("", repr(value))
 
 
 def _hash(text: str) -> str:

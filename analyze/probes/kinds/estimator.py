@@ -19,7 +19,7 @@ from probecache.store.errors import InputError
 TARGETS = ("classes", "numbers")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # `make` may be an object that has no hash
 class EstimatorKind:
     """`make(l2, seed)` gives an unfitted estimator with `fit`, and `predict`, `predict_proba` or
     `decision_function`. See `register_probe`."""

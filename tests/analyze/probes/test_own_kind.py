@@ -4,9 +4,11 @@ import functools
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.metrics import fbeta_score, log_loss
 from sklearn.model_selection import FixedThresholdClassifier
@@ -253,9 +255,32 @@ def f_beta(beta, truth, guesses):
     return fbeta_score(truth, guesses, beta=beta)
 
 
+@dataclass
+class Maker:
+    """What a data class gives has no hash."""
+
+    scale: float
+
+    def __call__(self, l2, seed):
+        return LogisticRegression(C=self.scale / l2)
+
+
+def test_what_makes_estimators_may_be_an_object_of_ones_own(store, tmp_path):
+    plan = {"layer": "a", "fractions": [1], "probe": "own", "out": tmp_path / "r"}
+    pc.register_probe("own", Maker(2.0))
+    pc.sweep(store, seeds=1, **plan)
+    pc.register_probe("own", Maker(2.0))
+    with config_context(print_changed_only=False):  # how scikit-learn prints is no other estimator
+        assert (pc.sweep(store, seeds=2, **plan)["state"] == 1).all()
+    pc.register_probe("own", Maker(3.0))
+    with pytest.raises(pc.FingerprintMismatch, match="probe:own"):
+        pc.sweep(store, seeds=2, **plan)
+
+
 def test_what_own_code_is_is_told_alike_in_every_process(tmp_path):
     """Texts of sets and of places in memory differ from process to process."""
     script = """
+import functools
 import probecache as pc
 from probecache.analyze.sweeps.own_code import own_parts
 from probecache.analyze.sweeps.plan import SweepPlan
@@ -266,7 +291,15 @@ class Mine:
 
 pc.register_probe("mine", lambda l2, seed: Mine())
 pc.register_metric("names", lambda truth, guesses: float(str(len(truth)) in {"a", "b", "c", "d", "e"}))
-print(own_parts(SweepPlan(("l",), (1.0,), probe="mine", metric=("names",))))
+
+def made(names):
+    def closed(truth, guesses): return float(str(len(truth)) in names) if names else later
+    if not names: later = 0.0  # a name that has no value when the function is looked at
+    return closed
+
+pc.register_metric("closed", made({"a", "b", "c", "d", "e"}))
+pc.register_metric("part", functools.partial(lambda names, truth, guesses: 0.0, {"a", "b", "c", "d", "e"}))
+print(own_parts(SweepPlan(("l",), (1.0,), probe="mine", metric=("names", "closed", "part"))))
 """
     texts = {
         subprocess.run(
