@@ -221,7 +221,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "probes-gap": once_measured("probes-gap", gaps),
     "probes-gap-no-tiles": lambda: gaps("probes-gap-no-tiles"),
-    "probes-honest": once_measured("probes-honest", honest),
+    "probes-honest-no-tiles": lambda: honest("probes-honest-no-tiles"),
     "probes-auto": once_measured("probes-auto", auto),
     "probes-scaling": once_measured("probes-scaling", scaling),
     "ridge": ridge,

@@ -69,6 +69,7 @@ def targets_apart() -> str:
 def honest(name: str = "probes-honest") -> str:
     """Gaps over the tol that was asked for: the largest of ten sizes, the median, the share above 1."""
     entry = latest(name)
+    command = entry["command"].partition(" --cases ")[0]  # the rows name them
     rows: list[list[str]] = []
     for case, found in entry["results"].items():
         n, d, classes = found["shape"]
@@ -78,8 +79,8 @@ def honest(name: str = "probes-honest") -> str:
     told = next(iter(entry["results"].values()))["tols"]
     head = ["case (rows x neurons, classes, l2)", *(f"{one['tol']:g}" for one in told)]
     return (
-        f"{source(entry)} Each cell: the largest and the median gap, divided by tol; the share above 1.\n\n"
-        + table(head, rows)
+        f"{source(entry | {'command': command})} Each cell: the largest and the median gap, divided by tol; the "
+        "share above 1.\n\n" + table(head, rows)
     )
 
 
