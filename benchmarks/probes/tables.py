@@ -79,8 +79,9 @@ def honest(name: str = "probes-honest") -> str:
     told = next(iter(entry["results"].values()))["tols"]
     head = ["case (rows x neurons, classes, l2)", *(f"{one['tol']:g}" for one in told)]
     return (
-        f"{source(entry | {'command': command})} Each cell: the largest and the median gap, divided by tol; the "
-        "share above 1.\n\n" + table(head, rows)
+        f"{source(entry | {'command': command})} "
+        "Each cell: the largest and the median gap, divided by tol; the share above 1.\n\n"
+        + table(head, rows)
     )
 
 
