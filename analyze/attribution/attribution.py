@@ -151,7 +151,8 @@ def _groups(
             raise InputError(f"got {groups} groups of {d} neurons; allowed: 2 to {d}")
         made = [np.sort(part) for part in np.array_split(rng.permutation(d), int(groups))]
     else:
-        made = [check_columns(np.asarray(one), d, f"group {i}") for i, one in enumerate(groups)]  # type: ignore[arg-type]
+        lists = [np.asarray(list(one)) for one in groups]  # type: ignore[union-attr]
+        made = [check_columns(one, d, f"group {i}") for i, one in enumerate(lists)]
         if not made or max(map(len, made)) == d:
             raise InputError(f"got groups of all {d} neurons, or none; allowed: lists of some of them")
     if sample is not None:

@@ -115,11 +115,14 @@ def require_all_there(found: Matrix, attributes: Mapping[str, Any], where: str) 
     }
     if not marks or found.dtype.kind not in "fiu":
         return
+    whole = found.dtype.kind in "iu"  # which may not hold the mark, and are compared as they are
+    with np.errstate(over="ignore"):
+        kept = {name: mark if whole else found.dtype.type(mark) for name, mark in marks.items()}
     step = max(1, _AT_ONCE // max(1, int(np.prod(found.shape[1:]))))
     for start in range(0, found.shape[0], step):
         block = np.asarray(found[slice(start, start + step)])
         for name, mark in marks.items():
-            if count := int((block == block.dtype.type(mark)).sum()):
+            if count := int((block == kept[name]).sum()):
                 raise InputError(
                     f"{where} holds {count} values that stand for missing ones ({name} {mark:g}) from row "
                     f"{start} on: open it with xarray, which makes them NaN, and write_arrays it, such rows "

@@ -34,7 +34,7 @@ def standard(x):
     return (x.astype(np.float64) - train.mean(0)) / train.std(0)
 
 
-@pytest.mark.parametrize("groups", [None, 4, [[0, 3], [1], [5, 2, 9]]])
+@pytest.mark.parametrize("groups", [None, 4, [{0, 3}, range(1, 2), [5, 2, 9]]])
 def test_ridge_equals_refits_by_scikit_learn(store, data, groups):
     found = pc.attribution(store, layer="l", l2=L2, groups=groups)
     x, y = standard(data[0]), data[1]

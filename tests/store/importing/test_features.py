@@ -409,6 +409,17 @@ def test_numbers_that_stand_for_missing_ones_are_not_taken_for_values(tmp_path, 
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "mark"), [("uint8", -9999.0), ("int16", 1e20), ("int32", np.inf), ("float16", 1e20)]
+)
+def test_a_number_for_missing_ones_that_the_array_cannot_hold_is_in_none_of_its_rows(tmp_path, dtype, mark):
+    values = np.arange(N * D).reshape(N, D).astype(dtype)
+    h5(tmp_path / "a.nc", values)
+    with h5py.File(tmp_path / "a.nc", "a") as opened:
+        opened["deep/X"].attrs["missing_value"] = mark
+    np.testing.assert_array_equal(open_matrix(f"{tmp_path}/a.nc:deep/X", "here")[0:N], values)
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_what_xarray_calls_missing_in_zarr_is_not_taken_for_a_value(tmp_path, version):
     values = np.arange(N * D, dtype=np.float32).reshape(N, D)
