@@ -71,7 +71,6 @@ def own_settings() -> Iterator[None]:
     """torch as it is when nobody has changed a default, for a while; random states are put back."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     with ExitStack() as stack:
-        stack.callback(torch.set_default_dtype, torch.get_default_dtype())  # a module's code may set another
         stack.callback(torch.set_rng_state, states[0])
         stack.callback(np.random.set_state, states[1])
         stack.callback(random.setstate, states[2])

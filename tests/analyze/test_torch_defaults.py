@@ -1,5 +1,6 @@
 """What the caller has set in torch decides no number of a probe, and is as it was afterwards."""
 
+import threading
 from contextlib import ExitStack
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import probecache as pc
+from probecache.store.torch_defaults import plain_torch
 
 KINDS = ("ridge", "logistic", "knn", "sgd")
 BACKENDS = getattr(torch.backends.mkldnn, "matmul", None), torch.backends.cuda.matmul
@@ -81,3 +83,26 @@ def test_what_the_caller_has_set_in_torch_decides_no_number(store, plain, world)
         found = everything(store)
         assert settings() == before
     np.testing.assert_array_equal(found, plain)
+
+
+def test_a_thread_that_is_done_takes_nothing_from_one_that_is_not():
+    inside, leave = threading.Event(), threading.Event()
+
+    def first():
+        with plain_torch():
+            inside.set()
+            leave.wait(60)
+
+    with ExitStack() as stack:
+        set_world(stack, "float64")
+        thread = threading.Thread(target=first)
+        thread.start()
+        assert inside.wait(60)
+        with plain_torch():
+            leave.set()
+            thread.join(60)
+            assert torch.get_default_dtype() == torch.float32
+        assert torch.get_default_dtype() == torch.float64
+        with pytest.raises(KeyboardInterrupt), plain_torch():
+            raise KeyboardInterrupt
+        assert torch.get_default_dtype() == torch.float64

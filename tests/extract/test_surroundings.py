@@ -117,10 +117,14 @@ def test_what_the_caller_has_set_does_not_show_in_the_features(tmp_path):
 
 
 def test_settings_come_back_after_an_error():
+    def module_code():
+        torch.set_default_dtype(torch.bfloat16)
+        return 1 / 0
+
     torch.set_default_dtype(torch.float64)
     try:
         with pytest.raises(ZeroDivisionError), own_settings():
-            assert 1 / 0
+            module_code()
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
