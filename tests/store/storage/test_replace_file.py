@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import pytest
 
@@ -52,3 +53,29 @@ def test_a_folder_that_is_not_there_is_wrong_input(tmp_path):
     missing = tmp_path / "none" / "file.txt"
     with pytest.raises(InputError, match="cannot be written: No such file"), replaced_file(missing) as made:
         made.write_text("new")
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_to(old, tmp_path):
+    link, pipe, got = tmp_path / "link", tmp_path / "pipe", []
+    link.symlink_to(old)
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
+    reader.start()
+    for path in (link, pipe):
+        with replaced_file(path) as made:
+            made.write_text("new")
+    reader.join(60)
+    assert got == ["new"]
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert old.read_text() == "new"
+    assert sorted(tmp_path.iterdir()) == sorted([old, link, pipe])
+
+
+def test_a_folder_in_the_files_place_is_wrong_input(tmp_path):
+    with (
+        pytest.raises(InputError, match="cannot be written: Is a directory"),
+        replaced_file(tmp_path) as made,
+    ):
+        made.write_text("new")
+    assert list(tmp_path.iterdir()) == []
