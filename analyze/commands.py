@@ -20,10 +20,7 @@ from probecache.analyze.probe_commands import fit, online_code, predict
 from probecache.store.choose import choose, choose_layers, split_names
 
 # Named here, since the module that has them loads torch.
-PICKED = (
-    "How neurons are picked: random, first, variance, variance-least, greedy, greedy-worst, pca, pca-least, "
-    "randproj or index:FILE  [random]"
-)
+PICKED = "How neurons are picked: random, first, variance, variance-least, greedy, greedy-worst"
 
 
 def sweep(
@@ -50,7 +47,9 @@ def sweep(
         None, "--shots", help="Training rows per class, or a share of them: 1,4,0.1,all  [all]"
     ),
     seeds: str = typer.Option(None, "--seeds", help="How many seeds, or which: 5, or 0,3,7  [5]"),
-    selection: list[str] = typer.Option(None, "--selection", help=PICKED),
+    selection: list[str] = typer.Option(
+        None, "--selection", help=f"{PICKED}, pca, pca-least, randproj or index:FILE  [random]"
+    ),
     probe: str = typer.Option(None, "--probe", help="Kind of probe: logistic, ridge, knn or sgd  [logistic]"),
     metric: list[str] = typer.Option(
         None, "--metric", help="Metrics to add to accuracy, such as auroc,macro_f1: a,b or repeated."
@@ -234,7 +233,7 @@ def critical(
     seeds: str = typer.Option("5", "--seeds", help="How many seeds, or which: 5, or 0,3,7."),
     probe: str = typer.Option("logistic", "--probe", help="Kind of probe: logistic, ridge, knn or sgd."),
     l2: str = typer.Option("1e-4", "--l2", help="Penalties: 1e-4,1e-2, or auto."),
-    selection: list[str] = typer.Option(None, "--selection", help=PICKED),
+    selection: list[str] = typer.Option(None, "--selection", help=f"{PICKED} or index:FILE  [random]"),
     target: list[str] = typer.Option(
         None, "--target", help="What to predict: a,b or repeated; globs  [label]"
     ),

@@ -134,7 +134,8 @@ def critical_mass(
                 return Similarity(store, test, str(cell["layer"]), score)
             if cell.get("selection") in PROJECTIONS:
                 raise InputError(
-                    f"got selection {cell['selection']!r}, which keeps no neurons; allowed: others"
+                    f"got selection {cell['selection']!r}, which keeps no neurons; allowed: one that picks "
+                    "them, such as random"
                 )
             asked = {"fractions": (1.0,), "seeds": seed_list, "train": train, "test": test, "probe": probe}
             one = SweepPlan.from_mapping(asked | cell | plan, "critical_mass")
