@@ -18,11 +18,17 @@ def usable_cores() -> int:
 
 def usable_memory() -> int:
     """Bytes that this process should take: 80% of what is free on the machine, or in its control groups."""
-    return int(SHARE * min([psutil.virtual_memory().available, *_left_in_groups(_GROUPS, _MEMBERSHIP)]))
+    left = [limit - used for limit, used in _limits(_GROUPS, _MEMBERSHIP)]
+    return int(SHARE * max(0, min([psutil.virtual_memory().available, *left])))
 
 
-def _left_in_groups(groups: Path, membership: Path) -> Iterator[int]:
-    """Bytes that each control group of this process leaves, of those that limit memory (Linux)."""
+def whole_memory() -> int:
+    """Bytes that this process could have if it were alone: the machine's memory, or its control groups'."""
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _limits(_GROUPS, _MEMBERSHIP))])
+
+
+def _limits(groups: Path, membership: Path) -> Iterator[tuple[int, int]]:
+    """Limit and use, bytes, of each control group of this process that limits memory (Linux)."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -39,15 +45,15 @@ def _left_in_groups(groups: Path, membership: Path) -> Iterator[int]:
         for group in (own, *own.parents):
             if not group.is_relative_to(base):
                 break
-            if (left := _left_in(group, *names)) is not None:
-                yield left
+            if (found := _limit(group, *names)) is not None:
+                yield found
 
 
-def _left_in(group: Path, limit: str, usage: str, cached: str) -> int | None:
-    """What a group leaves, pages of files that it would drop counted as left; None where it has no limit."""
+def _limit(group: Path, limit: str, usage: str, cached: str) -> tuple[int, int] | None:
+    """A group's limit and use, without pages of files that it would drop; None where it has no limit."""
     try:
         counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         used = int((group / usage).read_text()) - int(counts.get(cached, 0))
-        return max(0, int((group / limit).read_text()) - used)
+        return int((group / limit).read_text()), used
     except (OSError, ValueError):  # no such group here, or the word "max"
         return None

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import psutil
 
 from probecache.analyze.similarity.measures import Products
 from probecache.store.errors import InputError
 from probecache.store.layout import OK
+from probecache.store.machine import whole_memory
 
 
 class FeatureStore(Protocol):
@@ -76,7 +76,7 @@ def centred_gram(
 
 
 def _require_room(d: int, matrices: int, where: str) -> None:
-    size, there = 8 * matrices * d * d, psutil.virtual_memory().total
+    size, there = 8 * matrices * d * d, whole_memory()
     if size > there:
         raise InputError(
             f"{where} has {d:,} neurons, and this holds {matrices} of (neurons x neurons) in float64: "

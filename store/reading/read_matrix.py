@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 
 from probecache.store.errors import InputError
 from probecache.store.format import shard_format as shard
 from probecache.store.format.chunks import BadChunk
 from probecache.store.format.groups import Layer
 from probecache.store.layout import DTYPES, Shard
+from probecache.store.machine import whole_memory
 from probecache.store.reading import commits
 from probecache.store.reading.commits import Vouched
 from probecache.store.storage.files import Files
@@ -129,8 +129,8 @@ def _require_bytes(files: Files, info: Layer, found: list[Vouched]) -> None:
 
 
 def require_room(size: int, what: str) -> None:
-    """InputError if `size` bytes are more than the machine has: a store may claim rows that it lacks."""
-    there = psutil.virtual_memory().total
+    """InputError if `size` bytes are more than there could be: a store may claim rows that it lacks."""
+    there = whole_memory()
     if size > there:
         raise InputError(
             f"{what}: {size / 2**30:.0f} GiB, more than this machine's {there / 2**30:.0f} GiB of memory: "

@@ -21,7 +21,9 @@ def usable(tmp_path, monkeypatch):
     """Bytes of 100 GiB that are free, for a process of these groups."""
     monkeypatch.setattr(machine, "_GROUPS", tmp_path / "groups")
     monkeypatch.setattr(machine, "_MEMBERSHIP", tmp_path / "membership")
-    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: type("", (), {"available": 100 * GIB}))
+    monkeypatch.setattr(
+        machine.psutil, "virtual_memory", lambda: type("", (), {"available": 100 * GIB, "total": 120 * GIB})
+    )
 
     def found(membership):
         (tmp_path / "membership").write_text(membership)
@@ -36,7 +38,9 @@ def test_the_tightest_group_counts_and_what_it_would_drop_is_left(usable, tmp_pa
     group(groups / "job", 8 * GIB, 6 * GIB, 4 * GIB)  # 6 GiB left
     group(groups / "job" / "step", 20 * GIB, GIB, 0)
     assert usable("0::/job/step\n") == int(0.8 * 6 * GIB)
+    assert machine.whole_memory() == 8 * GIB
     assert usable("0::/\n") == int(0.8 * 100 * GIB)
+    assert machine.whole_memory() == 120 * GIB
     assert usable("") == int(0.8 * 100 * GIB)
 
 
